@@ -1,0 +1,11 @@
+//! Luthier's engine: readers, a config-driven decoder with hand-written backward passes, LoRA training and generation.
+//!
+//! It knows ids and numbers only: nothing of text, prompts, gRPC, jobs or Node.
+
+pub mod config;
+pub mod error;
+pub mod tensor;
+
+pub use config::ModelConfig;
+pub use error::{EngineError, ErrorCode, Result};
+pub use tensor::{HostTensor, StoredType, TensorBytes};

@@ -1,0 +1,271 @@
+/**
+ * What the server asks of the engine. Two implementations: `native.ts` (the Rust addon) and `fake.ts` (tests).
+ *
+ * Everything here is about ids and numbers. This file knows nothing of text, prompts, gRPC or jobs.
+ * Absent values are `null`, never `undefined`: a forgotten field is a type error, not a silent default.
+ */
+
+/** The device the engine computes on, and what it may use. */
+export interface EngineInfo {
+  readonly version: string;
+  /** `cpu` or `cuda:n`. */
+  readonly device: string;
+  /** The processor's or GPU's name as the system gives it. */
+  readonly deviceName: string;
+  /** Threads used for matrix products. */
+  readonly threads: number;
+  /** Instruction set of the matrix kernels: `avx512`, `avx2`, `neon` or `scalar`. */
+  readonly instructionSet: string;
+  readonly totalMemoryBytes: number;
+}
+
+/** Where a tokenizer can be read from. */
+export type TokenizerSource =
+  | { readonly kind: 'gguf'; readonly metadata: GgufTokenizerMetadata }
+  | { readonly kind: 'huggingface'; readonly folder: string };
+
+/** The `tokenizer.ggml.*` keys of a GGUF file, unchanged. */
+export interface GgufTokenizerMetadata {
+  /** `gpt2` (byte-level BPE) or `llama` (sentencepiece). */
+  readonly model: string;
+  /** Pre-tokenizer name, such as `smollm`, `llama-bpe`, `qwen2`. */
+  readonly pre: string | null;
+  readonly tokens: readonly string[];
+  readonly scores: Float32Array | null;
+  /** llama.cpp's token types: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. */
+  readonly tokenTypes: Int32Array | null;
+  readonly merges: readonly string[] | null;
+  readonly bosTokenId: number | null;
+  readonly eosTokenId: number | null;
+  readonly eotTokenId: number | null;
+  readonly unknownTokenId: number | null;
+  readonly paddingTokenId: number | null;
+  readonly addBosToken: boolean | null;
+  readonly addEosToken: boolean | null;
+  readonly addSpacePrefix: boolean | null;
+  readonly chatTemplate: string | null;
+}
+
+/** What a model's files say, read without loading a tensor. */
+export interface ModelMetadata {
+  readonly path: string;
+  /** `gguf` or `safetensors`. */
+  readonly format: string;
+  /** `model_type` of Hugging Face, such as `llama`. */
+  readonly architecture: string;
+  readonly name: string;
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly numKeyValueHeads: number;
+  readonly headDim: number;
+  readonly maxPositionEmbeddings: number;
+  readonly tieWordEmbeddings: boolean;
+  readonly ropeTheta: number;
+  readonly rmsNormEps: number;
+  /** Parameters, tied tensors counted once. */
+  readonly parameterCount: number;
+  /** Bytes of the tensors as stored. */
+  readonly storedBytes: number;
+  /** The stored type that holds most bytes, such as `q4_1`, `f32`. */
+  readonly storageType: string;
+  /** SHA-256 over config and tensors as the engine reads them; hex. */
+  readonly contentHash: string;
+  /** End-of-sequence ids from the files' own configuration. */
+  readonly eosTokenIds: readonly number[];
+  /** Full names of the modules that LoRA may target, without the layer prefix, such as `q_proj`. */
+  readonly linearModules: readonly string[];
+  readonly tokenizer: TokenizerSource;
+}
+
+export interface LoraConfig {
+  readonly r: number;
+  readonly loraAlpha: number;
+  /** Module names such as `q_proj`; null: every linear layer but the output layer. */
+  readonly targetModules: readonly string[] | null;
+  readonly useRslora: boolean;
+  /** Seed of the initial A. */
+  readonly seed: number;
+}
+
+export interface TrainingConfig {
+  readonly lora: LoraConfig;
+  /** Folder of a PEFT adapter to start from, or null. Its rank, alpha and targets are then taken from it. */
+  readonly initAdapterPath: string | null;
+  readonly learningRate: number;
+  /** `linear`, `cosine`, `constant`, `constant_with_warmup`. */
+  readonly lrSchedulerType: string;
+  /** Steps; below 1: a share of all steps, rounded up. */
+  readonly warmupSteps: number;
+  readonly weightDecay: number;
+  readonly adamBeta1: number;
+  readonly adamBeta2: number;
+  readonly adamEpsilon: number;
+  /** Global 2-norm that gradients are clipped to; 0: off. */
+  readonly maxGradNorm: number;
+  readonly perDeviceTrainBatchSize: number;
+  readonly gradientAccumulationSteps: number;
+  readonly numTrainEpochs: number;
+  /** Positive: overrides the epochs. */
+  readonly maxSteps: number | null;
+  readonly perDeviceEvalBatchSize: number;
+  /** Evaluate every n steps; null: at each epoch's end. Always once before the first step and once at the end, where there is evaluation data. */
+  readonly evalSteps: number | null;
+  /** True: torch's order from dataSeed + epoch; false: file order. */
+  readonly shuffle: boolean;
+  readonly dataSeed: number;
+}
+
+/** Examples, concatenated. Example i is `[offsets[i], offsets[i+1])`. Labels are not shifted; -100 is ignored. */
+export interface TokenExamples {
+  readonly inputIds: Uint32Array;
+  readonly labels: Int32Array;
+  readonly offsets: Uint32Array;
+}
+
+export interface TrainingStep {
+  readonly globalStep: number;
+  readonly maxSteps: number;
+  /** Epochs done after this step, fractional. */
+  readonly epoch: number;
+  readonly loss: number;
+  /** Global 2-norm before clipping. */
+  readonly gradNorm: number;
+  /** The rate this step used. */
+  readonly learningRate: number;
+  /** Tokens and labelled positions of this step. */
+  readonly tokens: number;
+  readonly labelTokens: number;
+  readonly tokensPerSecond: number;
+  /** Bytes the engine has allocated now and at most. */
+  readonly allocatedBytes: number;
+  readonly peakAllocatedBytes: number;
+  readonly etaSeconds: number;
+}
+
+export interface EvaluationResult {
+  readonly globalStep: number;
+  readonly epoch: number;
+  /** Mean negative log-likelihood per labelled token. */
+  readonly loss: number;
+  /** Mean of the batches' means, each repeated for its examples, as transformers' Trainer reports it. */
+  readonly trainerLoss: number;
+  readonly labelTokens: number;
+  readonly examples: number;
+}
+
+export type TrainingEvent =
+  | { readonly kind: 'started'; readonly maxSteps: number; readonly trainableParameters: number; readonly targetModules: readonly string[] }
+  | { readonly kind: 'step'; readonly step: TrainingStep }
+  | { readonly kind: 'evaluation'; readonly evaluation: EvaluationResult }
+  | { readonly kind: 'finished' }
+  | { readonly kind: 'cancelled' };
+
+export interface TrainingRun {
+  /** Every event once, in order; may be iterated once. Throws EngineError where the run fails. Reading slowly never slows the run. */
+  events(): AsyncIterable<TrainingEvent>;
+  /** Takes effect within one micro-step; `events` then ends with `cancelled`. Idempotent. */
+  cancel(): void;
+  /** Writes adapter_config.json and adapter_model.safetensors into a folder, which must exist. After `finished` or `cancelled`. */
+  saveAdapter(folder: string, metadata: AdapterMetadata): Promise<SavedAdapter>;
+  /** Frees the run's memory. Idempotent. */
+  close(): void;
+}
+
+/** What Luthier adds to an exported adapter; written to adapter_config.json under `luthier`. */
+export interface AdapterMetadata {
+  readonly baseModelName: string;
+  readonly baseModelHash: string;
+  readonly templateId: string;
+  readonly templateHash: string;
+}
+
+export interface SavedAdapter {
+  readonly bytes: number;
+  /** SHA-256 of adapter_model.safetensors; hex. */
+  readonly sha256: string;
+}
+
+export interface AdapterInfo {
+  readonly r: number;
+  readonly loraAlpha: number;
+  readonly useRslora: boolean;
+  readonly targetModules: readonly string[];
+  readonly parameterCount: number;
+  readonly sha256: string;
+  /** What the adapter carries about its origin; null where it does not. */
+  readonly metadata: AdapterMetadata | null;
+}
+
+/** An adapter in memory beside its base model. */
+export interface AdapterHandle {
+  readonly info: AdapterInfo;
+  close(): void;
+}
+
+export interface SamplingConfig {
+  readonly maxNewTokens: number;
+  /** 0: greedy. */
+  readonly temperature: number;
+  /** 0: off. */
+  readonly topK: number;
+  /** 1: off. */
+  readonly topP: number;
+  /** 0: off. */
+  readonly minP: number;
+  /** 1: off. */
+  readonly repetitionPenalty: number;
+  readonly seed: number;
+  /** Generation ends when one of these is drawn; it is reported, not part of the text. */
+  readonly eosTokenIds: readonly number[];
+}
+
+export interface GeneratedTokens {
+  readonly tokenIds: Uint32Array;
+  /** Natural-log probability of each id under the raw logits (before penalties and temperature). */
+  readonly logprobs: Float32Array;
+  /** Set on the last batch: `eos`, `length` or `cancelled`. */
+  readonly finishReason: 'eos' | 'length' | 'cancelled' | null;
+  /** The id that ended the sequence; only with `eos`. */
+  readonly eosTokenId: number | null;
+}
+
+export interface GenerationRun {
+  /** Batches of at least one token as they are drawn (the last may be empty). May be iterated once; leaving the loop cancels. */
+  tokens(): AsyncIterable<GeneratedTokens>;
+  /** Stops computing within one token. Idempotent. */
+  cancel(): void;
+}
+
+export interface TokenScores {
+  /** One per input id; NaN for the first. */
+  readonly logprobs: Float32Array;
+  /** Row-major [inputIds.length, topLogits]: for each position, the ids and raw logits of its highest next-token logits. */
+  readonly topTokenIds: Uint32Array;
+  readonly topLogits: Float32Array;
+}
+
+/** A base model in memory: immutable, shared by any number of runs. */
+export interface BaseModel {
+  readonly metadata: ModelMetadata;
+  /** Bytes the engine holds for it. */
+  readonly loadedBytes: number;
+  loadAdapter(folder: string): Promise<AdapterHandle>;
+  train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
+  generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
+  score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores>;
+  /** Frees the weights once no run uses them. Idempotent; use after close is an error. */
+  close(): void;
+}
+
+export interface Engine {
+  info(): EngineInfo;
+  /** Reads headers only. `path`: a .gguf file or a Hugging Face folder. */
+  readMetadata(path: string): Promise<ModelMetadata>;
+  loadModel(path: string): Promise<BaseModel>;
+  /** Reads and checks an adapter's files without a base model. */
+  readAdapter(folder: string): Promise<AdapterInfo>;
+  close(): Promise<void>;
+}
