@@ -15,6 +15,60 @@ pub enum StoredType {
     Ggml(GgmlDType),
 }
 
+impl StoredType {
+    /// Lower-case name as llama.cpp writes it: `f32`, `bf16`, `q4_1`, `q6_k`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 | Self::Ggml(GgmlDType::F32) => "f32",
+            Self::F16 | Self::Ggml(GgmlDType::F16) => "f16",
+            Self::BF16 | Self::Ggml(GgmlDType::BF16) => "bf16",
+            Self::Ggml(GgmlDType::Q4_0) => "q4_0",
+            Self::Ggml(GgmlDType::Q4_1) => "q4_1",
+            Self::Ggml(GgmlDType::Q5_0) => "q5_0",
+            Self::Ggml(GgmlDType::Q5_1) => "q5_1",
+            Self::Ggml(GgmlDType::Q8_0) => "q8_0",
+            Self::Ggml(GgmlDType::Q8_1) => "q8_1",
+            Self::Ggml(GgmlDType::Q2K) => "q2_k",
+            Self::Ggml(GgmlDType::Q3K) => "q3_k",
+            Self::Ggml(GgmlDType::Q4K) => "q4_k",
+            Self::Ggml(GgmlDType::Q5K) => "q5_k",
+            Self::Ggml(GgmlDType::Q6K) => "q6_k",
+            Self::Ggml(GgmlDType::Q8K) => "q8_k",
+        }
+    }
+
+    /// Elements that share one block; 1 where elements stand alone. Blocks run along the last dimension.
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Ggml(kind) => kind.block_size(),
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Ggml(kind) => kind.type_size(),
+        }
+    }
+
+    /// Alignment in bytes that the elements (or a block's scales) need in memory.
+    pub fn alignment(self) -> usize {
+        match self {
+            Self::F32 | Self::Ggml(GgmlDType::F32 | GgmlDType::Q8K) => 4,
+            Self::F16 | Self::BF16 | Self::Ggml(_) => 2,
+        }
+    }
+
+    /// Bytes of a row of `elements`, or `None` where it is not a whole number of blocks or the size overflows.
+    pub fn row_bytes(self, elements: usize) -> Option<usize> {
+        let block = self.block_elements();
+        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(self.block_bytes())).flatten()
+    }
+}
+
 /// Bytes that several tensors may share: a window of a mapped file, or memory of their own.
 #[derive(Clone)]
 pub enum TensorBytes {
@@ -33,6 +87,7 @@ impl TensorBytes {
 }
 
 /// A tensor in its stored type. Row-major; a linear layer's weight is `[out_features, in_features]`.
+/// The bytes begin at an address that is a multiple of `stored.alignment()`.
 #[derive(Clone)]
 pub struct HostTensor {
     pub stored: StoredType,

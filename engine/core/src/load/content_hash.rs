@@ -1,0 +1,64 @@
+//! Identity of a model's content: a SHA-256 tree over configuration and tensors.
+//!
+//! Leaves: each tensor's stored bytes (as they lie in the file, before any row is put right) in chunks of 4 MiB, each chunk hashed alone,
+//! so that all threads hash at once. Root: SHA-256 over one text line per part, in this order:
+//! `luthier-model-v1`, the configuration as one line, then for each tensor in order of its Hugging Face name
+//! `<name> <stored type> <shape> <chunk hash> <chunk hash> …`, each line ended by `\n`.
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::config::ModelConfig;
+use crate::tensor::StoredType;
+
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// One tensor as it lies in its file.
+pub(super) struct HashedTensor<'a> {
+    pub name: &'a str,
+    pub stored: StoredType,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+/// The tree hash of a model, in lower-case hex. `tensors` may come in any order.
+pub(super) fn content_hash(config: &ModelConfig, mut tensors: Vec<HashedTensor<'_>>) -> String {
+    tensors.sort_by_key(|tensor| tensor.name);
+    let chunks: Vec<&[u8]> = tensors.iter().flat_map(|tensor| tensor.bytes.chunks(CHUNK_BYTES)).collect();
+    let digests: Vec<String> = chunks.into_par_iter().map(|chunk| hex(&Sha256::digest(chunk))).collect();
+    let mut digests = digests.into_iter();
+    let mut root = Sha256::new();
+    root.update(b"luthier-model-v1\n");
+    root.update(config_line(config));
+    for tensor in &tensors {
+        root.update(format!("{} {} {:?}", tensor.name, tensor.stored.name(), tensor.shape));
+        for digest in digests.by_ref().take(tensor.bytes.len().div_ceil(CHUNK_BYTES)) {
+            root.update(format!(" {digest}"));
+        }
+        root.update(b"\n");
+    }
+    hex(&root.finalize())
+}
+
+/// What decides the numbers a model computes; ids that only end or begin a sequence are left out.
+fn config_line(config: &ModelConfig) -> String {
+    format!(
+        "{} vocab={} hidden={} intermediate={} layers={} heads={} kv_heads={} head_dim={} rms_norm_eps={:?} rope_theta={:?} tied={}\n",
+        config.model_type,
+        config.vocab_size,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.rms_norm_eps,
+        config.rope_theta,
+        config.tie_word_embeddings,
+    )
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
