@@ -1,0 +1,55 @@
+/** Finds control tokens in a text. Text is never searched for them unless the caller asks. */
+import type { AddedTokenJson } from './tokenizer-json.ts';
+
+/** A control token's id, or a run of ordinary text. */
+export type TextSection = { readonly id: number } | { readonly text: string };
+
+const escapePattern = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
+
+export class ControlSplitter {
+  readonly #tokens: ReadonlyMap<string, AddedTokenJson>;
+  readonly #alternatives: string;
+  readonly #patterns = new Map<string, RegExp>();
+
+  constructor(tokens: readonly AddedTokenJson[]) {
+    this.#tokens = new Map(tokens.filter((token) => token.content.length > 0).map((token) => [token.content, token]));
+    // Longest first: of tokens that start at one place the longest counts, as in Hugging Face's trie.
+    const contents = [...this.#tokens.keys()].sort((a, b) => b.length - a.length);
+    this.#alternatives = contents.map(escapePattern).join('|');
+  }
+
+  #pattern(literalMark: string): RegExp {
+    let pattern = this.#patterns.get(literalMark);
+    if (!pattern) {
+      const guard = literalMark === '' ? '' : `(?<!${escapePattern(literalMark)})`;
+      pattern = new RegExp(`${guard}(?:${this.#alternatives})`, 'gu');
+      this.#patterns.set(literalMark, pattern);
+    }
+    return pattern;
+  }
+
+  /** Cuts at control tokens, honouring their `lstrip` and `rstrip`. `literalMark`s are removed from the text runs. */
+  split(text: string, literalMark = ''): TextSection[] {
+    if (this.#tokens.size === 0) return [{ text: literalMark === '' ? text : text.replaceAll(literalMark, '') }];
+    const sections: TextSection[] = [];
+    let start = 0;
+    let stripNext = false;
+    const addText = (end: number, stripEnd: boolean): void => {
+      let run = text.slice(start, end);
+      if (literalMark !== '') run = run.replaceAll(literalMark, '');
+      if (stripNext) run = run.trimStart();
+      if (stripEnd) run = run.trimEnd();
+      if (run.length > 0) sections.push({ text: run });
+    };
+    for (const match of text.matchAll(this.#pattern(literalMark))) {
+      const token = this.#tokens.get(match[0]);
+      if (!token) continue;
+      addText(match.index, token.lstrip);
+      sections.push({ id: token.id });
+      start = match.index + match[0].length;
+      stripNext = token.rstrip;
+    }
+    addText(text.length, false);
+    return sections;
+  }
+}

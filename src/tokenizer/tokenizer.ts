@@ -1,0 +1,78 @@
+/**
+ * Text to token ids and back. This file knows nothing of roles, templates or loss weights.
+ *
+ * Message text must never become a control token: `encode` parses control tokens only where the caller asks for it.
+ */
+
+export interface EncodeOptions {
+  /** True: the text of a control token becomes that token. False (the default): it is ordinary text. */
+  readonly parseSpecial?: boolean;
+  /** Adds what the tokenizer's own files put around a text, such as BOS. Default false. */
+  readonly addSpecialTokens?: boolean;
+  /** The text continues text that is already encoded: no sentencepiece space in front. Default false. */
+  readonly continuation?: boolean;
+  /**
+   * With `parseSpecial`: a character which, standing in front of another, says that no control token starts there.
+   * It is removed before encoding. This is how message text stays text inside a rendered template.
+   */
+  readonly literalMark?: string;
+}
+
+export interface DecodeOptions {
+  /** Leaves control tokens out. Default false. */
+  readonly skipSpecialTokens?: boolean;
+  /** The ids continue earlier text: a sentencepiece space in front is kept. Default false. */
+  readonly continuation?: boolean;
+}
+
+/** One token as shown to people. */
+export interface TokenPiece {
+  readonly id: number;
+  /** What the token adds to the text; bytes that are no valid UTF-8 on their own read `<0xE4>`. */
+  readonly text: string;
+  /** True where `text` holds such bytes: the character is completed by the neighbours. */
+  readonly partial: boolean;
+  readonly control: boolean;
+}
+
+/** The tokens that templates refer to by name. */
+export interface SpecialTokens {
+  readonly bos_token: string | null;
+  readonly eos_token: string | null;
+  readonly unk_token: string | null;
+  readonly pad_token: string | null;
+}
+
+export interface Tokenizer {
+  /** Highest id + 1. */
+  readonly vocabSize: number;
+  readonly bosTokenId: number | null;
+  readonly eosTokenId: number | null;
+  readonly padTokenId: number | null;
+  readonly unkTokenId: number | null;
+  /** Every id that ends a generated answer by the files' own word: EOS, end of turn, `generation_config.json`. */
+  readonly endOfGenerationTokenIds: readonly number[];
+  /**
+   * Ids that text cannot produce while `parseSpecial` is false; UNK alone may still stand for a character that neither
+   * vocabulary nor byte tokens can express.
+   */
+  readonly controlTokenIds: ReadonlySet<number>;
+  /** Ids that `addSpecialTokens` puts in front of a text. */
+  readonly prefixTokenIds: readonly number[];
+  /** The model's own Jinja chat template. */
+  readonly chatTemplate: string | null;
+  readonly specialTokens: SpecialTokens;
+
+  encode(text: string, options?: EncodeOptions): Uint32Array;
+  /** Ids without a token (a padded vocabulary) add nothing. Invalid UTF-8 reads U+FFFD. */
+  decode(ids: ArrayLike<number>, options?: DecodeOptions): string;
+  /** The token as the vocabulary writes it (`Ġthe`, `<0x0A>`); null where the id has none. */
+  idToPiece(id: number): string | null;
+  /** The id of a token as the vocabulary writes it. */
+  pieceToId(piece: string): number | null;
+  /** The bytes a token adds to the text; empty where the id has no token. */
+  idToBytes(id: number): Uint8Array;
+  /** True where the first space of a decoded text belongs to the tokenizer and not to the text (sentencepiece). */
+  readonly stripsLeadingSpace: boolean;
+  pieces(ids: ArrayLike<number>): TokenPiece[];
+}
