@@ -10,7 +10,7 @@ import { TokenizerError } from './errors.ts';
 import { type LibraryTokenizer, library } from './library.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
 import { type AddedTokenJson, type ComponentJson, flattenComponent, type TokenizerJson } from './tokenizer-json.ts';
-import type { DecodeOptions, EncodeOptions, SpecialTokens, Tokenizer, TokenPiece } from './tokenizer.ts';
+import type { ControlTokenMatch, DecodeOptions, EncodeOptions, SpecialTokens, Tokenizer, TokenPiece } from './tokenizer.ts';
 
 const EMPTY = new Uint8Array(0);
 const encoder = new TextEncoder();
@@ -143,17 +143,25 @@ export class BpeTokenizer implements Tokenizer {
     }
   }
 
+  #isPrefixed(after: 'start' | 'text' | 'control'): boolean {
+    return after === 'start' || (after === 'control' && this.#prefixScheme === 'always');
+  }
+
+  findControlTokens(text: string, literalMark?: string): ControlTokenMatch[] {
+    return this.#splitter.find(text, literalMark);
+  }
+
   encode(text: string, options: EncodeOptions = {}): Uint32Array {
     // A lone surrogate has no UTF-8; U+FFFD takes its place, as everywhere on the web.
     const wellFormed = text.toWellFormed();
     const ids: number[] = options.addSpecialTokens === true ? [...this.prefixTokenIds] : [];
+    const prefixed = this.#isPrefixed(options.after ?? 'start');
     if (options.parseSpecial !== true) {
-      if (wellFormed.length > 0) this.#encodeRun(wellFormed, options.continuation !== true, ids);
+      if (wellFormed.length > 0) this.#encodeRun(wellFormed, prefixed, ids);
     } else {
       this.#splitter.split(wellFormed, options.literalMark).forEach((section, index) => {
         if ('id' in section) ids.push(section.id);
-        else if (index === 0) this.#encodeRun(section.text, options.continuation !== true, ids);
-        else this.#encodeRun(section.text, this.#prefixScheme === 'always', ids);
+        else this.#encodeRun(section.text, index === 0 ? prefixed : this.#isPrefixed('control'), ids);
       });
     }
     if (options.addSpecialTokens === true) ids.push(...this.#suffixTokenIds);

@@ -1,5 +1,6 @@
 /** Finds control tokens in a text. Text is never searched for them unless the caller asks. */
 import type { AddedTokenJson } from './tokenizer-json.ts';
+import type { ControlTokenMatch } from './tokenizer.ts';
 
 /** A control token's id, or a run of ordinary text. */
 export type TextSection = { readonly id: number } | { readonly text: string };
@@ -28,9 +29,19 @@ export class ControlSplitter {
     return pattern;
   }
 
+  /** Every control token of a text, from left to right. */
+  find(text: string, literalMark = ''): ControlTokenMatch[] {
+    if (this.#tokens.size === 0) return [];
+    const matches: ControlTokenMatch[] = [];
+    for (const match of text.matchAll(this.#pattern(literalMark))) {
+      const token = this.#tokens.get(match[0]);
+      if (token) matches.push({ id: token.id, start: match.index, end: match.index + match[0].length });
+    }
+    return matches;
+  }
+
   /** Cuts at control tokens, honouring their `lstrip` and `rstrip`. `literalMark`s are removed from the text runs. */
   split(text: string, literalMark = ''): TextSection[] {
-    if (this.#tokens.size === 0) return [{ text: literalMark === '' ? text : text.replaceAll(literalMark, '') }];
     const sections: TextSection[] = [];
     let start = 0;
     let stripNext = false;
@@ -41,13 +52,12 @@ export class ControlSplitter {
       if (stripEnd) run = run.trimEnd();
       if (run.length > 0) sections.push({ text: run });
     };
-    for (const match of text.matchAll(this.#pattern(literalMark))) {
-      const token = this.#tokens.get(match[0]);
-      if (!token) continue;
-      addText(match.index, token.lstrip);
-      sections.push({ id: token.id });
-      start = match.index + match[0].length;
-      stripNext = token.rstrip;
+    for (const match of this.find(text, literalMark)) {
+      const token = this.#tokens.get(text.slice(match.start, match.end));
+      addText(match.start, token?.lstrip === true);
+      sections.push({ id: match.id });
+      start = match.end;
+      stripNext = token?.rstrip === true;
     }
     addText(text.length, false);
     return sections;

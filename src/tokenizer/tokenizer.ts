@@ -9,8 +9,11 @@ export interface EncodeOptions {
   readonly parseSpecial?: boolean;
   /** Adds what the tokenizer's own files put around a text, such as BOS. Default false. */
   readonly addSpecialTokens?: boolean;
-  /** The text continues text that is already encoded: no sentencepiece space in front. Default false. */
-  readonly continuation?: boolean;
+  /**
+   * What stands before the text: nothing (`start`, the default), ordinary text, or a control token. Decides whether a
+   * sentencepiece tokenizer puts its space in front, so that a text encoded in parts gets the ids of the whole.
+   */
+  readonly after?: 'start' | 'text' | 'control';
   /**
    * With `parseSpecial`: a character which, standing in front of another, says that no control token starts there.
    * It is removed before encoding. This is how message text stays text inside a rendered template.
@@ -43,6 +46,13 @@ export interface SpecialTokens {
   readonly pad_token: string | null;
 }
 
+/** A control token in a text; `start` and `end` in UTF-16 units. */
+export interface ControlTokenMatch {
+  readonly id: number;
+  readonly start: number;
+  readonly end: number;
+}
+
 export interface Tokenizer {
   /** Highest id + 1. */
   readonly vocabSize: number;
@@ -64,6 +74,8 @@ export interface Tokenizer {
   readonly specialTokens: SpecialTokens;
 
   encode(text: string, options?: EncodeOptions): Uint32Array;
+  /** The control tokens that `encode` with `parseSpecial` would find. */
+  findControlTokens(text: string, literalMark?: string): ControlTokenMatch[];
   /** Ids without a token (a padded vocabulary) add nothing. Invalid UTF-8 reads U+FFFD. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string;
   /** The token as the vocabulary writes it (`Ġthe`, `<0x0A>`); null where the id has none. */

@@ -1,0 +1,93 @@
+/**
+ * Keeps message text from becoming control tokens inside a rendered template. A mark, a character that occurs nowhere
+ * in the messages, is put before characters of message text; the tokenizer starts no control token behind a mark and
+ * removes it before encoding. Templates may trim, split and test the text as ever: nothing else in it changes.
+ */
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { PromptError } from './errors.ts';
+
+/** Unicode noncharacters: valid in strings, never in real text. */
+const MARKS = Array.from({ length: 32 }, (_, index) => String.fromCharCode(0xfdd0 + index));
+
+const escapePattern = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
+
+export class LiteralGuard {
+  /** Proper beginnings and ends of control tokens, and what is inside them. */
+  readonly #heads = new Set<string>();
+  readonly #tails = new Set<string>();
+  readonly #insides: string;
+  readonly #longest: number;
+  readonly #firstCharacters: ReadonlySet<string>;
+  readonly #occurrence: RegExp | null;
+
+  constructor(tokenizer: Tokenizer) {
+    const contents = [...tokenizer.controlTokenIds].map((id) => tokenizer.idToPiece(id) ?? '').filter((text) => text !== '');
+    for (const content of contents) {
+      for (let cut = 1; cut < content.length; cut++) {
+        this.#heads.add(content.slice(0, cut));
+        this.#tails.add(content.slice(cut));
+      }
+    }
+    this.#insides = contents.map((content) => content.slice(1)).join('\n');
+    this.#longest = Math.max(0, ...contents.map((content) => content.length));
+    this.#firstCharacters = new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0) ?? 0)));
+    // A lookahead finds overlapping occurrences too.
+    this.#occurrence = contents.length === 0 ? null : new RegExp(`(?=${contents.map(escapePattern).join('|')})`, 'gu');
+  }
+
+  /** Characters that occur in none of the texts, as many as asked for. */
+  marks(count: number, texts: Iterable<string>): string[] {
+    const joined = [...texts].join('');
+    const free = MARKS.filter((mark) => !joined.includes(mark)).slice(0, count);
+    if (free.length < count) {
+      throw new PromptError('INVALID_MESSAGES', 'the messages use all 32 Unicode noncharacters U+FDD0 to U+FDEF; remove some');
+    }
+    return free;
+  }
+
+  /** Whether a control token could start in this text at all. */
+  isSuspicious(text: string): boolean {
+    for (const character of text) if (this.#firstCharacters.has(character)) return true;
+    return false;
+  }
+
+  /** Marks what is, or at the text's ends could complete to, a control token; leaves everything else testable. */
+  guard(text: string, mark: string): string {
+    if (this.#occurrence === null || text.length === 0) return text;
+    const positions = new Set<number>();
+    for (const match of text.matchAll(this.#occurrence)) positions.add(match.index);
+    const start = text.length - text.trimStart().length;
+    for (const [from, to] of [[0, text.length], [start, text.trimEnd().length]] as const) {
+      const body = text.slice(from, to);
+      if (body.length === 0) continue;
+      for (let length = 1; length < Math.min(this.#longest, body.length + 1); length++) {
+        if (this.#heads.has(body.slice(-length))) positions.add(to - length);
+        if (this.#tails.has(body.slice(0, length))) positions.add(from);
+      }
+      if (body.length < this.#longest && this.#insides.includes(body)) positions.add(from);
+    }
+    return insert(text, positions, mark);
+  }
+
+  /** Marks every character that could start a control token, and the first: safe whatever a template does to the text. */
+  guardStrictly(text: string, mark: string): string {
+    const positions = new Set<number>([text.length - text.trimStart().length]);
+    let at = 0;
+    for (const character of text) {
+      if (this.#firstCharacters.has(character)) positions.add(at);
+      at += character.length;
+    }
+    return insert(text, positions, mark);
+  }
+}
+
+function insert(text: string, positions: ReadonlySet<number>, mark: string): string {
+  if (positions.size === 0 || text.length === 0) return text;
+  let marked = '';
+  let at = 0;
+  for (const position of [...positions].sort((a, b) => a - b)) {
+    marked += text.slice(at, position) + mark;
+    at = position;
+  }
+  return marked + text.slice(at);
+}
