@@ -1,0 +1,57 @@
+/** Renders data sets without blocking the event loop: small batches inline, large ones on worker threads. */
+import type { TokenizerSource } from '../engine/engine.ts';
+import { CHUNK_CHARACTERS, INLINE_CHARACTERS } from '../tokenizer/pool.ts';
+import { chunksBySize, concatenate, lengthsOf, offsetsOf } from '../tokenizer/token-batch.ts';
+import { WorkerPool, type WorkerPoolOptions } from '../tokenizer/worker-pool.ts';
+import type { TemplateDefinition } from './definition.ts';
+import { type RenderedBatch, renderBatch } from './render-batch.ts';
+import type { Message, Renderer, TrainingOptions } from './renderer.ts';
+
+export interface RenderPoolSetup {
+  readonly source: TokenizerSource;
+  readonly template: string | TemplateDefinition | null;
+}
+
+export interface RenderRequest {
+  readonly conversations: readonly (readonly Message[])[];
+  readonly options: TrainingOptions;
+}
+
+const charactersOf = (messages: readonly Message[]): number => messages.reduce((sum, message) => sum + message.content.length, 0);
+
+export class RenderPool {
+  readonly renderer: Renderer;
+  readonly #pool: WorkerPool<RenderRequest, RenderedBatch>;
+
+  /** `setup` is what `renderer` was made from (`loadTokenizer`, `createRenderer`); each worker makes its own. */
+  constructor(renderer: Renderer, setup: RenderPoolSetup, options: WorkerPoolOptions = {}) {
+    this.renderer = renderer;
+    this.#pool = new WorkerPool(new URL('./render-worker.ts', import.meta.url), setup, options);
+  }
+
+  /** Renders conversations in order, on all workers. What the template refuses is reported in `failures`. */
+  async renderTraining(conversations: readonly (readonly Message[])[], options: TrainingOptions): Promise<RenderedBatch> {
+    const characters = conversations.reduce((sum, messages) => sum + charactersOf(messages), 0);
+    if (characters <= INLINE_CHARACTERS && conversations.length <= 64) return renderBatch(this.renderer, conversations, options);
+    // Short conversations cost time too: a template is rendered once for each turn.
+    const chunks = chunksBySize(conversations, (messages) => charactersOf(messages) + 256 * messages.length, CHUNK_CHARACTERS);
+    const parts = await Promise.all(chunks.map((chunk) => this.#pool.run({ conversations: chunk, options })));
+    let first = 0;
+    const failures = parts.flatMap((part, index) => {
+      const moved = part.failures.map((failure) => ({ ...failure, index: failure.index + first }));
+      first += chunks[index]?.length ?? 0;
+      return moved;
+    });
+    return {
+      inputIds: concatenate(parts.map((part) => part.inputIds), (length) => new Uint32Array(length)),
+      labels: concatenate(parts.map((part) => part.labels), (length) => new Int32Array(length)),
+      offsets: offsetsOf(parts.flatMap((part) => lengthsOf(part.offsets))),
+      failures,
+    };
+  }
+
+  /** Ends the workers. Idempotent. */
+  close(): Promise<void> {
+    return this.#pool.close();
+  }
+}
