@@ -4,6 +4,10 @@
 
 pub mod config;
 pub mod error;
+pub mod generate;
+pub mod load;
+pub mod model;
+pub mod ops;
 pub mod tensor;
 
 pub use config::ModelConfig;

@@ -167,7 +167,10 @@ mod tests {
         let wrong = [2usize, 3];
         let message =
             check_tensors(&expected, [("model.norm.wieght", four.as_slice()), ("b", wrong.as_slice())]).unwrap_err();
-        assert!(message.contains("missing tensors: `model.norm.weight` [4] (nearest: `model.norm.wieght`)"), "{message}");
+        assert!(
+            message.contains("missing tensors: `model.norm.weight` [4] (nearest: `model.norm.wieght`)"),
+            "{message}"
+        );
         assert!(message.contains("does not call for: `model.norm.wieght`"), "{message}");
         assert!(message.contains("`b`: expected [2, 2], found [2, 3]"), "{message}");
     }

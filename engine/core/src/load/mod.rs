@@ -15,8 +15,8 @@ pub use metadata::{GgufTokenizerMetadata, ModelMetadata, TokenizerSource};
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
-use content_hash::HashedTensor;
 use crate::model::TensorSource;
+use content_hash::HashedTensor;
 
 /// Opened and checked files of one model. Every tensor that the configuration calls for is present with the right shape.
 pub trait ModelFiles: TensorSource + Send + Sync {
@@ -34,8 +34,10 @@ pub fn open(path: &Path) -> Result<Box<dyn ModelFiles>> {
     let kind = match std::fs::metadata(path) {
         Ok(kind) => kind,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            let message =
-                format!("no model at {}: expected a .gguf file or a folder with config.json and safetensors", path.display());
+            let message = format!(
+                "no model at {}: expected a .gguf file or a folder with config.json and safetensors",
+                path.display()
+            );
             return Err(EngineError::new(ErrorCode::ModelNotFound, message));
         }
         Err(error) => return Err(EngineError::io("look at", path, &error)),

@@ -29,7 +29,8 @@ impl<'a> Cursor<'a> {
 
     /// `MODEL_CORRUPT` with the path and the present position.
     pub fn corrupt(&self, what: impl std::fmt::Display) -> EngineError {
-        let message = format!("{} is not a readable GGUF file: {what} (at byte {})", self.path.display(), self.position);
+        let message =
+            format!("{} is not a readable GGUF file: {what} (at byte {})", self.path.display(), self.position);
         EngineError::new(ErrorCode::ModelCorrupt, message)
     }
 
@@ -37,7 +38,9 @@ impl<'a> Cursor<'a> {
     pub fn window(&mut self, length: u64, what: &str) -> Result<Range<usize>> {
         let left = self.bytes.len() - self.position;
         let length = usize::try_from(length).ok().filter(|length| *length <= left).ok_or_else(|| {
-            self.corrupt(format_args!("{what} needs {length} bytes, the file ends after {left}; is it a partial download?"))
+            self.corrupt(format_args!(
+                "{what} needs {length} bytes, the file ends after {left}; is it a partial download?"
+            ))
         })?;
         let window = self.position..self.position + length;
         self.position = window.end;

@@ -48,8 +48,10 @@ impl GgufHeader {
         let version = cursor.u32("the version")?;
         if !(1..=3).contains(&version) {
             let hint = if (1..=3).contains(&version.swap_bytes()) { " (a big-endian file)" } else { "" };
-            let message =
-                format!("{}: GGUF version {version}{hint}; versions 1 to 3, little-endian, are supported", path.display());
+            let message = format!(
+                "{}: GGUF version {version}{hint}; versions 1 to 3, little-endian, are supported",
+                path.display()
+            );
             return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
         }
         cursor.short_lengths = version == 1;
@@ -93,7 +95,8 @@ impl GgufHeader {
         if alignment.is_power_of_two() && alignment <= MAX_ALIGNMENT {
             return Ok(alignment);
         }
-        Err(self.corrupt(format_args!("general.alignment is {alignment}; expected a power of two up to {MAX_ALIGNMENT}")))
+        Err(self
+            .corrupt(format_args!("general.alignment is {alignment}; expected a power of two up to {MAX_ALIGNMENT}")))
     }
 
     fn place_tensors(&mut self, table: Vec<TensorEntry>, data_start: u64, alignment: u64) -> Result<()> {
@@ -101,7 +104,8 @@ impl GgufHeader {
         for entry in table {
             let TensorEntry { name, stored, shape, offset, bytes } = entry;
             if !offset.is_multiple_of(alignment) {
-                return Err(self.corrupt(format_args!("tensor `{name}` lies at offset {offset}, not a multiple of {alignment}")));
+                return Err(self
+                    .corrupt(format_args!("tensor `{name}` lies at offset {offset}, not a multiple of {alignment}")));
             }
             let end = data_start.checked_add(offset).and_then(|start| start.checked_add(bytes));
             let Some(end) = end.filter(|end| *end <= file_bytes) else {
@@ -126,7 +130,9 @@ impl GgufHeader {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Scalar { kind, window }) => Ok(Some((*kind, &self.file.map[window.clone()]))),
-            Some(_) => Err(self.corrupt(format_args!("metadata key `{key}` holds a string or an array; expected one number"))),
+            Some(_) => {
+                Err(self.corrupt(format_args!("metadata key `{key}` holds a string or an array; expected one number")))
+            }
         }
     }
 
@@ -170,7 +176,8 @@ impl GgufHeader {
 
     fn utf8(&self, key: &str, window: Range<usize>) -> Result<String> {
         let text = std::str::from_utf8(&self.file.map[window]);
-        text.map(str::to_owned).map_err(|_| self.corrupt(format_args!("metadata key `{key}` holds text that is not UTF-8")))
+        text.map(str::to_owned)
+            .map_err(|_| self.corrupt(format_args!("metadata key `{key}` holds text that is not UTF-8")))
     }
 
     /// An array of UTF-8 strings.
@@ -202,7 +209,9 @@ impl GgufHeader {
     fn numbers(&self, key: &str, expected: ValueType) -> Result<Option<&[u8]>> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Array { element, window, .. }) if *element == expected => Ok(Some(&self.file.map[window.clone()])),
+            Some(Value::Array { element, window, .. }) if *element == expected => {
+                Ok(Some(&self.file.map[window.clone()]))
+            }
             Some(_) => Err(self.corrupt(format_args!("metadata key `{key}` is not an array of {expected:?}"))),
         }
     }
@@ -220,15 +229,22 @@ fn read_tensor_entry(cursor: &mut Cursor<'_>) -> Result<TensorEntry> {
     let name = cursor.string(MAX_KEY_BYTES, "a tensor's name")?.to_owned();
     let dimensions = cursor.u32("a tensor's number of dimensions")?;
     if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
-        return Err(cursor.corrupt(format_args!("tensor `{name}` has {dimensions} dimensions; expected 1 to {MAX_DIMENSIONS}")));
+        return Err(
+            cursor.corrupt(format_args!("tensor `{name}` has {dimensions} dimensions; expected 1 to {MAX_DIMENSIONS}"))
+        );
     }
     let mut shape = Vec::with_capacity(dimensions as usize);
     let mut elements = 1u64;
     for _ in 0..dimensions {
         let size = cursor.length("a tensor's dimension")?;
-        elements = elements.checked_mul(size).filter(|product| *product > 0 && *product <= i64::MAX as u64).ok_or_else(|| {
-            cursor.corrupt(format_args!("the dimensions of tensor `{name}` are zero or their product does not fit 63 bits"))
-        })?;
+        elements = elements
+            .checked_mul(size)
+            .filter(|product| *product > 0 && *product <= i64::MAX as u64)
+            .ok_or_else(|| {
+                cursor.corrupt(format_args!(
+                    "the dimensions of tensor `{name}` are zero or their product does not fit 63 bits"
+                ))
+            })?;
         shape.push(size as usize);
     }
     // GGUF lists the fastest dimension first.

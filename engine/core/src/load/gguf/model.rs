@@ -43,7 +43,8 @@ impl GgufModel {
     }
 
     fn entry(&self, name: &str) -> Result<&GgufTensor> {
-        let own = self.names.get(name).ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
+        let own =
+            self.names.get(name).ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
         Ok(&self.header.tensors[own])
     }
 }
@@ -90,7 +91,9 @@ fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
         .string("general.architecture")?
         .ok_or_else(|| header.corrupt("metadata key `general.architecture` is missing"))?;
     if architecture != "llama" {
-        return Err(header.unsupported(format_args!("architecture `{architecture}` is not supported; supported: llama")));
+        return Err(
+            header.unsupported(format_args!("architecture `{architecture}` is not supported; supported: llama"))
+        );
     }
     refuse_unsupported_keys(header)?;
     let optional = |key: &str| -> Result<Option<usize>> { Ok(header.unsigned(key)?.map(|value| value as usize)) };
@@ -104,13 +107,17 @@ fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
         .ok_or_else(|| header.corrupt("the matrix `token_embd.weight` is missing"))?;
     let vocab_size = embedding.shape[0];
     if let Some(stated) = optional("llama.vocab_size")?.filter(|stated| *stated != vocab_size) {
-        return Err(header.corrupt(format_args!("llama.vocab_size is {stated}, token_embd.weight has {vocab_size} rows")));
+        return Err(
+            header.corrupt(format_args!("llama.vocab_size is {stated}, token_embd.weight has {vocab_size} rows"))
+        );
     }
     let hidden_size = size("llama.embedding_length")?;
     let num_attention_heads = size("llama.attention.head_count")?;
     let head_dim = match optional("llama.attention.key_length")? {
         Some(head_dim) => head_dim,
-        None if num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+        None if num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads) => {
+            hidden_size / num_attention_heads
+        }
         None => {
             return Err(header.corrupt(format_args!(
                 "llama.embedding_length {hidden_size} is not a multiple of llama.attention.head_count {num_attention_heads}"
@@ -119,7 +126,9 @@ fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
     };
     for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
         if let Some(other) = optional(key)?.filter(|other| *other != head_dim) {
-            return Err(header.unsupported(format_args!("{key} is {other}; only the head size {head_dim} is supported")));
+            return Err(
+                header.unsupported(format_args!("{key} is {other}; only the head size {head_dim} is supported"))
+            );
         }
     }
     let mut eos_token_ids = Vec::new();
@@ -162,7 +171,9 @@ fn refuse_unsupported_keys(header: &GgufHeader) -> Result<()> {
 
 fn refuse_unsupported_tensors(header: &GgufHeader) -> Result<()> {
     if header.tensors.contains_key("rope_freqs.weight") {
-        return Err(header.unsupported("rope frequency factors (`rope_freqs.weight`, rope type llama3) are not supported"));
+        return Err(
+            header.unsupported("rope frequency factors (`rope_freqs.weight`, rope type llama3) are not supported")
+        );
     }
     match header.tensors.keys().find(|name| name.starts_with("blk.") && name.ends_with(".bias")) {
         Some(name) => Err(header.unsupported(format_args!("linear layers with a bias (`{name}`) are not supported"))),
@@ -198,7 +209,8 @@ mod tests {
     fn unpermute_undoes_the_interleaving_of_llama_cpp() {
         // Two heads of 4 rows, one f32 a row. llama.cpp writes Hugging Face's rows 0 1 2 3 of a head as 0 2 1 3.
         let stored: Vec<u8> = [0f32, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let tensor = HostTensor { stored: StoredType::F32, shape: vec![8, 1], bytes: TensorBytes::Owned(Arc::from(stored)) };
+        let tensor =
+            HostTensor { stored: StoredType::F32, shape: vec![8, 1], bytes: TensorBytes::Owned(Arc::from(stored)) };
         let ordered = unpermute(&tensor, 2);
         let expected: Vec<u8> = (0..8).flat_map(|x| (x as f32).to_le_bytes()).collect();
         assert_eq!(ordered.bytes.as_slice(), expected);

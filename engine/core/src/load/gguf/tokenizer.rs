@@ -6,7 +6,8 @@ use crate::load::metadata::GgufTokenizerMetadata;
 
 /// Reads every key of [`GgufTokenizerMetadata`]. `MODEL_CORRUPT` without model or tokens, or where a list's length differs from the tokens'.
 pub(super) fn read_tokenizer(header: &GgufHeader) -> Result<GgufTokenizerMetadata> {
-    let required = |key: &str| header.corrupt(format_args!("metadata key `{key}` is missing; the file carries no tokenizer"));
+    let required =
+        |key: &str| header.corrupt(format_args!("metadata key `{key}` is missing; the file carries no tokenizer"));
     let model = header.string("tokenizer.ggml.model")?.ok_or_else(|| required("tokenizer.ggml.model"))?;
     let tokens = header.strings("tokenizer.ggml.tokens")?.ok_or_else(|| required("tokenizer.ggml.tokens"))?;
     let scores = header.floats("tokenizer.ggml.scores")?;
@@ -17,7 +18,10 @@ pub(super) fn read_tokenizer(header: &GgufHeader) -> Result<GgufTokenizerMetadat
     ];
     for (key, length) in lengths {
         if let Some(length) = length.filter(|length| *length != tokens.len()) {
-            return Err(header.corrupt(format_args!("`{key}` has {length} entries, expected one for each of {} tokens", tokens.len())));
+            return Err(header.corrupt(format_args!(
+                "`{key}` has {length} entries, expected one for each of {} tokens",
+                tokens.len()
+            )));
         }
     }
     let id = |name: &str| token_id(header, name, tokens.len());

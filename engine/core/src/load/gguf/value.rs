@@ -42,7 +42,9 @@ impl ValueType {
             10 => Self::U64,
             11 => Self::I64,
             12 => Self::F64,
-            other => return Err(cursor.corrupt(format_args!("metadata type {other} does not exist; types are 0 to 12"))),
+            other => {
+                return Err(cursor.corrupt(format_args!("metadata type {other} does not exist; types are 0 to 12")));
+            }
         })
     }
 

@@ -79,7 +79,9 @@ impl Fields<'_> {
             Some(Value::Array(list)) => list.iter().map(id).collect(),
             Some(one) => id(one).map(|id| vec![id]),
         };
-        ids.ok_or_else(|| self.corrupt(format_args!("`{name}` is {}; expected a token id or a list of them", self.object[name])))
+        ids.ok_or_else(|| {
+            self.corrupt(format_args!("`{name}` is {}; expected a token id or a list of them", self.object[name]))
+        })
     }
 }
 
@@ -96,7 +98,9 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
     let num_attention_heads = fields.size("num_attention_heads")?;
     let head_dim = match fields.optional_size("head_dim")? {
         Some(head_dim) => head_dim,
-        None if num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+        None if num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads) => {
+            hidden_size / num_attention_heads
+        }
         None => {
             return Err(fields.corrupt(format_args!(
                 "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
@@ -105,7 +109,9 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
     };
     // transformers 5 writes the base into `rope_parameters`, earlier versions beside it.
     let rope_theta = match fields.get("rope_parameters").and_then(Value::as_object) {
-        Some(rope) if rope.contains_key("rope_theta") => Fields { path: &path, object: rope }.number("rope_theta", 10_000.0)?,
+        Some(rope) if rope.contains_key("rope_theta") => {
+            Fields { path: &path, object: rope }.number("rope_theta", 10_000.0)?
+        }
         _ => fields.number("rope_theta", 10_000.0)?,
     };
     let generation_path = folder.join("generation_config.json");
@@ -144,13 +150,17 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         && !architectures.iter().any(|name| name == "LlamaForCausalLM")
     {
         let found = fields.object["architectures"].to_string();
-        return Err(fields.unsupported(format_args!("architectures {found} are not supported; supported: LlamaForCausalLM")));
+        return Err(
+            fields.unsupported(format_args!("architectures {found} are not supported; supported: LlamaForCausalLM"))
+        );
     }
     for name in ["rope_scaling", "rope_parameters"] {
         let Some(rope) = fields.get(name).and_then(Value::as_object) else { continue };
         let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
         if kind != "default" {
-            return Err(fields.unsupported(format_args!("{name} of type `{kind}` is not supported; supported: default")));
+            return Err(
+                fields.unsupported(format_args!("{name} of type `{kind}` is not supported; supported: default"))
+            );
         }
     }
     for name in ["attention_bias", "mlp_bias"] {
@@ -166,7 +176,9 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     }
     if let Some(quantization) = fields.get("quantization_config") {
         let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_owned(), Value::to_string);
-        return Err(fields.unsupported(format_args!("checkpoints quantized with {method} are not supported; use GGUF or 16-bit files")));
+        return Err(fields.unsupported(format_args!(
+            "checkpoints quantized with {method} are not supported; use GGUF or 16-bit files"
+        )));
     }
     Ok(())
 }

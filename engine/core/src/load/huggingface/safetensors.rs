@@ -39,16 +39,22 @@ impl TensorFiles {
             return Ok(all);
         }
         let index_path = folder.join(INDEX);
-        let corrupt = |what: String| EngineError::new(ErrorCode::ModelCorrupt, format!("{}: {what}", index_path.display()));
+        let corrupt =
+            |what: String| EngineError::new(ErrorCode::ModelCorrupt, format!("{}: {what}", index_path.display()));
         let index = read_json(&index_path)?.ok_or_else(|| {
-            let message = format!("{} has neither {SINGLE} nor {INDEX}; only safetensors weights are read", folder.display());
+            let message =
+                format!("{} has neither {SINGLE} nor {INDEX}; only safetensors weights are read", folder.display());
             EngineError::new(ErrorCode::ModelNotFound, message)
         })?;
-        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| corrupt("`weight_map` is missing".into()))?;
+        let map = index
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| corrupt("`weight_map` is missing".into()))?;
         let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in map {
             let shard = shard.as_str().filter(|shard| is_plain_name(shard));
-            let shard = shard.ok_or_else(|| corrupt(format!("`{tensor}` is not mapped to a file name of this folder")))?;
+            let shard =
+                shard.ok_or_else(|| corrupt(format!("`{tensor}` is not mapped to a file name of this folder")))?;
             by_shard.entry(shard).or_default().push(tensor);
         }
         for (shard, tensors) in by_shard {
@@ -76,7 +82,8 @@ impl TensorFiles {
                 Dtype::F16 => StoredType::F16,
                 Dtype::BF16 => StoredType::BF16,
                 other => {
-                    let message = format!("{}: tensor `{name}` has type {other:?}; supported: F32, F16, BF16", path.display());
+                    let message =
+                        format!("{}: tensor `{name}` has type {other:?}; supported: F32, F16, BF16", path.display());
                     return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
                 }
             };

@@ -1,0 +1,58 @@
+//! Speed of generation from one model file: `bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS]`.
+//!
+//! Prints one JSON line: the best repetition's prefill and decode rates. The prompt is made of arbitrary ids and end-of-sequence ids are ignored.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use luthier_core::generate::{Progress, SamplingConfig, Session};
+use luthier_core::load;
+use luthier_core::ops::cpu::decode::CpuDecoder;
+use luthier_core::ops::cpu::decode_model::DecodeModel;
+
+const USAGE: &str = "usage: bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS]";
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let numbers = numbers.iter().map(|number| number.parse()).collect::<Result<Vec<usize>, _>>()?;
+    let (threads, prompt_tokens, new_tokens, repetitions) = match numbers[..] {
+        [threads, prompt, new] => (threads, prompt, new, 3),
+        [threads, prompt, new, repetitions] => (threads, prompt, new, repetitions),
+        _ => return Err(USAGE.into()),
+    };
+    let begin = Instant::now();
+    let files = load::open(Path::new(path))?;
+    let model = Arc::new(DecodeModel::new(&*files)?);
+    let load_seconds = begin.elapsed().as_secs_f64();
+    let vocab_size = model.config().vocab_size as u32;
+    let prompt: Vec<u32> =
+        (0..prompt_tokens as u32).map(|i| i.wrapping_mul(7919).wrapping_add(13) % vocab_size).collect();
+    let sampling = SamplingConfig {
+        max_new_tokens: new_tokens,
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+        eos_token_ids: Vec::new(),
+    };
+    let mut decoder = CpuDecoder::new(threads);
+    let (mut prefill, mut decode) = (0f64, 0f64);
+    for _ in 0..repetitions.max(1) {
+        let mut session = Session::new(model.clone(), None, prompt.clone(), sampling.clone())?;
+        let begin = Instant::now();
+        while !matches!(session.advance(&mut decoder)?, Progress::Token { .. }) {}
+        prefill = prefill.max(prompt_tokens as f64 / begin.elapsed().as_secs_f64());
+        let begin = Instant::now();
+        while session.advance(&mut decoder)? != Progress::Finished {}
+        decode = decode.max((session.generated() - 1) as f64 / begin.elapsed().as_secs_f64());
+    }
+    println!(
+        "{{\"model\":{path:?},\"threads\":{threads},\"promptTokens\":{prompt_tokens},\"newTokens\":{new_tokens},\"loadSeconds\":{load_seconds:.3},\
+         \"prefillTokensPerSecond\":{prefill:.1},\"decodeTokensPerSecond\":{decode:.1}}}"
+    );
+    Ok(())
+}

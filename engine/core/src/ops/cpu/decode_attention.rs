@@ -1,0 +1,40 @@
+//! Attention of one query position over a cache.
+
+use super::decode_cache::KvCache;
+use super::decode_math::{add_scaled, softmax};
+use super::decode_rows::multiply_f32_rows;
+
+/// Scores of one query head; reused from call to call.
+#[derive(Default)]
+pub(super) struct AttentionScratch {
+    scores: Vec<f32>,
+}
+
+/// softmax(q · K / √head_dim) · V over the first `positions` positions of one key-value head, into `out [head_dim]`. `query`: rotated.
+pub(super) fn attend_head(
+    cache: &KvCache,
+    layer: usize,
+    key_value_head: usize,
+    positions: usize,
+    query: &[f32],
+    scratch: &mut AttentionScratch,
+    out: &mut [f32],
+) {
+    let scale = 1.0 / (query.len() as f32).sqrt();
+    scratch.scores.resize(positions, 0.0);
+    let mut start = 0;
+    for (keys, _) in cache.head_blocks(layer, key_value_head, positions) {
+        let count = keys.len() / query.len();
+        multiply_f32_rows(keys, query, &mut scratch.scores[start..start + count]);
+        start += count;
+    }
+    scratch.scores.iter_mut().for_each(|score| *score *= scale);
+    softmax(&mut scratch.scores);
+    out.fill(0.0);
+    let mut scores = scratch.scores.iter();
+    for (_, values) in cache.head_blocks(layer, key_value_head, positions) {
+        for (value, score) in values.chunks_exact(query.len()).zip(&mut scores) {
+            add_scaled(out, *score, value);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Many tokens of one sequence through the decoder: weights dequantized to f32 one at a time, exact f32 products.
+
+use gemm::Parallelism;
+
+use super::decode::CpuDecoder;
+use super::decode_attention::{AttentionScratch, attend_head};
+use super::decode_cache::KvCache;
+use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
+use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel, Linear, dequantize_bytes};
+use super::decode_pool::{DecodePool, Shards};
+use crate::error::{EngineError, Result};
+use crate::tensor::HostTensor;
+
+/// Rows of a weight that one piece dequantizes.
+const PIECE_ROWS: usize = 64;
+/// Rows of the output layer that are in f32 at once.
+const HEAD_ROWS: usize = 4096;
+
+/// Buffers of one chunk's pass, `[tokens, width]` each, and the dequantized weight.
+#[derive(Default)]
+struct ChunkScratch {
+    normed: Vec<f32>,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    attention: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    projected: Vec<f32>,
+    weight: Vec<f32>,
+    low_rank: Vec<f32>,
+}
+
+impl CpuDecoder {
+    /// Runs `ids` at the cache's next positions and stores their keys and values. Returns the hidden states after the final norm,
+    /// `[ids.len(), hidden_size]`. Errors: `INVALID_ARGUMENT` for an id outside the vocabulary.
+    pub fn prefill(
+        &mut self,
+        model: &DecodeModel,
+        adapter: Option<&DecodeAdapter>,
+        cache: &mut KvCache,
+        ids: &[u32],
+    ) -> Result<Vec<f32>> {
+        let config = &model.config;
+        let start = cache.len();
+        if start + ids.len() > config.max_position_embeddings {
+            return Err(EngineError::internal("a chunk reaches beyond the end of the context"));
+        }
+        let width = config.hidden_size;
+        let epsilon = config.rms_norm_eps as f32;
+        let mut hidden = vec![0.0; ids.len() * width];
+        for (id, row) in ids.iter().zip(hidden.chunks_exact_mut(width)) {
+            model.embed(*id, row)?;
+        }
+        let half = config.head_dim / 2;
+        let mut angles = vec![0.0; ids.len() * config.head_dim];
+        for (offset, angles) in angles.chunks_exact_mut(config.head_dim).enumerate() {
+            let (cosines, sines) = angles.split_at_mut(half);
+            model.rotary_angles(start + offset, cosines, sines);
+        }
+        let mut scratch = ChunkScratch::default();
+        for (index, layer) in model.layers.iter().enumerate() {
+            let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
+            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, weight, low_rank } =
+                &mut scratch;
+            let mut product = |pool: &mut DecodePool, linear: Linear, x: &[f32], out: &mut Vec<f32>| {
+                multiply_chunk(
+                    pool,
+                    &layer.linears[linear as usize],
+                    pair(linear),
+                    x,
+                    ids.len(),
+                    weight,
+                    low_rank,
+                    out,
+                );
+            };
+            norm_rows(&hidden, &layer.input_norm, epsilon, normed);
+            product(&mut self.pool, Linear::Query, normed, query);
+            product(&mut self.pool, Linear::Key, normed, key);
+            product(&mut self.pool, Linear::Value, normed, value);
+            for (rows, row_width) in [(&mut *query, config.query_size()), (&mut *key, config.key_value_size())] {
+                for (row, angles) in rows.chunks_exact_mut(row_width).zip(angles.chunks_exact(config.head_dim)) {
+                    let (cosines, sines) = angles.split_at(half);
+                    row.chunks_exact_mut(config.head_dim).for_each(|head| rotate(head, cosines, sines));
+                }
+            }
+            let pairs = key.chunks_exact(config.key_value_size()).zip(value.chunks_exact(config.key_value_size()));
+            for (offset, (key, value)) in pairs.enumerate() {
+                cache.store(index, start + offset, key, value);
+            }
+            attend_chunk(&mut self.pool, model, cache, index, query, attention);
+            product(&mut self.pool, Linear::Output, attention, projected);
+            add_scaled(&mut hidden, 1.0, projected);
+            norm_rows(&hidden, &layer.post_attention_norm, epsilon, normed);
+            product(&mut self.pool, Linear::Gate, normed, gate);
+            product(&mut self.pool, Linear::Up, normed, up);
+            silu_multiply(gate, up);
+            product(&mut self.pool, Linear::Down, gate, projected);
+            add_scaled(&mut hidden, 1.0, projected);
+        }
+        cache.advance(ids.len());
+        let mut normed = Vec::new();
+        norm_rows(&hidden, &model.final_norm, epsilon, &mut normed);
+        Ok(normed)
+    }
+
+    /// Raw logits of hidden states `[rows, hidden_size]`, exact f32: `[rows, vocab_size]`. The output layer is dequantized a part at a time.
+    pub fn logits(&mut self, model: &DecodeModel, hidden: &[f32], out: &mut Vec<f32>) {
+        let (width, vocab_size) = (model.config.hidden_size, model.config.vocab_size);
+        let rows = hidden.len() / width;
+        out.resize(rows * vocab_size, 0.0);
+        let mut weight = Vec::new();
+        for start in (0..vocab_size).step_by(HEAD_ROWS) {
+            let entries = start..(start + HEAD_ROWS).min(vocab_size);
+            dequantize_rows(&mut self.pool, &model.head, entries.clone(), &mut weight);
+            let product =
+                Product { sizes: [rows, width, entries.len()], row_stride: vocab_size, factor: 1.0, accumulate: false };
+            multiply_transposed(self.pool.threads(), hidden, &weight, product, &mut out[start..]);
+        }
+    }
+}
+
+fn norm_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut Vec<f32>) {
+    out.resize(x.len(), 0.0);
+    for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
+        rms_norm(x, weight, epsilon, out);
+    }
+}
+
+fn attend_chunk(
+    pool: &mut DecodePool,
+    model: &DecodeModel,
+    cache: &KvCache,
+    layer: usize,
+    query: &[f32],
+    out: &mut Vec<f32>,
+) {
+    let config = &model.config;
+    let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+    let group = heads / config.num_key_value_heads;
+    let start = cache.len();
+    out.resize(query.len(), 0.0);
+    let shards = Shards::new(out);
+    let tokens = query.len() / config.query_size();
+    pool.run(tokens * config.num_key_value_heads, &|piece| {
+        let (token, key_value_head) = (piece / config.num_key_value_heads, piece % config.num_key_value_heads);
+        let mut scores = AttentionScratch::default();
+        for head in key_value_head * group..(key_value_head + 1) * group {
+            let range =
+                token * config.query_size() + head * head_dim..token * config.query_size() + (head + 1) * head_dim;
+            // SAFETY: each piece has its own token and heads.
+            let out = unsafe { shards.range(range.clone()) };
+            attend_head(cache, layer, key_value_head, start + token + 1, &query[range], &mut scores, out);
+        }
+    });
+}
+
+#[expect(clippy::too_many_arguments, reason = "one product with its two scratch buffers")]
+fn multiply_chunk(
+    pool: &mut DecodePool,
+    matrix: &HostTensor,
+    lora: Option<&DecodeLoraPair>,
+    x: &[f32],
+    tokens: usize,
+    weight: &mut Vec<f32>,
+    low_rank: &mut Vec<f32>,
+    out: &mut Vec<f32>,
+) {
+    let [out_features, in_features] = [matrix.shape[0], matrix.shape[1]];
+    let threads = pool.threads();
+    dequantize_rows(pool, matrix, 0..out_features, weight);
+    out.resize(tokens * out_features, 0.0);
+    multiply_transposed(threads, x, weight, Product::new(tokens, in_features, out_features), out);
+    if let Some(lora) = lora {
+        low_rank.resize(tokens * lora.r, 0.0);
+        multiply_transposed(threads, x, &lora.a, Product::new(tokens, in_features, lora.r), low_rank);
+        let add = Product { factor: lora.scale, accumulate: true, ..Product::new(tokens, lora.r, out_features) };
+        multiply_transposed(threads, low_rank, &lora.b, add, out);
+    }
+}
+
+/// Rows of a stored matrix in f32.
+fn dequantize_rows(pool: &mut DecodePool, matrix: &HostTensor, rows: std::ops::Range<usize>, out: &mut Vec<f32>) {
+    let width = matrix.shape[1];
+    let row_bytes = matrix.bytes.as_slice().len() / matrix.shape[0];
+    let bytes = &matrix.bytes.as_slice()[rows.start * row_bytes..rows.end * row_bytes];
+    out.resize(rows.len() * width, 0.0);
+    let shards = Shards::new(out);
+    pool.run(rows.len().div_ceil(PIECE_ROWS), &|piece| {
+        let part = piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(rows.len());
+        // SAFETY: pieces are disjoint ranges of rows.
+        let out = unsafe { shards.range(part.start * width..part.end * width) };
+        dequantize_bytes(matrix.stored, &bytes[part.start * row_bytes..part.end * row_bytes], out);
+    });
+}
+
+/// Sizes and form of one product.
+struct Product {
+    /// Rows of x, width of x, rows of the weight.
+    sizes: [usize; 3],
+    /// Elements from one row of the result to the next.
+    row_stride: usize,
+    factor: f32,
+    accumulate: bool,
+}
+
+impl Product {
+    fn new(m: usize, k: usize, n: usize) -> Self {
+        Self { sizes: [m, k, n], row_stride: n, factor: 1.0, accumulate: false }
+    }
+}
+
+/// `out [m, n] (+)= factor * x [m, k] · weight [n, k]ᵀ`.
+fn multiply_transposed(threads: usize, x: &[f32], weight: &[f32], product: Product, out: &mut [f32]) {
+    let Product { sizes: [m, k, n], row_stride, factor, accumulate } = product;
+    assert!(m > 0 && x.len() == m * k && weight.len() == n * k, "sizes of a product do not fit");
+    assert!(row_stride >= n && out.len() >= (m - 1) * row_stride + n, "the result of a product does not fit");
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    // SAFETY: the three slices hold what the strides below walk over (asserted), and `out` is borrowed exclusively.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            row_stride as isize,
+            accumulate,
+            x.as_ptr(),
+            1,
+            k as isize,
+            weight.as_ptr(),
+            k as isize,
+            1,
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! Operations of the devices.
+
+pub mod cpu;
