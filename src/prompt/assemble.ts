@@ -53,7 +53,10 @@ function encodeBlocks(tokenizer: Tokenizer, layout: Layout, learned: Learned): D
 
 function eosTokenId(tokenizer: Tokenizer): number {
   if (tokenizer.eosTokenId !== null) return tokenizer.eosTokenId;
-  throw new PromptError('TEMPLATE_FAILED', 'the template closes answers with EOS, but the tokenizer names no EOS token');
+  throw new PromptError(
+    'TEMPLATE_FAILED',
+    'the template closes answers with EOS, but the tokenizer names no EOS token',
+  );
 }
 
 /**
@@ -68,7 +71,14 @@ function closeAnswers(tokenizer: Tokenizer, drafts: Draft[], learned: Learned): 
     if (!next) {
       const eos = eosTokenId(tokenizer);
       const text = tokenizer.idToPiece(eos) ?? '';
-      drafts.push({ kind: 'end', messageIndex: draft.messageIndex, text, ids: Uint32Array.of(eos), weight: 1, labels: null });
+      drafts.push({
+        kind: 'end',
+        messageIndex: draft.messageIndex,
+        text,
+        ids: Uint32Array.of(eos),
+        weight: 1,
+        labels: null,
+      });
       return;
     }
     if (learned === 'all') continue; // every position is already its own label
@@ -102,11 +112,19 @@ export function assembleExample(tokenizer: Tokenizer, layout: Layout, learned: L
     else if (segment.weight === 1) labels.set(segment.ids, at);
     at += segment.ids.length;
   }
-  return { segments, inputIds, labels, labelTokens: labels.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0) };
+  return {
+    segments,
+    inputIds,
+    labels,
+    labelTokens: labels.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0),
+  };
 }
 
 /** Encodes a conversation as context. */
-export function assemblePrompt(tokenizer: Tokenizer, layout: Layout): { segments: readonly Segment[]; inputIds: Uint32Array } {
+export function assemblePrompt(
+  tokenizer: Tokenizer,
+  layout: Layout,
+): { segments: readonly Segment[]; inputIds: Uint32Array } {
   const segments = encodeBlocks(tokenizer, layout, new Set()).filter(isNotEmpty);
   return { segments, inputIds: joinIds(segments) };
 }

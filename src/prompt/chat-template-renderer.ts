@@ -43,7 +43,8 @@ const PROBE: readonly Message[] = [
 
 /** Replaces `{% generation %}` by marks; `{% if true %}` keeps the whitespace rules of block tags. */
 function markGenerationBlocks(source: string): string {
-  const mark = (name: string) => (_: string, left: string, right: string) => `{%${left} if true %}{{ ${name} }}{% endif ${right}%}`;
+  const mark = (name: string) => (_: string, left: string, right: string) =>
+    `{%${left} if true %}{{ ${name} }}{% endif ${right}%}`;
   return source
     .replace(/\{%([-+]?)\s*generation\s*([-+]?)%\}/g, mark('generation_open'))
     .replace(/\{%([-+]?)\s*endgeneration\s*([-+]?)%\}/g, mark('generation_close'));
@@ -71,7 +72,9 @@ export class ChatTemplateRenderer implements Renderer {
     try {
       this.#jinja = new Template(markGenerationBlocks(definition.source));
     } catch (error) {
-      throw new PromptError('TEMPLATE_FAILED', `the chat template is not valid Jinja: ${errorText(error)}`, null, { cause: error });
+      throw new PromptError('TEMPLATE_FAILED', `the chat template is not valid Jinja: ${errorText(error)}`, null, {
+        cause: error,
+      });
     }
     this.#closingIds = this.#probeClosingTokens();
     const eos = tokenizer.eosTokenId === null ? [] : [tokenizer.eosTokenId];
@@ -106,17 +109,25 @@ export class ChatTemplateRenderer implements Renderer {
         generation_close: marks.close,
       });
     } catch (error) {
-      throw new PromptError('TEMPLATE_FAILED', `the chat template refused the messages: ${errorText(error)}`, null, { cause: error });
+      throw new PromptError('TEMPLATE_FAILED', `the chat template refused the messages: ${errorText(error)}`, null, {
+        cause: error,
+      });
     }
   }
 
   /** Marks the messages so that their text stays text, whatever the template does with it. */
   #protect(messages: readonly Message[], generation: boolean, marks: Marks): Message[] {
-    const guarded = messages.map((message) => ({ ...message, content: this.#guard.guard(message.content, marks.literal) }));
+    const guarded = messages.map((message) => ({
+      ...message,
+      content: this.#guard.guard(message.content, marks.literal),
+    }));
     if (!messages.some((message) => this.#guard.isSuspicious(message.content))) return guarded;
     // A template that cuts or replaces message text could join a control token out of its parts. Marking more than
     // occurrences is proof against that but may hide text that the template tests for; so it is used only on need.
-    const strict = messages.map((message) => ({ ...message, content: this.#guard.guardStrictly(message.content, marks.literal) }));
+    const strict = messages.map((message) => ({
+      ...message,
+      content: this.#guard.guardStrictly(message.content, marks.literal),
+    }));
     const controls = (list: readonly Message[]): string =>
       this.#tokenizer
         .findControlTokens(this.#render(list, generation, marks), marks.literal)
@@ -126,7 +137,10 @@ export class ChatTemplateRenderer implements Renderer {
   }
 
   #layout(messages: readonly Message[], generation: boolean, learned: Learned): Layout {
-    const [literal = '', open = '', close = ''] = this.#guard.marks(3, messages.map((message) => message.content));
+    const [literal = '', open = '', close = ''] = this.#guard.marks(
+      3,
+      messages.map((message) => message.content),
+    );
     const marks: Marks = { literal, open, close };
     const safe = this.#protect(messages, generation, marks);
     const marked = this.#render(safe, generation, marks);
@@ -228,12 +242,18 @@ export class ChatTemplateRenderer implements Renderer {
     limit: number,
     marks: Marks,
   ): AnswerSpan | null {
-    const closing = controls.find((match) => match.start >= start && match.end <= limit && this.#closingIds.has(match.id));
+    const closing = controls.find(
+      (match) => match.start >= start && match.end <= limit && this.#closingIds.has(match.id),
+    );
     if (closing) return { messageIndex, start, end: closing.start, closingEnd: closing.end };
     // No closing token: the answer ends where the message's own text ends.
     const content = messages[messageIndex]?.content ?? '';
     const blanks = text.length - start - text.slice(start).trimStart().length;
-    for (const [from, body] of [[start, content], [start + blanks, content.trimStart()], [start + blanks, content.trim()]] as const) {
+    for (const [from, body] of [
+      [start, content],
+      [start + blanks, content.trimStart()],
+      [start + blanks, content.trim()],
+    ] as const) {
       if (text.startsWith(body, from) && from + body.length <= limit) {
         const end = from + body.replaceAll(marks.literal, '').length === from ? from : from + body.length;
         return { messageIndex, start, end, closingEnd: end };

@@ -38,6 +38,10 @@ export function createRenderer(tokenizer: Tokenizer, template: string | Template
     return rendererOf(tokenizer, name, VERSION, { kind: 'chat-template', source: tokenizer.chatTemplate });
   }
   const preset = PRESETS.get(name);
-  if (!preset) throw new PromptError('UNKNOWN_TEMPLATE', `template ${JSON.stringify(name)} is unknown; expected one of ${TEMPLATE_NAMES.join(', ')}`);
+  if (!preset)
+    throw new PromptError(
+      'UNKNOWN_TEMPLATE',
+      `template ${JSON.stringify(name)} is unknown; expected one of ${TEMPLATE_NAMES.join(', ')}`,
+    );
   return rendererOf(tokenizer, name, preset.version, preset.definition);
 }

@@ -21,7 +21,9 @@ export class LiteralGuard {
   readonly #occurrence: RegExp | null;
 
   constructor(tokenizer: Tokenizer) {
-    const contents = [...tokenizer.controlTokenIds].map((id) => tokenizer.idToPiece(id) ?? '').filter((text) => text !== '');
+    const contents = [...tokenizer.controlTokenIds]
+      .map((id) => tokenizer.idToPiece(id) ?? '')
+      .filter((text) => text !== '');
     for (const content of contents) {
       for (let cut = 1; cut < content.length; cut++) {
         this.#heads.add(content.slice(0, cut));
@@ -40,7 +42,10 @@ export class LiteralGuard {
     const joined = [...texts].join('');
     const free = MARKS.filter((mark) => !joined.includes(mark)).slice(0, count);
     if (free.length < count) {
-      throw new PromptError('INVALID_MESSAGES', 'the messages use all 32 Unicode noncharacters U+FDD0 to U+FDEF; remove some');
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        'the messages use all 32 Unicode noncharacters U+FDD0 to U+FDEF; remove some',
+      );
     }
     return free;
   }
@@ -57,7 +62,10 @@ export class LiteralGuard {
     const positions = new Set<number>();
     for (const match of text.matchAll(this.#occurrence)) positions.add(match.index);
     const start = text.length - text.trimStart().length;
-    for (const [from, to] of [[0, text.length], [start, text.trimEnd().length]] as const) {
+    for (const [from, to] of [
+      [0, text.length],
+      [start, text.trimEnd().length],
+    ] as const) {
       const body = text.slice(from, to);
       if (body.length === 0) continue;
       for (let length = 1; length < Math.min(this.#longest, body.length + 1); length++) {

@@ -1,6 +1,6 @@
+import type { Learned } from './assemble.ts';
 import { PromptError } from './errors.ts';
 import type { Message, Role, TrainOn } from './renderer.ts';
-import type { Learned } from './assemble.ts';
 
 export const ROLES: readonly Role[] = ['system', 'user', 'assistant', 'tool'];
 
@@ -9,10 +9,18 @@ export function checkMessages(messages: readonly Message[]): void {
   if (messages.length === 0) throw new PromptError('INVALID_MESSAGES', 'expected at least one message, found none');
   messages.forEach((message, index) => {
     if (!ROLES.includes(message.role)) {
-      throw new PromptError('INVALID_MESSAGES', `messages[${index}].role is ${JSON.stringify(message.role)}; expected one of ${ROLES.join(', ')}`, index);
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        `messages[${index}].role is ${JSON.stringify(message.role)}; expected one of ${ROLES.join(', ')}`,
+        index,
+      );
     }
     if (message.weight !== undefined && message.role !== 'assistant') {
-      throw new PromptError('INVALID_MESSAGES', `messages[${index}].weight: only assistant messages have a weight, this one is ${message.role}`, index);
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        `messages[${index}].weight: only assistant messages have a weight, this one is ${message.role}`,
+        index,
+      );
     }
   });
 }

@@ -85,11 +85,32 @@ export const PRESETS: ReadonlyMap<string, Preset> = new Map<string, Preset>([
       definition: roundsDefinition({ indexBase: 0, colon: 'full', separator: '\n', bareFirstTurn: true }),
     },
   ],
-  ['instruction', { version: '1', description: 'BOS, Human: …, Assistant: …, EOS', definition: instruction('Human: ', 'Assistant: ') }],
+  [
+    'instruction',
+    {
+      version: '1',
+      description: 'BOS, Human: …, Assistant: …, EOS',
+      definition: instruction('Human: ', 'Assistant: '),
+    },
+  ],
   [
     'instruction-output',
-    { version: '1', description: 'BOS, Instruction: …, Output: …, EOS', definition: instruction('Instruction: ', 'Output: ') },
+    {
+      version: '1',
+      description: 'BOS, Instruction: …, Output: …, EOS',
+      definition: instruction('Instruction: ', 'Output: '),
+    },
   ],
-  ['concat', { version: '1', description: 'questions and answers, joined; EOS is learned but not kept in the history', definition: concat(false) }],
-  ['concat-eos', { version: '1', description: 'questions and answers, joined; EOS behind every answer', definition: concat(true) }],
+  [
+    'concat',
+    {
+      version: '1',
+      description: 'questions and answers, joined; EOS is learned but not kept in the history',
+      definition: concat(false),
+    },
+  ],
+  [
+    'concat-eos',
+    { version: '1', description: 'questions and answers, joined; EOS behind every answer', definition: concat(true) },
+  ],
 ]);

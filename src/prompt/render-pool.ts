@@ -17,7 +17,8 @@ export interface RenderRequest {
   readonly options: TrainingOptions;
 }
 
-const charactersOf = (messages: readonly Message[]): number => messages.reduce((sum, message) => sum + message.content.length, 0);
+const charactersOf = (messages: readonly Message[]): number =>
+  messages.reduce((sum, message) => sum + message.content.length, 0);
 
 export class RenderPool {
   readonly renderer: Renderer;
@@ -30,11 +31,19 @@ export class RenderPool {
   }
 
   /** Renders conversations in order, on all workers. What the template refuses is reported in `failures`. */
-  async renderTraining(conversations: readonly (readonly Message[])[], options: TrainingOptions): Promise<RenderedBatch> {
+  async renderTraining(
+    conversations: readonly (readonly Message[])[],
+    options: TrainingOptions,
+  ): Promise<RenderedBatch> {
     const characters = conversations.reduce((sum, messages) => sum + charactersOf(messages), 0);
-    if (characters <= INLINE_CHARACTERS && conversations.length <= 64) return renderBatch(this.renderer, conversations, options);
+    if (characters <= INLINE_CHARACTERS && conversations.length <= 64)
+      return renderBatch(this.renderer, conversations, options);
     // Short conversations cost time too: a template is rendered once for each turn.
-    const chunks = chunksBySize(conversations, (messages) => charactersOf(messages) + 256 * messages.length, CHUNK_CHARACTERS);
+    const chunks = chunksBySize(
+      conversations,
+      (messages) => charactersOf(messages) + 256 * messages.length,
+      CHUNK_CHARACTERS,
+    );
     const parts = await Promise.all(chunks.map((chunk) => this.#pool.run({ conversations: chunk, options })));
     let first = 0;
     const failures = parts.flatMap((part, index) => {
@@ -43,8 +52,14 @@ export class RenderPool {
       return moved;
     });
     return {
-      inputIds: concatenate(parts.map((part) => part.inputIds), (length) => new Uint32Array(length)),
-      labels: concatenate(parts.map((part) => part.labels), (length) => new Int32Array(length)),
+      inputIds: concatenate(
+        parts.map((part) => part.inputIds),
+        (length) => new Uint32Array(length),
+      ),
+      labels: concatenate(
+        parts.map((part) => part.labels),
+        (length) => new Int32Array(length),
+      ),
       offsets: offsetsOf(parts.flatMap((part) => lengthsOf(part.offsets))),
       failures,
     };

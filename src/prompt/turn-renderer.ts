@@ -37,7 +37,10 @@ export class TurnRenderer implements Renderer {
   /** @throws PromptError where the tokenizer has no EOS token, without which answers have no end */
   constructor(tokenizer: Tokenizer, template: TemplateIdentity, definition: TurnTemplateDefinition) {
     if (tokenizer.eosTokenId === null) {
-      throw new PromptError('TEMPLATE_FAILED', `template ${template.id} ends answers with EOS, but the tokenizer names no EOS token`);
+      throw new PromptError(
+        'TEMPLATE_FAILED',
+        `template ${template.id} ends answers with EOS, but the tokenizer names no EOS token`,
+      );
     }
     this.template = template;
     this.#tokenizer = tokenizer;
@@ -57,7 +60,11 @@ export class TurnRenderer implements Renderer {
     this.#checkTurns(messages);
     if (messages.at(-1)?.role !== 'assistant') {
       const last = messages.length - 1;
-      throw new PromptError('INVALID_MESSAGES', `messages[${last}]: a training example must end with an assistant message`, last);
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        `messages[${last}]: a training example must end with an assistant message`,
+        last,
+      );
     }
     const learned = learnedMessages(messages, options.trainOn);
     const first = messages.findIndex((message) => message.role === 'assistant');
@@ -76,7 +83,11 @@ export class TurnRenderer implements Renderer {
     const generation = options.addGenerationPrompt ?? true;
     if (generation && messages.at(-1)?.role !== 'user') {
       const last = messages.length - 1;
-      throw new PromptError('INVALID_MESSAGES', `messages[${last}]: a prompt must end with a user message for an answer to follow`, last);
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        `messages[${last}]: a prompt must end with a user message for an answer to follow`,
+        last,
+      );
     }
     const prompt = assemblePrompt(this.#tokenizer, this.#layout(messages, generation));
     return { ...prompt, text: prompt.segments.map((segment) => segment.text).join('') };
@@ -87,7 +98,11 @@ export class TurnRenderer implements Renderer {
     checkMessages(messages);
     const start = messages[0]?.role === 'system' ? 1 : 0;
     if (start === 1 && this.#definition.systemEnd === null) {
-      throw new PromptError('INVALID_MESSAGES', `messages[0]: template ${this.template.id} has no place for a system message`, 0);
+      throw new PromptError(
+        'INVALID_MESSAGES',
+        `messages[0]: template ${this.template.id} has no place for a system message`,
+        0,
+      );
     }
     messages.slice(start).forEach((message, offset) => {
       const expected = offset % 2 === 0 ? 'user' : 'assistant';
@@ -104,7 +119,11 @@ export class TurnRenderer implements Renderer {
 
   #layout(messages: readonly Message[], generation: boolean): Layout {
     const definition = this.#definition;
-    const literalMark = this.#guard.marks(1, messages.map((message) => message.content))[0] ?? '';
+    const literalMark =
+      this.#guard.marks(
+        1,
+        messages.map((message) => message.content),
+      )[0] ?? '';
     const literal = (text: string): string => literalMark + this.#guard.guardStrictly(text, literalMark);
     const blocks: Block[] = [];
     let prompt = '';

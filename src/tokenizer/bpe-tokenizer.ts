@@ -9,8 +9,15 @@ import type { TokenizerDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
 import { type LibraryTokenizer, library } from './library.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
+import type {
+  ControlTokenMatch,
+  DecodeOptions,
+  EncodeOptions,
+  SpecialTokens,
+  Tokenizer,
+  TokenPiece,
+} from './tokenizer.ts';
 import { type AddedTokenJson, type ComponentJson, flattenComponent, type TokenizerJson } from './tokenizer-json.ts';
-import type { ControlTokenMatch, DecodeOptions, EncodeOptions, SpecialTokens, Tokenizer, TokenPiece } from './tokenizer.ts';
 
 const EMPTY = new Uint8Array(0);
 const encoder = new TextEncoder();
@@ -44,7 +51,9 @@ function ordinaryModel(json: TokenizerJson, control: readonly AddedTokenJson[]):
   return {
     ...model,
     vocab: Object.fromEntries(Object.entries(model.vocab).filter(([token]) => !contents.has(token))),
-    merges: model.merges.filter((merge) => !contents.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join(''))),
+    merges: model.merges.filter(
+      (merge) => !contents.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
+    ),
     unk_token: model.unk_token ?? null,
   };
 }
@@ -114,7 +123,9 @@ export class BpeTokenizer implements Tokenizer {
       this.#library = new library.Tokenizer(libraryJson, {});
       this.#continuation = this.#prefixScheme === 'never' ? this.#library : this.#withoutPrefix(libraryJson);
     } catch (error) {
-      throw new TokenizerError('TOKENIZER_UNSUPPORTED', `the tokenizer cannot be built: ${String(error)}`, { cause: error });
+      throw new TokenizerError('TOKENIZER_UNSUPPORTED', `the tokenizer cannot be built: ${String(error)}`, {
+        cause: error,
+      });
     }
     this.#cutLongWords(libraryJson);
   }

@@ -47,7 +47,8 @@ function sentencePieceBytes(piece: string): Uint8Array {
 export function pieceDecoder(component: ComponentJson | null): PieceDecoder {
   const members = flattenComponent(component, 'decoders');
   const types = new Set(members.map((member) => member.type));
-  const only = (...allowed: string[]): boolean => members.length > 0 && members.every((member) => allowed.includes(member.type));
+  const only = (...allowed: string[]): boolean =>
+    members.length > 0 && members.every((member) => allowed.includes(member.type));
   if (only('ByteLevel')) return { bytes: byteLevelBytes, stripsLeadingSpace: false };
   if (only('Metaspace', 'ByteFallback', 'Fuse')) {
     const scheme = members.find((member) => member.type === 'Metaspace')?.prepend_scheme;

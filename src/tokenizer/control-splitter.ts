@@ -1,6 +1,7 @@
 /** Finds control tokens in a text. Text is never searched for them unless the caller asks. */
-import type { AddedTokenJson } from './tokenizer-json.ts';
+
 import type { ControlTokenMatch } from './tokenizer.ts';
+import type { AddedTokenJson } from './tokenizer-json.ts';
 
 /** A control token's id, or a run of ordinary text. */
 export type TextSection = { readonly id: number } | { readonly text: string };

@@ -12,7 +12,10 @@ const CONTROL = 3;
 const USER_DEFINED = 4;
 const BYTE = 6;
 
-const sequence = (field: string, members: readonly ComponentJson[]): ComponentJson => ({ type: 'Sequence', [field]: members });
+const sequence = (field: string, members: readonly ComponentJson[]): ComponentJson => ({
+  type: 'Sequence',
+  [field]: members,
+});
 
 function addedTokens(metadata: GgufTokenizerMetadata): AddedTokenJson[] {
   const added: AddedTokenJson[] = [];
@@ -36,7 +39,10 @@ function vocabulary(metadata: GgufTokenizerMetadata, types: ReadonlySet<number>)
 
 function byteLevelJson(metadata: GgufTokenizerMetadata): TokenizerJson {
   if (metadata.merges === null) {
-    throw new TokenizerError('TOKENIZER_CORRUPT', 'a GGUF tokenizer of model `gpt2` needs `tokenizer.ggml.merges`; the file has none');
+    throw new TokenizerError(
+      'TOKENIZER_CORRUPT',
+      'a GGUF tokenizer of model `gpt2` needs `tokenizer.ggml.merges`; the file has none',
+    );
   }
   const pre = preTokenizerSpec(metadata.pre);
   return {
@@ -56,7 +62,10 @@ function byteLevelJson(metadata: GgufTokenizerMetadata): TokenizerJson {
 
 function sentencePieceJson(metadata: GgufTokenizerMetadata): TokenizerJson {
   if (metadata.scores === null) {
-    throw new TokenizerError('TOKENIZER_CORRUPT', 'a GGUF tokenizer of model `llama` needs `tokenizer.ggml.scores`; the file has none');
+    throw new TokenizerError(
+      'TOKENIZER_CORRUPT',
+      'a GGUF tokenizer of model `llama` needs `tokenizer.ggml.scores`; the file has none',
+    );
   }
   const prefix = metadata.addSpacePrefix ?? true;
   const replaceSpace: ComponentJson = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
@@ -96,14 +105,27 @@ function checkId(name: string, id: number | null, size: number): void {
  */
 export function ggufTokenizerDefinition(metadata: GgufTokenizerMetadata): TokenizerDefinition {
   const size = metadata.tokens.length;
-  if (size === 0) throw new TokenizerError('TOKENIZER_CORRUPT', 'the GGUF file has no tokens (`tokenizer.ggml.tokens`)');
-  const ids = [metadata.bosTokenId, metadata.eosTokenId, metadata.eotTokenId, metadata.unknownTokenId, metadata.paddingTokenId];
+  if (size === 0)
+    throw new TokenizerError('TOKENIZER_CORRUPT', 'the GGUF file has no tokens (`tokenizer.ggml.tokens`)');
+  const ids = [
+    metadata.bosTokenId,
+    metadata.eosTokenId,
+    metadata.eotTokenId,
+    metadata.unknownTokenId,
+    metadata.paddingTokenId,
+  ];
   for (const [index, name] of ['bos', 'eos', 'eot', 'unknown', 'padding'].entries()) {
     checkId(`${name}_token_id`, ids[index] ?? null, size);
   }
-  for (const [name, list] of [['token_type', metadata.tokenTypes], ['scores', metadata.scores]] as const) {
+  for (const [name, list] of [
+    ['token_type', metadata.tokenTypes],
+    ['scores', metadata.scores],
+  ] as const) {
     if (list !== null && list.length !== size) {
-      throw new TokenizerError('TOKENIZER_CORRUPT', `GGUF \`tokenizer.ggml.${name}\` has ${list.length} entries for ${size} tokens`);
+      throw new TokenizerError(
+        'TOKENIZER_CORRUPT',
+        `GGUF \`tokenizer.ggml.${name}\` has ${list.length} entries for ${size} tokens`,
+      );
     }
   }
   let json: TokenizerJson;

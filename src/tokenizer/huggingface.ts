@@ -26,7 +26,10 @@ async function readJson(path: string): Promise<JsonObject | null> {
     throw new TokenizerError('TOKENIZER_CORRUPT', `${path} is not valid JSON: ${String(error)}`, { cause: error });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new TokenizerError('TOKENIZER_CORRUPT', `${path} holds ${Array.isArray(value) ? 'a list' : typeof value}; expected an object`);
+    throw new TokenizerError(
+      'TOKENIZER_CORRUPT',
+      `${path} holds ${Array.isArray(value) ? 'a list' : typeof value}; expected an object`,
+    );
   }
   return value as JsonObject;
 }
@@ -34,7 +37,8 @@ async function readJson(path: string): Promise<JsonObject | null> {
 /** A token's text in a config: a string, or an object with `content`. */
 function tokenContent(value: unknown): string | null {
   if (typeof value === 'string') return value;
-  if (typeof value === 'object' && value !== null && 'content' in value && typeof value.content === 'string') return value.content;
+  if (typeof value === 'object' && value !== null && 'content' in value && typeof value.content === 'string')
+    return value.content;
   return null;
 }
 
@@ -49,11 +53,15 @@ function chatTemplate(value: unknown): string | null {
 
 /** What the post-processor puts around one text: ids in front, ids behind. */
 function surroundings(json: TokenizerJson): { prefix: number[]; suffix: number[] } {
-  const template = flattenComponent(json.post_processor, 'processors').find((member) => member.type === 'TemplateProcessing');
+  const template = flattenComponent(json.post_processor, 'processors').find(
+    (member) => member.type === 'TemplateProcessing',
+  );
   const prefix: number[] = [];
   const suffix: number[] = [];
   if (!template) return { prefix, suffix };
-  const specials = template.special_tokens as Readonly<Record<string, { readonly ids?: readonly number[] }>> | undefined;
+  const specials = template.special_tokens as
+    | Readonly<Record<string, { readonly ids?: readonly number[] }>>
+    | undefined;
   let target = prefix;
   for (const item of (template.single ?? []) as readonly { SpecialToken?: { id: string }; Sequence?: unknown }[]) {
     if (item.Sequence) target = suffix;

@@ -11,6 +11,8 @@ import type { Tokenizer } from './tokenizer.ts';
  */
 export async function loadTokenizer(source: TokenizerSource): Promise<Tokenizer> {
   const definition =
-    source.kind === 'gguf' ? ggufTokenizerDefinition(source.metadata) : await huggingFaceTokenizerDefinition(source.folder);
+    source.kind === 'gguf'
+      ? ggufTokenizerDefinition(source.metadata)
+      : await huggingFaceTokenizerDefinition(source.folder);
   return new BpeTokenizer(definition);
 }

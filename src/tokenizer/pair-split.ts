@@ -11,7 +11,7 @@ export function joinablePairs(merges: readonly (string | readonly string[])[]): 
   for (const merge of merges) {
     const [left = '', right = ''] = typeof merge === 'string' ? merge.split(' ', 2) : merge;
     // Pairs inside `left` and `right` come from the merges that built them; only the joint is new.
-    pairs.add((lastCharacter(left)) + String.fromCodePoint(right.codePointAt(0) ?? 0));
+    pairs.add(lastCharacter(left) + String.fromCodePoint(right.codePointAt(0) ?? 0));
   }
   return pairs;
 }

@@ -41,7 +41,10 @@ export class TokenizerPool {
     const chunks = chunksBySize(texts, (text) => text.length, CHUNK_CHARACTERS);
     const parts = await Promise.all(chunks.map((chunk) => this.#pool.run({ texts: chunk, options })));
     return {
-      ids: concatenate(parts.map((part) => part.ids), (length) => new Uint32Array(length)),
+      ids: concatenate(
+        parts.map((part) => part.ids),
+        (length) => new Uint32Array(length),
+      ),
       offsets: offsetsOf(parts.flatMap((part) => lengthsOf(part.offsets))),
     };
   }

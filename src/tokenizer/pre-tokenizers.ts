@@ -19,10 +19,8 @@ export interface PreTokenizerSpec {
 const CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const words = (digits: string, letters = '\\p{L}', marks = ''): string =>
   `${CONTRACTION}|[^\\r\\n\\p{L}\\p{N}]?${letters}+|${digits}| ?[^\\s\\p{L}${marks}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
-const CASED =
-  '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+';
-const CASED_UPPER =
-  '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*';
+const CASED = '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+';
+const CASED_UPPER = '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*';
 const CASED_REST = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
 
 const spec = (patterns: readonly string[], options: Partial<PreTokenizerSpec> = {}): PreTokenizerSpec => ({
@@ -51,7 +49,9 @@ const GPT4O = spec([`${CASED}${CONTRACTION}?|${CASED_UPPER}${CONTRACTION}?|\\p{N
 
 const SPECS: ReadonlyMap<string, PreTokenizerSpec> = new Map([
   ['default', DEFAULT],
-  ...['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2'].map((name) => [name, LLAMA3] as const),
+  ...['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2'].map(
+    (name) => [name, LLAMA3] as const,
+  ),
   ...['dbrx', 'smaug-bpe', 'chatglm-bpe'].map((name) => [name, LLAMA3_WITHOUT_BOS] as const),
   ['glm4', spec([words('\\p{N}{1,3}')], { ignoreMerges: true })],
   ...['qwen2', 'deepseek-r1-qwen', 'kormo', 'megrez'].map((name) => [name, QWEN2] as const),

@@ -14,8 +14,8 @@ interface Merge {
 
 /**
  * Merges that give the same ids as the scores: every way to build a piece from two pieces, best score first.
- * As transformers' `generate_merges` orders them. Pieces of equal score are ordered by length where sentencepiece
- * takes the leftmost pair; trained vocabularies have no equal scores.
+ * As transformers' `generate_merges` orders them. Among equal scores (runs of spaces have one score) the longest left
+ * piece comes first, so that the leftmost run grows, as sentencepiece's rule of the leftmost pair has it.
  *
  * @param vocab ids of the mergeable pieces (no control, byte or user-defined tokens)
  * @param scores by id
@@ -36,6 +36,8 @@ export function sentencePieceMerges(vocab: ReadonlyMap<string, number>, scores: 
     local.sort((a, b) => a.left - b.left || a.right - b.right);
     for (const { merge } of local) merges.push(merge);
   }
-  merges.sort((a, b) => b.score - a.score || codePoints(b.left) - codePoints(a.left) || codePoints(b.right) - codePoints(a.right));
+  merges.sort(
+    (a, b) => b.score - a.score || codePoints(b.left) - codePoints(a.left) || codePoints(b.right) - codePoints(a.right),
+  );
   return merges.map(({ left, right }) => [left, right]);
 }

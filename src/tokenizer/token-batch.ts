@@ -5,7 +5,10 @@ export interface TokenBatch {
 }
 
 /** Joins typed arrays of one kind. */
-export function concatenate<T extends Uint32Array | Int32Array>(arrays: readonly T[], create: (length: number) => T): T {
+export function concatenate<T extends Uint32Array | Int32Array>(
+  arrays: readonly T[],
+  create: (length: number) => T,
+): T {
   const joined = create(arrays.reduce((sum, array) => sum + array.length, 0));
   let at = 0;
   for (const array of arrays) {

@@ -44,8 +44,7 @@ export interface TokenizerJson {
 }
 
 /** GPT-2's pre-tokenizer, which byte-level tokenizers use unless they bring their own. */
-export const GPT2_PATTERN =
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** A pre-tokenizer that cuts a text at the matches of a pattern and keeps both matches and gaps. */
 export const isolate = (pattern: string): ComponentJson => ({
@@ -116,7 +115,9 @@ export function prepareTokenizerJson(raw: unknown, origin: string): TokenizerJso
   if (typeof raw !== 'object' || raw === null) {
     throw new TokenizerError('TOKENIZER_CORRUPT', `${origin} holds no JSON object`);
   }
-  const json = raw as Partial<TokenizerJson> & { readonly model?: { readonly type?: string; readonly merges?: unknown } };
+  const json = raw as Partial<TokenizerJson> & {
+    readonly model?: { readonly type?: string; readonly merges?: unknown };
+  };
   const model = json.model;
   if (!model || typeof model !== 'object') throw new TokenizerError('TOKENIZER_CORRUPT', `${origin} has no \`model\``);
   // Files of early versions leave the type out; vocabulary plus merges is BPE.
@@ -127,7 +128,9 @@ export function prepareTokenizerJson(raw: unknown, origin: string): TokenizerJso
   }
   for (const normalizer of flattenComponent(json.normalizer ?? null, 'normalizers')) {
     if (!NORMALIZERS.has(normalizer.type)) {
-      unsupported(`${origin}: normalizer ${normalizer.type} is not supported; supported are ${[...NORMALIZERS].join(', ')}`);
+      unsupported(
+        `${origin}: normalizer ${normalizer.type} is not supported; supported are ${[...NORMALIZERS].join(', ')}`,
+      );
     }
   }
   const preTokenizers = flattenComponent(json.pre_tokenizer ?? null, 'pretokenizers').flatMap(preparePreTokenizer);
