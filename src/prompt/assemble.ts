@@ -7,7 +7,7 @@ import { IGNORED_LABEL, type RenderedExample, type Segment, type SegmentKind } f
 export interface Block {
   readonly kind: SegmentKind;
   readonly messageIndex: number | null;
-  /** May hold control tokens; marked characters start none. */
+  /** May hold control tokens; none is found across a literal mark. */
   readonly text: string;
 }
 

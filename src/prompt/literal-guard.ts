@@ -1,7 +1,7 @@
 /**
  * Keeps message text from becoming control tokens inside a rendered template. A mark, a character that occurs nowhere
- * in the messages, is put before characters of message text; the tokenizer starts no control token behind a mark and
- * removes it before encoding. Templates may trim, split and test the text as ever: nothing else in it changes.
+ * in the messages, is put into message text where a control token is or could come to be; the tokenizer finds no
+ * control token across a mark and removes marks before encoding. Templates may trim, split and test the text as ever.
  */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { PromptError } from './errors.ts';
@@ -12,10 +12,10 @@ const MARKS = Array.from({ length: 32 }, (_, index) => String.fromCharCode(0xfdd
 const escapePattern = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
 
 export class LiteralGuard {
-  /** Proper beginnings and ends of control tokens, and what is inside them. */
+  readonly #contents: readonly string[];
+  /** Proper beginnings and ends of control tokens. */
   readonly #heads = new Set<string>();
   readonly #tails = new Set<string>();
-  readonly #insides: string;
   readonly #longest: number;
   readonly #firstCharacters: ReadonlySet<string>;
   readonly #occurrence: RegExp | null;
@@ -24,13 +24,13 @@ export class LiteralGuard {
     const contents = [...tokenizer.controlTokenIds]
       .map((id) => tokenizer.idToPiece(id) ?? '')
       .filter((text) => text !== '');
+    this.#contents = contents;
     for (const content of contents) {
       for (let cut = 1; cut < content.length; cut++) {
         this.#heads.add(content.slice(0, cut));
         this.#tails.add(content.slice(cut));
       }
     }
-    this.#insides = contents.map((content) => content.slice(1)).join('\n');
     this.#longest = Math.max(0, ...contents.map((content) => content.length));
     this.#firstCharacters = new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0) ?? 0)));
     // A lookahead finds overlapping occurrences too.
@@ -60,7 +60,7 @@ export class LiteralGuard {
   guard(text: string, mark: string): string {
     if (this.#occurrence === null || text.length === 0) return text;
     const positions = new Set<number>();
-    for (const match of text.matchAll(this.#occurrence)) positions.add(match.index);
+    for (const match of text.matchAll(this.#occurrence)) positions.add(this.#breakInside(text, match.index));
     const start = text.length - text.trimStart().length;
     for (const [from, to] of [
       [0, text.length],
@@ -69,20 +69,29 @@ export class LiteralGuard {
       const body = text.slice(from, to);
       if (body.length === 0) continue;
       for (let length = 1; length < Math.min(this.#longest, body.length + 1); length++) {
-        if (this.#heads.has(body.slice(-length))) positions.add(to - length);
+        if (this.#heads.has(body.slice(-length))) positions.add(this.#breakInside(text, to - length));
         if (this.#tails.has(body.slice(0, length))) positions.add(from);
       }
-      if (body.length < this.#longest && this.#insides.includes(body)) positions.add(from);
+      if (body.length < this.#longest && this.#contents.some((content) => content.includes(body, 1))) positions.add(from);
     }
     return insert(text, positions, mark);
   }
 
-  /** Marks every character that could start a control token, and the first: safe whatever a template does to the text. */
+  /** Where a mark breaks the control token that starts at `index`: behind its first character. */
+  #breakInside(text: string, index: number): number {
+    const first = String.fromCodePoint(text.codePointAt(index) ?? 0);
+    // A control token of one character has no inside; the tokenizer minds a mark in front of it.
+    return this.#contents.includes(first) ? index : index + first.length;
+  }
+
+  /** Marks behind every character that could start a control token, and at the text's start: safe whatever a template does. */
   guardStrictly(text: string, mark: string): string {
-    const positions = new Set<number>([text.length - text.trimStart().length]);
+    const positions = new Set<number>();
+    const start = text.length - text.trimStart().length;
+    if (start < text.length) positions.add(start);
     let at = 0;
     for (const character of text) {
-      if (this.#firstCharacters.has(character)) positions.add(at);
+      if (this.#firstCharacters.has(character)) positions.add(this.#breakInside(text, at));
       at += character.length;
     }
     return insert(text, positions, mark);

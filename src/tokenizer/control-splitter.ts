@@ -10,21 +10,22 @@ const escapePattern = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/
 
 export class ControlSplitter {
   readonly #tokens: ReadonlyMap<string, AddedTokenJson>;
-  readonly #alternatives: string;
+  readonly #contents: readonly string[];
   readonly #patterns = new Map<string, RegExp>();
 
   constructor(tokens: readonly AddedTokenJson[]) {
     this.#tokens = new Map(tokens.filter((token) => token.content.length > 0).map((token) => [token.content, token]));
     // Longest first: of tokens that start at one place the longest counts, as in Hugging Face's trie.
-    const contents = [...this.#tokens.keys()].sort((a, b) => b.length - a.length);
-    this.#alternatives = contents.map(escapePattern).join('|');
+    this.#contents = [...this.#tokens.keys()].sort((a, b) => b.length - a.length);
   }
 
   #pattern(literalMark: string): RegExp {
     let pattern = this.#patterns.get(literalMark);
     if (!pattern) {
+      // A mark inside a token's text keeps it from matching; a token of one character has no inside.
       const guard = literalMark === '' ? '' : `(?<!${escapePattern(literalMark)})`;
-      pattern = new RegExp(`${guard}(?:${this.#alternatives})`, 'gu');
+      const alternatives = this.#contents.map((content) => ([...content].length === 1 ? guard : '') + escapePattern(content));
+      pattern = new RegExp(alternatives.join('|'), 'gu');
       this.#patterns.set(literalMark, pattern);
     }
     return pattern;

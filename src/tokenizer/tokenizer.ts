@@ -15,8 +15,8 @@ export interface EncodeOptions {
    */
   readonly after?: 'start' | 'text' | 'control';
   /**
-   * With `parseSpecial`: a character which, standing in front of another, says that no control token starts there.
-   * It is removed before encoding. This is how message text stays text inside a rendered template.
+   * With `parseSpecial`: a character across which no control token is found (nor, for a control token of one character,
+   * behind it). It is removed before encoding. This is how message text stays text inside a rendered template.
    */
   readonly literalMark?: string;
 }
