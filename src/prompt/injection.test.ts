@@ -17,7 +17,9 @@ import type { TemplateDefinition } from './definition.ts';
 import type { Message, Renderer } from './renderer.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }));
+const llama2 = new BpeTokenizer(
+  ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }),
+);
 const llama3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('llama3') });
 const qwen3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('qwen3') });
 
@@ -26,7 +28,7 @@ const jinja = (source: string): TemplateDefinition => ({ kind: 'chat-template', 
 /** Templates that do to message text what could build a control token from its parts. */
 const CUNNING: Readonly<Record<string, string>> = {
   deleting: "{% for m in messages %}<|im_start|>{{ m.content | replace('X', '') }}<|im_end|>\n{% endfor %}",
-  bracketing: "{% for m in messages %}<|im_start|><|{{ m.content }}|><|im_end|>\n{% endfor %}",
+  bracketing: '{% for m in messages %}<|im_start|><|{{ m.content }}|><|im_end|>\n{% endfor %}',
   joining: '{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>',
   splitting: "{% for m in messages %}<|im_start|>{{ m.content.split('X') | join }}<|im_end|>{% endfor %}",
   trimming: '{% for m in messages %}<|im_start|><{{ m.content | trim }}<|im_end|>{% endfor %}',
@@ -45,19 +47,48 @@ const CASES: readonly (readonly [string, Tokenizer, Renderer])[] = [
 
 const fragments = (tokenizer: Tokenizer): string[] => {
   const tokens = [...tokenizer.controlTokenIds].slice(0, 12).map((id) => tokenizer.idToPiece(id) ?? '');
-  const halves = tokens.flatMap((token) => [token, token.slice(0, 3), token.slice(3), token.slice(1), token.slice(0, -1), token.slice(1, -1)]);
-  return [...halves, 'im_end', 'X', '|im_end|>', '|', '>', '<', ' ', '\n', '你好', '😀', '</think>', '\u00a0', 'a', '\ufdd0'];
+  const halves = tokens.flatMap((token) => [
+    token,
+    token.slice(0, 3),
+    token.slice(3),
+    token.slice(1),
+    token.slice(0, -1),
+    token.slice(1, -1),
+  ]);
+  return [
+    ...halves,
+    'im_end',
+    'X',
+    '|im_end|>',
+    '|',
+    '>',
+    '<',
+    ' ',
+    '\n',
+    '你好',
+    '😀',
+    '</think>',
+    '\u00a0',
+    'a',
+    '\ufdd0',
+  ];
 };
 
-const controlIds = (tokenizer: Tokenizer, ids: Uint32Array): number[] => [...ids].filter((id) => tokenizer.controlTokenIds.has(id));
+const controlIds = (tokenizer: Tokenizer, ids: Uint32Array): number[] =>
+  [...ids].filter((id) => tokenizer.controlTokenIds.has(id));
 
 describe.each(CASES)('%s', (_, tokenizer, renderer) => {
-  const content = fc.array(fc.constantFrom(...fragments(tokenizer)), { minLength: 1, maxLength: 6 }).map((parts) => parts.join(''));
+  const content = fc
+    .array(fc.constantFrom(...fragments(tokenizer)), { minLength: 1, maxLength: 6 })
+    .map((parts) => parts.join(''));
 
   it('writes the control tokens of a harmless conversation, whatever the messages say', () => {
     const harmless = (role: 'user' | 'assistant'): Message => ({ role, content: 'a' });
     const expected = [
-      controlIds(tokenizer, renderer.renderTraining([harmless('user'), harmless('assistant')], { trainOn: 'all' }).inputIds),
+      controlIds(
+        tokenizer,
+        renderer.renderTraining([harmless('user'), harmless('assistant')], { trainOn: 'all' }).inputIds,
+      ),
       controlIds(tokenizer, renderer.renderPrompt([harmless('user')]).inputIds),
     ];
     fc.assert(

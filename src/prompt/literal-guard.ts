@@ -72,7 +72,8 @@ export class LiteralGuard {
         if (this.#heads.has(body.slice(-length))) positions.add(this.#breakInside(text, to - length));
         if (this.#tails.has(body.slice(0, length))) positions.add(from);
       }
-      if (body.length < this.#longest && this.#contents.some((content) => content.includes(body, 1))) positions.add(from);
+      if (body.length < this.#longest && this.#contents.some((content) => content.includes(body, 1)))
+        positions.add(from);
     }
     return insert(text, positions, mark);
   }

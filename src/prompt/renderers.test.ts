@@ -17,7 +17,9 @@ import { createRenderer } from './create-renderer.ts';
 import { IGNORED_LABEL, type Message, type RenderedExample, type Renderer } from './renderer.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }));
+const llama2 = new BpeTokenizer(
+  ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }),
+);
 const llama3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('llama3') });
 const qwen3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('qwen3') });
 const LLAMA3_GENERATION = LLAMA3_TEMPLATE.replace(
@@ -36,7 +38,8 @@ interface Case {
   readonly learned: (answer: string) => string;
 }
 
-const chat = (tokenizer: Tokenizer, source: string): Renderer => createRenderer(tokenizer, { kind: 'chat-template', source });
+const chat = (tokenizer: Tokenizer, source: string): Renderer =>
+  createRenderer(tokenizer, { kind: 'chat-template', source });
 const turns = (name: string, prefix = ''): Case => ({
   name: `SmolLM2 ${name}`,
   tokenizer: tiny,
@@ -52,9 +55,24 @@ const CASES: readonly Case[] = [
   turns('instruction-output', ' '),
   turns('concat'),
   turns('concat-eos'),
-  { name: 'Llama 2', tokenizer: llama2, renderer: createRenderer(llama2, null), learned: (answer) => ` ${answer} </s>` },
-  { name: 'Llama 2 tutorial', tokenizer: llama2, renderer: createRenderer(llama2, 'tutorial'), learned: (answer) => `${answer}</s>` },
-  { name: 'Llama 3', tokenizer: llama3, renderer: chat(llama3, LLAMA3_TEMPLATE), learned: (answer) => `${answer}<|eot_id|>` },
+  {
+    name: 'Llama 2',
+    tokenizer: llama2,
+    renderer: createRenderer(llama2, null),
+    learned: (answer) => ` ${answer} </s>`,
+  },
+  {
+    name: 'Llama 2 tutorial',
+    tokenizer: llama2,
+    renderer: createRenderer(llama2, 'tutorial'),
+    learned: (answer) => `${answer}</s>`,
+  },
+  {
+    name: 'Llama 3',
+    tokenizer: llama3,
+    renderer: chat(llama3, LLAMA3_TEMPLATE),
+    learned: (answer) => `${answer}<|eot_id|>`,
+  },
   {
     name: 'Llama 3 with generation blocks',
     tokenizer: llama3,
@@ -72,19 +90,22 @@ const text = fc
   .map((value) => value.trim())
   .filter((value) => value.length > 0);
 
-const conversation = fc
-  .array(fc.tuple(text, text), { minLength: 1, maxLength: 3 })
-  .map((rounds) => rounds.flatMap(([question, answer]): Message[] => [
+const conversation = fc.array(fc.tuple(text, text), { minLength: 1, maxLength: 3 }).map((rounds) =>
+  rounds.flatMap(([question, answer]): Message[] => [
     { role: 'user', content: question },
     { role: 'assistant', content: answer },
-  ]));
+  ]),
+);
 
 const answersOf = (messages: readonly Message[]): string[] =>
   messages.filter((message) => message.role === 'assistant').map((message) => message.content);
 
 /** The labels that are learned, as text. */
 const learnedText = (tokenizer: Tokenizer, example: RenderedExample): string =>
-  tokenizer.decode([...example.labels].filter((label) => label !== IGNORED_LABEL), { continuation: true });
+  tokenizer.decode(
+    [...example.labels].filter((label) => label !== IGNORED_LABEL),
+    { continuation: true },
+  );
 
 describe.each(CASES)('$name', ({ tokenizer, renderer, learned }) => {
   it('learns the answers and their ends, and nothing else', () => {
@@ -147,13 +168,18 @@ describe.each(CASES)('$name', ({ tokenizer, renderer, learned }) => {
 /** Conversations whose answers do not start or end with what joins the template's text to a longer token. */
 const clean = fc
   .array(
-    fc.tuple(fc.constantFrom('What is it?', '你好吗', 'say  hello', 'x\ny', '😀 why', '12 345'), fc.constantFrom('It is fine.', '我很好。', 'Hello 😀', 'a\n\nb', '42')),
+    fc.tuple(
+      fc.constantFrom('What is it?', '你好吗', 'say  hello', 'x\ny', '😀 why', '12 345'),
+      fc.constantFrom('It is fine.', '我很好。', 'Hello 😀', 'a\n\nb', '42'),
+    ),
     { minLength: 1, maxLength: 3 },
   )
-  .map((rounds) => rounds.flatMap(([question, answer]): Message[] => [
-    { role: 'user', content: question },
-    { role: 'assistant', content: answer },
-  ]));
+  .map((rounds) =>
+    rounds.flatMap(([question, answer]): Message[] => [
+      { role: 'user', content: question },
+      { role: 'assistant', content: answer },
+    ]),
+  );
 
 describe.each([
   ['SmolLM2', tiny, tiny.chatTemplate ?? ''],
@@ -164,7 +190,11 @@ describe.each([
   const renderer = chat(tokenizer, source);
   const template = new Template(source);
   const whole = (messages: readonly Message[], addGenerationPrompt: boolean): number[] => {
-    const rendered = template.render({ messages, add_generation_prompt: addGenerationPrompt, ...tokenizer.specialTokens });
+    const rendered = template.render({
+      messages,
+      add_generation_prompt: addGenerationPrompt,
+      ...tokenizer.specialTokens,
+    });
     return [...tokenizer.encode(rendered, { parseSpecial: true })];
   };
 

@@ -124,7 +124,8 @@ export class TurnRenderer implements Renderer {
         1,
         messages.map((message) => message.content),
       )[0] ?? '';
-    const literal = (text: string): string => text === '' ? '' : literalMark + this.#guard.guardStrictly(text, literalMark);
+    const literal = (text: string): string =>
+      text === '' ? '' : literalMark + this.#guard.guardStrictly(text, literalMark);
     const blocks: Block[] = [];
     let prompt = '';
     let round = definition.indexBase;

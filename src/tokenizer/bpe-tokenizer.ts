@@ -140,10 +140,12 @@ export class BpeTokenizer implements Tokenizer {
 
   #cutLongWords(json: TokenizerJson): void {
     const members = flattenComponent(json.pre_tokenizer, 'pretokenizers');
-    if (members.length > 0) return; // byte-level tokenizers cut words themselves
-    const split = new PairSplit(joinablePairs(json.model.merges));
-    this.#library.pre_tokenizer = split;
-    this.#continuation.pre_tokenizer = split;
+    // Byte-level tokenizers cut words themselves.
+    if (members.some((member) => member.type !== 'Metaspace')) return;
+    const pairs = joinablePairs(json.model.merges);
+    for (const tokenizer of new Set([this.#library, this.#continuation])) {
+      tokenizer.pre_tokenizer = new PairSplit(pairs, tokenizer.pre_tokenizer);
+    }
   }
 
   #encodeRun(text: string, prefixed: boolean, out: number[]): void {

@@ -24,7 +24,9 @@ export class ControlSplitter {
     if (!pattern) {
       // A mark inside a token's text keeps it from matching; a token of one character has no inside.
       const guard = literalMark === '' ? '' : `(?<!${escapePattern(literalMark)})`;
-      const alternatives = this.#contents.map((content) => ([...content].length === 1 ? guard : '') + escapePattern(content));
+      const alternatives = this.#contents.map(
+        (content) => ([...content].length === 1 ? guard : '') + escapePattern(content),
+      );
       pattern = new RegExp(alternatives.join('|'), 'gu');
       this.#patterns.set(literalMark, pattern);
     }

@@ -5,7 +5,7 @@
 import * as untyped from '@huggingface/tokenizers';
 
 export interface LibraryPreTokenizer {
-  pre_tokenize_text(text: string): string[];
+  pre_tokenize_text(text: string, options?: object): string[];
 }
 
 export interface LibraryTokenizer {

@@ -3,7 +3,7 @@
  * length and defeats the word cache. But a merge can only join two characters that stand side by side in some merge's
  * result. Wherever a text has a pair of neighbours that stands in none, it may be cut without changing any id.
  */
-import { library } from './library.ts';
+import { type LibraryPreTokenizer, library } from './library.ts';
 
 /** Every pair of neighbouring characters inside any merge's result. */
 export function joinablePairs(merges: readonly (string | readonly string[])[]): Set<string> {
@@ -21,16 +21,23 @@ function lastCharacter(text: string): string {
   return low >= 0xdc00 && low <= 0xdfff ? text.slice(-2) : text.slice(-1);
 }
 
-/** Cuts a text at every pair of neighbours that no merge joins. */
+/** Cuts what `before` leaves (a whole text without it) at every pair of neighbours that no merge joins. */
 export class PairSplit extends library.SplitPreTokenizer {
   readonly #pairs: ReadonlySet<string>;
+  readonly #before: LibraryPreTokenizer | null;
 
-  constructor(pairs: ReadonlySet<string>) {
+  constructor(pairs: ReadonlySet<string>, before: LibraryPreTokenizer | null) {
     super({ type: 'Split', pattern: { String: '' }, behavior: 'Isolated', invert: false });
     this.#pairs = pairs;
+    this.#before = before;
   }
 
-  override pre_tokenize_text(text: string): string[] {
+  override pre_tokenize_text(text: string, options?: object): string[] {
+    const words = this.#before === null ? [text] : this.#before.pre_tokenize_text(text, options);
+    return words.flatMap((word) => this.#cut(word));
+  }
+
+  #cut(text: string): string[] {
     const words: string[] = [];
     let start = 0;
     let position = 0;

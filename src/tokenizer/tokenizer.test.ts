@@ -55,7 +55,12 @@ describe.each([
     const mark = '\ufdd5';
     for (const id of tokenizer.controlTokenIds) {
       const piece = tokenizer.idToPiece(id) ?? '';
-      const ids = [...tokenizer.encode(`a${piece.slice(0, 1)}${mark}${piece.slice(1)}b${piece}c`, { parseSpecial: true, literalMark: mark })];
+      const ids = [
+        ...tokenizer.encode(`a${piece.slice(0, 1)}${mark}${piece.slice(1)}b${piece}c`, {
+          parseSpecial: true,
+          literalMark: mark,
+        }),
+      ];
       expect(ids.filter((found) => tokenizer.controlTokenIds.has(found))).toEqual([id]);
       expect(tokenizer.decode(ids)).not.toContain(mark);
     }

@@ -1,0 +1,39 @@
+import { afterAll, expect, it } from 'vitest';
+import { tinyMetadata, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
+import { createRenderer } from './create-renderer.ts';
+import { renderBatch } from './render-batch.ts';
+import { RenderPool } from './render-pool.ts';
+import type { Message } from './renderer.ts';
+
+const renderer = createRenderer(tinyTokenizer(), 'tutorial');
+const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial' } as const;
+const pool = new RenderPool(renderer, setup, { size: 2 });
+afterAll(() => pool.close());
+
+const conversations = Array.from({ length: 3000 }, (_, index): Message[] =>
+  index % 500 === 7
+    ? [{ role: 'assistant', content: 'no question' }]
+    : [
+        { role: 'user', content: `question ${index}` },
+        { role: 'assistant', content: `answer ${index}` },
+      ],
+);
+
+it('renders in order what the renderer renders, and says which conversations were refused', {
+  timeout: 20_000,
+}, async () => {
+  const options = { trainOn: 'assistant' } as const;
+  for (const list of [conversations, conversations.slice(0, 20)]) {
+    const batch = await pool.renderTraining(list, options);
+    expect(batch).toEqual(renderBatch(renderer, list, options));
+    expect(batch.offsets.length).toBe(list.length + 1);
+    expect(batch.failures[0]).toMatchObject({ index: 7, code: 'INVALID_MESSAGES', messageIndex: 0 });
+  }
+});
+
+it('hands on why a worker cannot build its renderer', { timeout: 20_000 }, async () => {
+  const broken = new RenderPool(renderer, { ...setup, template: 'mystery' }, { size: 1 });
+  const rendering = broken.renderTraining(conversations, { trainOn: 'assistant' });
+  await expect(rendering).rejects.toMatchObject({ name: 'PromptError', code: 'UNKNOWN_TEMPLATE' });
+  await broken.close();
+});
