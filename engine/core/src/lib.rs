@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod generate;
 pub mod load;
+pub mod lora;
 pub mod model;
 pub mod ops;
 pub mod tensor;

@@ -17,6 +17,8 @@ use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::model::TensorSource;
 use content_hash::HashedTensor;
+pub(crate) use content_hash::hex;
+pub(crate) use expected::{LINEAR_MODULES, expected_tensors};
 
 /// Opened and checked files of one model. Every tensor that the configuration calls for is present with the right shape.
 pub trait ModelFiles: TensorSource + Send + Sync {
@@ -84,7 +86,7 @@ fn summarize(
         storage_type,
         content_hash: content_hash::content_hash(config, tensors),
         eos_token_ids: config.eos_token_ids.clone(),
-        linear_modules: expected::LINEAR_MODULES.map(str::to_owned).to_vec(),
+        linear_modules: LINEAR_MODULES.map(str::to_owned).to_vec(),
         tokenizer,
     }
 }

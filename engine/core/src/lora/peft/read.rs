@@ -1,0 +1,207 @@
+//! Reading an adapter folder, with or without the model it belongs to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+
+use super::config::{PeftConfig, read_config};
+use super::{AdapterInfo, LoraMatrices, PeftAdapter, WEIGHTS_FILE, target_modules};
+use crate::config::ModelConfig;
+use crate::error::{EngineError, ErrorCode, Result};
+use crate::load::{expected_tensors, hex};
+
+const MAX_WEIGHTS_BYTES: u64 = 16 << 30;
+const MAX_TENSORS: usize = 20_000;
+const PREFIX: &str = "base_model.model.";
+
+/// Reads and checks an adapter's files without a base model.
+///
+/// Errors: `ADAPTER_NOT_FOUND`, `ADAPTER_CORRUPT`, `ADAPTER_UNSUPPORTED` (a variant of LoRA, by name), `IO`.
+pub fn read_adapter_info(folder: &Path) -> Result<AdapterInfo> {
+    let (adapter, sha256) = read_files(folder)?;
+    Ok(info(&adapter, sha256))
+}
+
+/// Reads an adapter for a model and checks that it belongs to it: by the hash of the base where the adapter carries one, and always by names
+/// and shapes.
+///
+/// Errors: as [`read_adapter_info`], and `ADAPTER_MISMATCH` naming the tensor with what was expected and found.
+pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Result<(PeftAdapter, AdapterInfo)> {
+    let (adapter, sha256) = read_files(folder)?;
+    let mismatch = |what: String| EngineError::new(ErrorCode::AdapterMismatch, format!("{}: {what}", folder.display()));
+    if let Some(metadata) = adapter.metadata.as_ref().filter(|metadata| metadata.base_model_hash != base_hash) {
+        return Err(mismatch(format!(
+            "the adapter was trained on `{}` with content hash {}; this model's hash is {base_hash}",
+            metadata.base_model_name, metadata.base_model_hash
+        )));
+    }
+    let expected = expected_tensors(config);
+    for (path, matrices) in &adapter.modules {
+        if !path.starts_with("model.layers.") {
+            let message =
+                format!("{}: `{path}` has LoRA matrices; only linear layers of blocks are supported", folder.display());
+            return Err(EngineError::new(ErrorCode::AdapterUnsupported, message));
+        }
+        let shape = expected.get(&format!("{path}.weight")).filter(|shape| shape.len() == 2);
+        let [out_features, in_features] = shape.map(|shape| [shape[0], shape[1]]).ok_or_else(|| {
+            mismatch(format!(
+                "the adapter has matrices for `{path}`; the model has no such linear layer ({} blocks)",
+                config.num_hidden_layers
+            ))
+        })?;
+        for (matrix, found, wanted) in [
+            ("lora_A", [adapter.r, matrices.in_features], [adapter.r, in_features]),
+            ("lora_B", [matrices.out_features, adapter.r], [out_features, adapter.r]),
+        ] {
+            if found != wanted {
+                return Err(mismatch(format!(
+                    "`{PREFIX}{path}.{matrix}.weight`: expected {wanted:?}, found {found:?}"
+                )));
+            }
+        }
+    }
+    let info = info(&adapter, sha256);
+    Ok((adapter, info))
+}
+
+fn info(adapter: &PeftAdapter, sha256: String) -> AdapterInfo {
+    AdapterInfo {
+        r: adapter.r,
+        lora_alpha: adapter.lora_alpha,
+        use_rslora: adapter.use_rslora,
+        target_modules: target_modules(adapter.modules.keys().map(String::as_str)),
+        parameter_count: adapter.parameter_count(),
+        sha256,
+        metadata: adapter.metadata.clone(),
+    }
+}
+
+fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
+    if !folder.is_dir() {
+        let message = format!("no adapter at {}: expected a folder with adapter_config.json", folder.display());
+        return Err(EngineError::new(ErrorCode::AdapterNotFound, message));
+    }
+    let config = read_config(folder)?;
+    let path = folder.join(WEIGHTS_FILE);
+    let bytes = read_weights_file(folder, &path)?;
+    let corrupt = |what: String| EngineError::new(ErrorCode::AdapterCorrupt, format!("{}: {what}", path.display()));
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|cause| corrupt(format!("not a complete safetensors file: {cause}; was it copied whole?")))?;
+    if tensors.len() > MAX_TENSORS {
+        return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
+    }
+    let modules = pair_up(&path, &config, &tensors)?;
+    let PeftConfig { r, lora_alpha, use_rslora, metadata } = config;
+    Ok((PeftAdapter { r, lora_alpha, use_rslora, modules, metadata }, hex(&Sha256::digest(&bytes))))
+}
+
+fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
+    let not_found = |what: String| Err(EngineError::new(ErrorCode::AdapterNotFound, what));
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_WEIGHTS_BYTES => {
+            let message = format!("{}: {} bytes are too many for an adapter", path.display(), metadata.len());
+            Err(EngineError::new(ErrorCode::AdapterCorrupt, message))
+        }
+        Ok(_) => std::fs::read(path).map_err(|cause| EngineError::io("read", path, &cause)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound && folder.join("adapter_model.bin").exists() => {
+            let message = format!("{} has adapter_model.bin only; save the adapter as safetensors", folder.display());
+            Err(EngineError::new(ErrorCode::AdapterUnsupported, message))
+        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            not_found(format!("{} has no {WEIGHTS_FILE}; expected a PEFT adapter folder", folder.display()))
+        }
+        Err(cause) => Err(EngineError::io("look at", path, &cause)),
+    }
+}
+
+/// Which matrix a tensor is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    A,
+    B,
+}
+
+/// Splits `base_model.model.<module>.lora_A[.<adapter>].weight`.
+fn parse_name(name: &str) -> Option<(&str, Side)> {
+    let rest = name.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
+    [("lora_A", Side::A), ("lora_B", Side::B)].into_iter().find_map(|(label, side)| {
+        let (module, tail) = rest.split_once(&format!(".{label}"))?;
+        // Older files keep the adapter's name: `lora_A.default`.
+        let plain = tail.is_empty() || (tail.starts_with('.') && !tail[1..].contains('.'));
+        (plain && !module.is_empty()).then_some((module, side))
+    })
+}
+
+fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, LoraMatrices>> {
+    let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
+    let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
+    let mut sides: BTreeMap<(String, Side), (String, TensorView<'_>)> = BTreeMap::new();
+    for (name, view) in tensors.iter() {
+        let (module, side) = parse_name(name).ok_or_else(|| {
+            let what = format!(
+                "tensor `{name}` is no `{PREFIX}….lora_A.weight` or `….lora_B.weight`; only plain LoRA is supported"
+            );
+            error(ErrorCode::AdapterUnsupported, what)
+        })?;
+        if let Some((other, _)) = sides.insert((module.to_owned(), side), (name.to_owned(), view)) {
+            return Err(corrupt(format!("tensors `{other}` and `{name}` are the same matrix")));
+        }
+    }
+    if sides.is_empty() {
+        return Err(corrupt("no LoRA matrix is in it".to_owned()));
+    }
+    let mut modules = BTreeMap::new();
+    let names: Vec<String> = sides.keys().map(|(module, _)| module.clone()).collect();
+    for module in names {
+        if modules.contains_key(&module) {
+            continue;
+        }
+        let take = |side: Side, label: &str| -> Result<(&[usize], Vec<f32>)> {
+            let (name, view) = sides.get(&(module.clone(), side)).ok_or_else(|| {
+                corrupt(format!("`{PREFIX}{module}.{label}.weight` is missing; its counterpart is there"))
+            })?;
+            if view.shape().len() != 2 {
+                return Err(corrupt(format!("`{name}` has the shape {:?}; expected a matrix", view.shape())));
+            }
+            let values = floats(view).ok_or_else(|| {
+                error(
+                    ErrorCode::AdapterUnsupported,
+                    format!("`{name}` has type {:?}; supported: F32, F16, BF16", view.dtype()),
+                )
+            })?;
+            match values.iter().position(|value| !value.is_finite()) {
+                Some(index) => {
+                    Err(corrupt(format!("`{name}` holds {} at index {index}; expected finite numbers", values[index])))
+                }
+                None => Ok((&sides[&(module.clone(), side)].1.shape()[..], values)),
+            }
+        };
+        let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);
+        if a_shape[0] != config.r || b_shape[1] != config.r {
+            return Err(corrupt(format!(
+                "`{module}`: lora_A is {a_shape:?} and lora_B {b_shape:?}; expected [r, in] and [out, r] with r = {} of the configuration",
+                config.r
+            )));
+        }
+        let (in_features, out_features) = (a_shape[1], b_shape[0]);
+        modules.insert(module, LoraMatrices { in_features, out_features, a, b });
+    }
+    Ok(modules)
+}
+
+fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let data = view.data();
+    let pairs = || data.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    match view.dtype() {
+        Dtype::F32 => {
+            Some(data.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+        }
+        Dtype::F16 => Some(pairs().map(|pair| f16::from_le_bytes(pair).to_f32()).collect()),
+        Dtype::BF16 => Some(pairs().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect()),
+        _ => None,
+    }
+}
