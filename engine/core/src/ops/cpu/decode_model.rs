@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
+use crate::lora::peft::PeftAdapter;
 use crate::model::TensorSource;
 use crate::tensor::{HostTensor, StoredType};
 
@@ -46,7 +47,7 @@ pub struct DecodeModel {
     pub(super) head: HostTensor,
     pub(super) final_norm: Vec<f32>,
     pub(super) layers: Vec<DecodeLayer>,
-    /// Cosines then sines for every position: `[max_position_embeddings, 2, head_dim / 2]`, made as far as positions have been used.
+    /// `rope_theta ^ (-2 i / head_dim)`: the angle of pair i grows by this much from one position to the next.
     pub(super) inverse_frequencies: Vec<f64>,
 }
 
@@ -143,6 +144,18 @@ pub struct DecodeAdapter {
 }
 
 impl DecodeAdapter {
+    /// Arranges an adapter's matrices by layer. Modules that a block does not have are left out; `read_adapter` has refused them.
+    pub fn new(config: &ModelConfig, adapter: &PeftAdapter) -> Self {
+        let scale = adapter.scale() as f32;
+        let pair = |layer: usize, name: &str| {
+            let matrices = adapter.modules.get(&format!("model.layers.{layer}.{name}"))?;
+            let pair = DecodeLoraPair { r: adapter.r, scale, a: matrices.a.clone(), b: matrices.b.clone() };
+            Some(Arc::new(pair))
+        };
+        let layers = (0..config.num_hidden_layers).map(|layer| LINEAR_NAMES.map(|name| pair(layer, name)));
+        Self { layers: layers.collect() }
+    }
+
     pub(super) fn pair(&self, layer: usize, linear: Linear) -> Option<&DecodeLoraPair> {
         self.layers.get(layer)?[linear as usize].as_deref()
     }

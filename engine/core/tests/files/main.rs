@@ -1,0 +1,8 @@
+//! Model files made on the spot, read and generated from.
+
+mod generation;
+mod gguf;
+mod gguf_hostile;
+mod huggingface;
+mod real_file;
+mod support;
