@@ -5,9 +5,16 @@
  */
 import { Template } from '@huggingface/jinja';
 import type { ControlTokenMatch, Tokenizer } from '../tokenizer/tokenizer.ts';
+import { differenceSpans } from './answer-spans.ts';
 import { assembleExample, assemblePrompt, type Block, type Layout, type Learned } from './assemble.ts';
 import type { ChatTemplateDefinition } from './definition.ts';
 import { PromptError } from './errors.ts';
+import {
+  generationSpans,
+  hasGenerationBlocks,
+  markGenerationBlocks,
+  takeGenerationMarks,
+} from './generation-blocks.ts';
 import { LiteralGuard } from './literal-guard.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
 import type {
@@ -19,14 +26,6 @@ import type {
   TemplateIdentity,
   TrainingOptions,
 } from './renderer.ts';
-
-/** Where an answer stands in the rendered text; `end` is empty where no closing token follows. */
-interface AnswerSpan {
-  readonly messageIndex: number;
-  readonly start: number;
-  readonly end: number;
-  readonly closingEnd: number;
-}
 
 interface Marks {
   readonly literal: string;
@@ -40,15 +39,6 @@ const PROBE: readonly Message[] = [
   { role: 'user', content: 'second question' },
   { role: 'assistant', content: 'second answer' },
 ];
-
-/** Replaces `{% generation %}` by marks; `{% if true %}` keeps the whitespace rules of block tags. */
-function markGenerationBlocks(source: string): string {
-  const mark = (name: string) => (_: string, left: string, right: string) =>
-    `{%${left} if true %}{{ ${name} }}{% endif ${right}%}`;
-  return source
-    .replace(/\{%([-+]?)\s*generation\s*([-+]?)%\}/g, mark('generation_open'))
-    .replace(/\{%([-+]?)\s*endgeneration\s*([-+]?)%\}/g, mark('generation_close'));
-}
 
 export class ChatTemplateRenderer implements Renderer {
   readonly template: TemplateIdentity;
@@ -68,7 +58,7 @@ export class ChatTemplateRenderer implements Renderer {
     this.template = template;
     this.#tokenizer = tokenizer;
     this.#guard = new LiteralGuard(tokenizer);
-    this.#hasGenerationBlocks = /\{%[-+]?\s*generation\s*[-+]?%\}/.test(definition.source);
+    this.#hasGenerationBlocks = hasGenerationBlocks(definition.source);
     try {
       this.#jinja = new Template(markGenerationBlocks(definition.source));
     } catch (error) {
@@ -144,10 +134,18 @@ export class ChatTemplateRenderer implements Renderer {
     const marks: Marks = { literal, open, close };
     const safe = this.#protect(messages, generation, marks);
     const marked = this.#render(safe, generation, marks);
+    const { text, ranges } = takeGenerationMarks(marked, open, close);
+    const rendered = { text, controls: this.#tokenizer.findControlTokens(text, literal) };
+    const isClosing = (match: ControlTokenMatch): boolean => this.#closingIds.has(match.id);
     const spans = this.#hasGenerationBlocks
-      ? this.#generationSpans(messages, marked, marks)
-      : this.#differenceSpans(safe, marked, learned, marks);
-    const text = marked.replaceAll(open, '').replaceAll(close, '');
+      ? generationSpans(messages, rendered, ranges, isClosing)
+      : differenceSpans({
+          messages: safe,
+          rendered,
+          learned,
+          promptBefore: (messageIndex) => this.#promptBefore(safe, messageIndex, marks),
+          isClosing,
+        });
     const blocks: Block[] = [];
     let at = 0;
     const add = (kind: Block['kind'], messageIndex: number | null, end: number): void => {
@@ -164,67 +162,8 @@ export class ChatTemplateRenderer implements Renderer {
     return { blocks, literalMark: literal, prefixIds: [] };
   }
 
-  /** Answers as the template's `{% generation %}` blocks mark them, one for each assistant message. */
-  #generationSpans(messages: readonly Message[], marked: string, marks: Marks): AnswerSpan[] {
-    const ranges: { start: number; end: number }[] = [];
-    let removed = 0;
-    let start = -1;
-    for (let at = 0; at < marked.length; at++) {
-      const character = marked[at];
-      if (character !== marks.open && character !== marks.close) continue;
-      if (character === marks.open) start = at - removed;
-      else ranges.push({ start, end: at - removed });
-      removed += 1;
-    }
-    const answers = messages.flatMap((message, index) => (message.role === 'assistant' ? [index] : []));
-    if (answers.length !== ranges.length) {
-      throw new PromptError(
-        'TEMPLATE_FAILED',
-        `the chat template has marked ${ranges.length} generation blocks for ${answers.length} assistant messages; expected one for each`,
-      );
-    }
-    const text = marked.replaceAll(marks.open, '').replaceAll(marks.close, '');
-    const controls = this.#tokenizer.findControlTokens(text, marks.literal);
-    return ranges.map((range, index) => {
-      const messageIndex = answers[index] ?? 0;
-      // The closing token may stand inside the block or right behind it.
-      const closing = controls.find((match) => match.start >= range.start && this.#closingIds.has(match.id));
-      const near = closing && closing.start <= range.end && text.slice(closing.end, range.end).trim() === '';
-      if (!near) return { messageIndex, start: range.start, end: range.end, closingEnd: range.end };
-      return { messageIndex, start: range.start, end: closing.start, closingEnd: closing.end };
-    });
-  }
-
-  /** Answers as what stands behind the prompt of their turn. */
-  #differenceSpans(messages: readonly Message[], text: string, learned: Learned, marks: Marks): AnswerSpan[] {
-    const controls = this.#tokenizer.findControlTokens(text, marks.literal);
-    const starts = messages.flatMap((message, messageIndex) => {
-      if (message.role !== 'assistant') return [];
-      const prompt = this.#promptOf(messages, messageIndex, marks);
-      if (prompt !== null && text.startsWith(prompt)) return [{ messageIndex, start: prompt.length }];
-      if (learned === 'all' || !learned.has(messageIndex)) return [];
-      throw new PromptError(
-        'PREFIX_MISMATCH',
-        `messages[${messageIndex}]: the chat template writes the prompt of this answer otherwise in the whole conversation than at inference, so the answer would be learned behind a prompt that inference never shows; use train_on \`last\`, give this message weight 0, or make one example per answer`,
-        messageIndex,
-      );
-    });
-    return starts.flatMap(({ messageIndex, start }, index) => {
-      const limit = starts[index + 1]?.start ?? text.length;
-      const span = this.#answerEnd(messages, messageIndex, text, controls, start, limit, marks);
-      if (span) return [span];
-      if (learned === 'all' || !learned.has(messageIndex)) return [];
-      throw new PromptError(
-        'PREFIX_MISMATCH',
-        `messages[${messageIndex}]: the end of this answer cannot be told from the template's text; use a chat template with {% generation %} blocks or one that closes answers with a token`,
-        messageIndex,
-      );
-    });
-  }
-
   /** What inference renders before this answer; null where the template refuses such a conversation. */
-  #promptOf(messages: readonly Message[], messageIndex: number, marks: Marks): string | null {
-    if (messageIndex === 0) return null;
+  #promptBefore(messages: readonly Message[], messageIndex: number, marks: Marks): string | null {
     try {
       return this.#render(messages.slice(0, messageIndex), true, marks);
     } catch (error) {
@@ -233,42 +172,13 @@ export class ChatTemplateRenderer implements Renderer {
     }
   }
 
-  #answerEnd(
-    messages: readonly Message[],
-    messageIndex: number,
-    text: string,
-    controls: readonly ControlTokenMatch[],
-    start: number,
-    limit: number,
-    marks: Marks,
-  ): AnswerSpan | null {
-    const closing = controls.find(
-      (match) => match.start >= start && match.end <= limit && this.#closingIds.has(match.id),
-    );
-    if (closing) return { messageIndex, start, end: closing.start, closingEnd: closing.end };
-    // No closing token: the answer ends where the message's own text ends.
-    const content = messages[messageIndex]?.content ?? '';
-    const blanks = text.length - start - text.slice(start).trimStart().length;
-    for (const [from, body] of [
-      [start, content],
-      [start + blanks, content.trimStart()],
-      [start + blanks, content.trim()],
-    ] as const) {
-      if (text.startsWith(body, from) && from + body.length <= limit) {
-        const end = from + body.replaceAll(marks.literal, '').length === from ? from : from + body.length;
-        return { messageIndex, start, end, closingEnd: end };
-      }
-    }
-    return null;
-  }
-
   /**
    * The control tokens that stand right behind an answer, inside a conversation and at its end. A template that ends a
    * conversation without one closes answers with EOS as a label only.
    */
   #probeClosingTokens(): ReadonlySet<number> {
     const [literal = '', open = '', close = ''] = this.#guard.marks(3, []);
-    const text = this.#render(PROBE, false, { literal, open, close }).replaceAll(open, '').replaceAll(close, '');
+    const { text } = takeGenerationMarks(this.#render(PROBE, false, { literal, open, close }), open, close);
     const controls = this.#tokenizer.findControlTokens(text, literal);
     const behind = (answer: string): number | null => {
       const at = text.lastIndexOf(answer);

@@ -35,7 +35,7 @@ export interface TurnTemplateDefinition {
 export type TemplateDefinition = ChatTemplateDefinition | TurnTemplateDefinition;
 
 /** JSON with sorted keys and no spaces: one text per value. */
-export function canonicalJson(value: unknown): string {
+function canonicalJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
   if (typeof value === 'object' && value !== null) {
     const entries = Object.entries(value).filter(([, member]) => member !== undefined);

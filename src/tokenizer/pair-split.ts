@@ -2,6 +2,7 @@
  * Sentencepiece tokenizers have no pre-tokenizer: a whole text is one word, which costs time that grows faster than its
  * length and defeats the word cache. But a merge can only join two characters that stand side by side in some merge's
  * result. Wherever a text has a pair of neighbours that stands in none, it may be cut without changing any id.
+ * Measured with Llama 2's vocabulary: 500,000 characters of prose in 0.3 s instead of 8.4 s.
  */
 import { type LibraryPreTokenizer, library } from './library.ts';
 
