@@ -87,6 +87,8 @@ describe('a template that closes answers otherwise', () => {
 
   it('with a blank that belongs to the answer', () => {
     expect(learned(jinja(plain))).toBe(' a1<|im_end|> a2<|im_end|>');
+    expect(jinja(plain).answerPrefix).toBe(' ');
+    expect(createRenderer(tiny, null).answerPrefix).toBe('');
   });
 
   it('with a token of its own: it is learned, and stops generation', () => {
@@ -95,6 +97,16 @@ describe('a template that closes answers otherwise', () => {
     );
     expect(learned(renderer)).toBe('a1<|endoftext|>a2<|endoftext|>');
     expect(renderer.stopTokenIds).toEqual([2, 0]);
+  });
+
+  it('at the end of a conversation only: inside it, EOS is the label at the token that opens the next turn', () => {
+    const renderer = jinja(
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% if loop.last and m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    );
+    expect(learned(renderer)).toBe('a1<|im_end|>a2<|im_end|>');
+    expect(renderer.stopTokenIds).toEqual([2]);
+    const { inputIds, labels } = renderer.renderTraining(messages, { trainOn: 'assistant' });
+    expect(inputIds[labels.indexOf(2)]).toBe(1);
   });
 
   it('without a token, and with text of its own in the answer: the refusal says why', () => {

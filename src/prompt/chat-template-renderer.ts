@@ -17,6 +17,7 @@ import {
 } from './generation-blocks.ts';
 import { LiteralGuard } from './literal-guard.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
+import { probeTemplate } from './probe.ts';
 import type {
   Message,
   PromptOptions,
@@ -33,18 +34,11 @@ interface Marks {
   readonly close: string;
 }
 
-const PROBE: readonly Message[] = [
-  { role: 'user', content: 'first question' },
-  { role: 'assistant', content: 'first answer' },
-  { role: 'user', content: 'second question' },
-  { role: 'assistant', content: 'second answer' },
-];
-
 export class ChatTemplateRenderer implements Renderer {
   readonly template: TemplateIdentity;
   readonly stopTokenIds: readonly number[];
   readonly stopStrings: readonly string[] = [];
-  readonly answerPrefix = '';
+  readonly answerPrefix: string;
 
   readonly #tokenizer: Tokenizer;
   readonly #jinja: Template;
@@ -66,7 +60,14 @@ export class ChatTemplateRenderer implements Renderer {
         cause: error,
       });
     }
-    this.#closingIds = this.#probeClosingTokens();
+    const [literal = '', open = '', close = ''] = this.#guard.marks(3, []);
+    const probe = probeTemplate(
+      (messages, generation) =>
+        takeGenerationMarks(this.#render(messages, generation, { literal, open, close }), open, close).text,
+      (text) => tokenizer.findControlTokens(text),
+    );
+    this.#closingIds = probe.closingIds;
+    this.answerPrefix = probe.answerPrefix;
     const eos = tokenizer.eosTokenId === null ? [] : [tokenizer.eosTokenId];
     this.stopTokenIds = [...new Set([...eos, ...tokenizer.endOfGenerationTokenIds, ...this.#closingIds])];
   }
@@ -170,27 +171,6 @@ export class ChatTemplateRenderer implements Renderer {
       if (error instanceof PromptError) return null;
       throw error;
     }
-  }
-
-  /**
-   * The control tokens that stand right behind an answer, inside a conversation and at its end. A template that ends a
-   * conversation without one closes answers with EOS as a label only.
-   */
-  #probeClosingTokens(): ReadonlySet<number> {
-    const [literal = '', open = '', close = ''] = this.#guard.marks(3, []);
-    const { text } = takeGenerationMarks(this.#render(PROBE, false, { literal, open, close }), open, close);
-    const controls = this.#tokenizer.findControlTokens(text, literal);
-    const behind = (answer: string): number | null => {
-      const at = text.lastIndexOf(answer);
-      if (at < 0) return null;
-      const end = at + answer.length;
-      const next = controls.find((match) => match.start >= end);
-      return next && text.slice(end, next.start).trim() === '' ? next.id : null;
-    };
-    const last = behind('second answer');
-    const inside = behind('first answer');
-    if (last === null) return new Set();
-    return new Set(inside === null ? [last] : [last, inside]);
   }
 }
 
