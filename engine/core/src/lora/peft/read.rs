@@ -160,7 +160,7 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
         if modules.contains_key(&module) {
             continue;
         }
-        let take = |side: Side, label: &str| -> Result<(&[usize], Vec<f32>)> {
+        let take = |side: Side, label: &str| -> Result<(Vec<usize>, Vec<f32>)> {
             let (name, view) = sides.get(&(module.clone(), side)).ok_or_else(|| {
                 corrupt(format!("`{PREFIX}{module}.{label}.weight` is missing; its counterpart is there"))
             })?;
@@ -177,7 +177,7 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
                 Some(index) => {
                     Err(corrupt(format!("`{name}` holds {} at index {index}; expected finite numbers", values[index])))
                 }
-                None => Ok((&sides[&(module.clone(), side)].1.shape()[..], values)),
+                None => Ok((view.shape().to_vec(), values)),
             }
         };
         let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);

@@ -1,7 +1,7 @@
 //! Attention of one query position over a cache.
 
 use super::decode_cache::KvCache;
-use super::decode_math::{add_scaled, softmax};
+use super::decode_math::{add_weighted_rows, softmax};
 use super::decode_rows::multiply_f32_rows;
 
 /// Scores of one query head; reused from call to call.
@@ -31,10 +31,10 @@ pub(super) fn attend_head(
     scratch.scores.iter_mut().for_each(|score| *score *= scale);
     softmax(&mut scratch.scores);
     out.fill(0.0);
-    let mut scores = scratch.scores.iter();
+    let mut scores = scratch.scores.as_slice();
     for (_, values) in cache.head_blocks(layer, key_value_head, positions) {
-        for (value, score) in values.chunks_exact(query.len()).zip(&mut scores) {
-            add_scaled(out, *score, value);
-        }
+        let (block, later) = scores.split_at(values.len() / query.len());
+        add_weighted_rows(out, block, values);
+        scores = later;
     }
 }

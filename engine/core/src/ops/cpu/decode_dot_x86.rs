@@ -114,6 +114,17 @@ macro_rules! block_kernels {
 block_kernels!("avx2,fma,f16c", sum_products_avx2, q4_0_avx2, q4_1_avx2, q8_0_avx2);
 block_kernels!("avx512vnni,avx512vl,avx2,fma,f16c", sum_products_vnni, q4_0_vnni, q4_1_vnni, q8_0_vnni);
 
+/// As `fold_float_lanes`: halves upon halves, in the same order.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn fold_registers(lanes: [__m256; FLOAT_LANES / 8]) -> f32 {
+    let sixteen = [_mm256_add_ps(lanes[0], lanes[2]), _mm256_add_ps(lanes[1], lanes[3])];
+    let eight = _mm256_add_ps(sixteen[0], sixteen[1]);
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
 macro_rules! float_kernel {
     ($name:ident, $element:ty, |$at:ident| $load:expr) => {
         /// `R` rows at `rows`, `row_length` elements apart, times the vector.
@@ -138,6 +149,9 @@ macro_rules! float_kernel {
                 }
             }
             std::array::from_fn(|row| {
+                if whole == x.len() {
+                    return fold_registers(lanes[row]);
+                }
                 let mut sums = [0f32; FLOAT_LANES];
                 for part in 0..FLOAT_LANES / 8 {
                     // SAFETY: 8 floats fit from `8 * part`.

@@ -64,6 +64,31 @@ with_avx2! {
 }
 
 with_avx2! {
+    /// `out += Σ weights[i] * rows[i]`, in the order of the rows; `rows` is `[weights.len(), out.len()]`.
+    pub(super) fn add_weighted_rows(out: &mut [f32], weights: &[f32], rows: &[f32]) {
+        // Four registers of eight sums stay in place while the rows pass by.
+        const WIDTH: usize = 32;
+        let length = out.len();
+        let (wide, rest) = out.as_chunks_mut::<WIDTH>();
+        for (index, sums) in wide.iter_mut().enumerate() {
+            let mut held = *sums;
+            for (weight, row) in weights.iter().zip(rows.chunks_exact(length)) {
+                for (sum, x) in held.iter_mut().zip(&row[index * WIDTH..(index + 1) * WIDTH]) {
+                    *sum = weight.mul_add(*x, *sum);
+                }
+            }
+            *sums = held;
+        }
+        let start = length - rest.len();
+        for (weight, row) in weights.iter().zip(rows.chunks_exact(length)) {
+            for (sum, x) in rest.iter_mut().zip(&row[start..]) {
+                *sum = weight.mul_add(*x, *sum);
+            }
+        }
+    }
+}
+
+with_avx2! {
     /// Softmax in place. Returns nothing for an empty slice.
     pub(super) fn softmax(scores: &mut [f32]) {
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -126,6 +151,18 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn weighted_rows_are_summed_for_every_width() {
+        for width in [1, 8, 31, 32, 64, 70] {
+            let rows: Vec<f32> = (0..3 * width).map(|i| (i * 7 % 11) as f32).collect();
+            let mut out = vec![1.0; width];
+            add_weighted_rows(&mut out, &[1.0, 0.5, 2.0], &rows);
+            for (i, out) in out.iter().enumerate() {
+                assert_eq!(*out, 1.0 + rows[i] + 0.5 * rows[width + i] + 2.0 * rows[2 * width + i], "{width} {i}");
+            }
+        }
     }
 
     #[test]

@@ -209,6 +209,13 @@ impl<'a> Shards<'a> {
         Self { start: results.as_mut_ptr(), length: results.len(), owner: std::marker::PhantomData }
     }
 
+    /// The address of an element, for kernels that write with a stride. Writing through it follows the rule of [`Self::range`], element by
+    /// element.
+    pub fn address(&self, offset: usize) -> *mut f32 {
+        assert!(offset < self.length);
+        self.start.wrapping_add(offset)
+    }
+
     /// Part of the slice, for one piece alone.
     ///
     /// # Safety

@@ -1,5 +1,7 @@
 //! Many tokens of one sequence through the decoder: weights dequantized to f32 one at a time, exact f32 products.
 
+use std::cell::RefCell;
+
 use gemm::Parallelism;
 
 use super::decode::CpuDecoder;
@@ -11,10 +13,13 @@ use super::decode_pool::{DecodePool, Shards};
 use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
 
-/// Rows of a weight that one piece dequantizes.
-const PIECE_ROWS: usize = 64;
-/// Rows of the output layer that are in f32 at once.
-const HEAD_ROWS: usize = 4096;
+/// Rows of a weight that are dequantized and multiplied as one piece of work: in f32 they fit a core's own cache.
+const PIECE_ROWS: usize = 96;
+
+thread_local! {
+    /// One piece's weight in f32.
+    static WEIGHT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Buffers of one chunk's pass, `[tokens, width]` each, and the dequantized weight.
 #[derive(Default)]
@@ -27,7 +32,6 @@ struct ChunkScratch {
     gate: Vec<f32>,
     up: Vec<f32>,
     projected: Vec<f32>,
-    weight: Vec<f32>,
     low_rank: Vec<f32>,
 }
 
@@ -61,19 +65,9 @@ impl CpuDecoder {
         let mut scratch = ChunkScratch::default();
         for (index, layer) in model.layers.iter().enumerate() {
             let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
-            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, weight, low_rank } =
-                &mut scratch;
+            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank } = &mut scratch;
             let mut product = |pool: &mut DecodePool, linear: Linear, x: &[f32], out: &mut Vec<f32>| {
-                multiply_chunk(
-                    pool,
-                    &layer.linears[linear as usize],
-                    pair(linear),
-                    x,
-                    ids.len(),
-                    weight,
-                    low_rank,
-                    out,
-                );
+                multiply_chunk(pool, &layer.linears[linear as usize], pair(linear), x, low_rank, out);
             };
             norm_rows(&hidden, &layer.input_norm, epsilon, normed);
             product(&mut self.pool, Linear::Query, normed, query);
@@ -105,19 +99,9 @@ impl CpuDecoder {
         Ok(normed)
     }
 
-    /// Raw logits of hidden states `[rows, hidden_size]`, exact f32: `[rows, vocab_size]`. The output layer is dequantized a part at a time.
+    /// Raw logits of hidden states `[rows, hidden_size]`, exact f32: `[rows, vocab_size]`.
     pub fn logits(&mut self, model: &DecodeModel, hidden: &[f32], out: &mut Vec<f32>) {
-        let (width, vocab_size) = (model.config.hidden_size, model.config.vocab_size);
-        let rows = hidden.len() / width;
-        out.resize(rows * vocab_size, 0.0);
-        let mut weight = Vec::new();
-        for start in (0..vocab_size).step_by(HEAD_ROWS) {
-            let entries = start..(start + HEAD_ROWS).min(vocab_size);
-            dequantize_rows(&mut self.pool, &model.head, entries.clone(), &mut weight);
-            let product =
-                Product { sizes: [rows, width, entries.len()], row_stride: vocab_size, factor: 1.0, accumulate: false };
-            multiply_transposed(self.pool.threads(), hidden, &weight, product, &mut out[start..]);
-        }
+        multiply_chunk(&mut self.pool, &model.head, None, hidden, &mut Vec::new(), out);
     }
 }
 
@@ -156,42 +140,48 @@ fn attend_chunk(
     });
 }
 
-#[expect(clippy::too_many_arguments, reason = "one product with its two scratch buffers")]
+/// `out [tokens, out_features] = x Wᵀ + scale (x Aᵀ) Bᵀ`. Each piece dequantizes some rows of W and multiplies them at once.
 fn multiply_chunk(
     pool: &mut DecodePool,
     matrix: &HostTensor,
     lora: Option<&DecodeLoraPair>,
     x: &[f32],
-    tokens: usize,
-    weight: &mut Vec<f32>,
     low_rank: &mut Vec<f32>,
     out: &mut Vec<f32>,
 ) {
     let [out_features, in_features] = [matrix.shape[0], matrix.shape[1]];
-    let threads = pool.threads();
-    dequantize_rows(pool, matrix, 0..out_features, weight);
+    let tokens = x.len() / in_features;
     out.resize(tokens * out_features, 0.0);
-    multiply_transposed(threads, x, weight, Product::new(tokens, in_features, out_features), out);
     if let Some(lora) = lora {
         low_rank.resize(tokens * lora.r, 0.0);
-        multiply_transposed(threads, x, &lora.a, Product::new(tokens, in_features, lora.r), low_rank);
-        let add = Product { factor: lora.scale, accumulate: true, ..Product::new(tokens, lora.r, out_features) };
-        multiply_transposed(threads, low_rank, &lora.b, add, out);
+        let shards = Shards::new(low_rank);
+        // SAFETY: nobody else writes to the result.
+        unsafe { multiply_transposed(x, &lora.a, Product::new(tokens, in_features, lora.r), shards.address(0)) };
     }
-}
-
-/// Rows of a stored matrix in f32.
-fn dequantize_rows(pool: &mut DecodePool, matrix: &HostTensor, rows: std::ops::Range<usize>, out: &mut Vec<f32>) {
-    let width = matrix.shape[1];
-    let row_bytes = matrix.bytes.as_slice().len() / matrix.shape[0];
-    let bytes = &matrix.bytes.as_slice()[rows.start * row_bytes..rows.end * row_bytes];
-    out.resize(rows.len() * width, 0.0);
+    let low_rank = &*low_rank;
+    let row_bytes = matrix.bytes.as_slice().len() / out_features;
     let shards = Shards::new(out);
-    pool.run(rows.len().div_ceil(PIECE_ROWS), &|piece| {
-        let part = piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(rows.len());
-        // SAFETY: pieces are disjoint ranges of rows.
-        let out = unsafe { shards.range(part.start * width..part.end * width) };
-        dequantize_bytes(matrix.stored, &bytes[part.start * row_bytes..part.end * row_bytes], out);
+    pool.run(out_features.div_ceil(PIECE_ROWS), &|piece| {
+        let rows = piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(out_features);
+        let bytes = &matrix.bytes.as_slice()[rows.start * row_bytes..rows.end * row_bytes];
+        let product = Product { row_stride: out_features, ..Product::new(tokens, in_features, rows.len()) };
+        WEIGHT.with_borrow_mut(|weight| {
+            weight.resize(rows.len() * in_features, 0.0);
+            dequantize_bytes(matrix.stored, bytes, weight);
+            // SAFETY: a piece writes its own columns of `out`, which has `tokens` rows of `out_features`.
+            unsafe { multiply_transposed(x, weight, product, shards.address(rows.start)) };
+        });
+        if let Some(lora) = lora {
+            let b = &lora.b[rows.start * lora.r..rows.end * lora.r];
+            let add = Product {
+                sizes: [tokens, lora.r, rows.len()],
+                row_stride: out_features,
+                factor: lora.scale,
+                accumulate: true,
+            };
+            // SAFETY: as above.
+            unsafe { multiply_transposed(low_rank, b, add, shards.address(rows.start)) };
+        }
     });
 }
 
@@ -211,19 +201,20 @@ impl Product {
     }
 }
 
-/// `out [m, n] (+)= factor * x [m, k] · weight [n, k]ᵀ`.
-fn multiply_transposed(threads: usize, x: &[f32], weight: &[f32], product: Product, out: &mut [f32]) {
+/// `out [m, n] (+)= factor * x [m, k] · weight [n, k]ᵀ`, on the calling thread.
+///
+/// # Safety
+/// `out` must be valid for `m` rows of `n` elements, `row_stride` apart, and nobody else may use them meanwhile.
+unsafe fn multiply_transposed(x: &[f32], weight: &[f32], product: Product, out: *mut f32) {
     let Product { sizes: [m, k, n], row_stride, factor, accumulate } = product;
-    assert!(m > 0 && x.len() == m * k && weight.len() == n * k, "sizes of a product do not fit");
-    assert!(row_stride >= n && out.len() >= (m - 1) * row_stride + n, "the result of a product does not fit");
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: the three slices hold what the strides below walk over (asserted), and `out` is borrowed exclusively.
+    assert!(x.len() == m * k && weight.len() == n * k && row_stride >= n, "sizes of a product do not fit");
+    // SAFETY: `x` and `weight` hold what the strides walk over (asserted); `out` by the caller's promise.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             row_stride as isize,
             accumulate,
@@ -238,7 +229,7 @@ fn multiply_transposed(threads: usize, x: &[f32], weight: &[f32], product: Produ
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }
