@@ -10,6 +10,9 @@ use super::decode_quantize::{BLOCK, QuantizedVector};
 /// How far ahead of the rows under way memory is asked for. Rows are short and read side by side, which hides their order from the processor.
 const PREFETCH_BYTES: usize = 4096;
 
+/// Rows of at least this many floats are weights and come from memory; shorter ones are cached keys, which do not need to be asked for.
+const LONG_ROW: usize = 257;
+
 /// 16 bytes of nibbles as 32 bytes: low nibbles, then high nibbles.
 #[target_feature(enable = "avx2")]
 #[inline]
@@ -136,6 +139,12 @@ macro_rules! float_kernel {
             let mut lanes = [[_mm256_setzero_ps(); FLOAT_LANES / 8]; R];
             let whole = x.len() / FLOAT_LANES * FLOAT_LANES;
             for start in (0..whole).step_by(FLOAT_LANES) {
+                if row_length >= LONG_ROW {
+                    let ahead = rows.wrapping_add(start * R).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+                    for line in 0..R * FLOAT_LANES * size_of::<$element>() / 64 {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                    }
+                }
                 for part in 0..FLOAT_LANES / 8 {
                     let offset = start + 8 * part;
                     // SAFETY: `offset + 8` is within the vector, and so within each row.
