@@ -220,9 +220,9 @@ fn multiply(
             let out = unsafe { shards.range(product.output.start + rows.start..product.output.start + rows.end) };
             multiply_rows(product.matrix, rows.clone(), vector, out);
             if let Some(lora) = product.lora {
-                let b = lora.b[rows.start * lora.r..rows.end * lora.r].chunks_exact(lora.r);
-                for (out, b) in out.iter_mut().zip(b) {
-                    *out += lora.scale * b.iter().zip(low_rank).map(|(b, h)| b * h).sum::<f32>();
+                let columns = lora.b_transposed.chunks_exact(product.output.len());
+                for (column, h) in columns.zip(low_rank) {
+                    add_scaled(out, lora.scale * h, &column[rows.clone()]);
                 }
             }
             return;

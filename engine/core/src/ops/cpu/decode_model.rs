@@ -127,14 +127,14 @@ pub(super) fn dequantize_bytes(stored: StoredType, bytes: &[u8], out: &mut [f32]
     dequantize_blocks(kind, bytes, out);
 }
 
-/// A and B of one linear layer: `[r, in_features]` and `[out_features, r]`, row-major f32.
+/// A `[r, in_features]` and Bᵀ `[r, out_features]` of one linear layer, row-major f32. B is transposed so that a range of outputs is contiguous.
 #[derive(Clone)]
 pub struct DecodeLoraPair {
     pub r: usize,
     /// `lora_alpha / r`, or over √r.
     pub scale: f32,
     pub a: Vec<f32>,
-    pub b: Vec<f32>,
+    pub b_transposed: Vec<f32>,
 }
 
 /// An adapter as decoding reads it: for each layer, a pair for each linear layer that has one.
@@ -149,7 +149,9 @@ impl DecodeAdapter {
         let scale = adapter.scale() as f32;
         let pair = |layer: usize, name: &str| {
             let matrices = adapter.modules.get(&format!("model.layers.{layer}.{name}"))?;
-            let pair = DecodeLoraPair { r: adapter.r, scale, a: matrices.a.clone(), b: matrices.b.clone() };
+            let column = |j: usize| matrices.b.iter().skip(j).step_by(adapter.r).copied();
+            let b_transposed = (0..adapter.r).flat_map(column).collect();
+            let pair = DecodeLoraPair { r: adapter.r, scale, a: matrices.a.clone(), b_transposed };
             Some(Arc::new(pair))
         };
         let layers = (0..config.num_hidden_layers).map(|layer| LINEAR_NAMES.map(|name| pair(layer, name)));

@@ -55,7 +55,7 @@ impl DecodePool {
             asleep: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
         });
         let helpers = (0..helpers)
-            .filter_map(|index| {
+            .map_while(|index| {
                 let shared = shared.clone();
                 let name = format!("luthier-decode-{index}");
                 // A system that refuses another thread leaves the pool smaller, not broken.

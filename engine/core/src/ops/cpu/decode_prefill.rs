@@ -156,7 +156,7 @@ fn multiply_chunk(
         low_rank.resize(tokens * lora.r, 0.0);
         let shards = Shards::new(low_rank);
         // SAFETY: nobody else writes to the result.
-        unsafe { multiply_transposed(x, &lora.a, Product::new(tokens, in_features, lora.r), shards.address(0)) };
+        unsafe { multiply(x, &lora.a, Product::new(tokens, in_features, lora.r), shards.address(0)) };
     }
     let low_rank = &*low_rank;
     let row_bytes = matrix.bytes.as_slice().len() / out_features;
@@ -169,18 +169,19 @@ fn multiply_chunk(
             weight.resize(rows.len() * in_features, 0.0);
             dequantize_bytes(matrix.stored, bytes, weight);
             // SAFETY: a piece writes its own columns of `out`, which has `tokens` rows of `out_features`.
-            unsafe { multiply_transposed(x, weight, product, shards.address(rows.start)) };
+            unsafe { multiply(x, weight, product, shards.address(rows.start)) };
         });
         if let Some(lora) = lora {
-            let b = &lora.b[rows.start * lora.r..rows.end * lora.r];
+            let b = &lora.b_transposed[rows.start..];
             let add = Product {
                 sizes: [tokens, lora.r, rows.len()],
+                weight_strides: [1, out_features],
                 row_stride: out_features,
                 factor: lora.scale,
                 accumulate: true,
             };
             // SAFETY: as above.
-            unsafe { multiply_transposed(low_rank, b, add, shards.address(rows.start)) };
+            unsafe { multiply(low_rank, b, add, shards.address(rows.start)) };
         }
     });
 }
@@ -189,6 +190,8 @@ fn multiply_chunk(
 struct Product {
     /// Rows of x, width of x, rows of the weight.
     sizes: [usize; 3],
+    /// Elements of the weight from one output to the next, and from one input to the next.
+    weight_strides: [usize; 2],
     /// Elements from one row of the result to the next.
     row_stride: usize,
     factor: f32,
@@ -197,7 +200,7 @@ struct Product {
 
 impl Product {
     fn new(m: usize, k: usize, n: usize) -> Self {
-        Self { sizes: [m, k, n], row_stride: n, factor: 1.0, accumulate: false }
+        Self { sizes: [m, k, n], weight_strides: [k, 1], row_stride: n, factor: 1.0, accumulate: false }
     }
 }
 
@@ -205,9 +208,10 @@ impl Product {
 ///
 /// # Safety
 /// `out` must be valid for `m` rows of `n` elements, `row_stride` apart, and nobody else may use them meanwhile.
-unsafe fn multiply_transposed(x: &[f32], weight: &[f32], product: Product, out: *mut f32) {
-    let Product { sizes: [m, k, n], row_stride, factor, accumulate } = product;
-    assert!(x.len() == m * k && weight.len() == n * k && row_stride >= n, "sizes of a product do not fit");
+unsafe fn multiply(x: &[f32], weight: &[f32], product: Product, out: *mut f32) {
+    let Product { sizes: [m, k, n], weight_strides: [to_output, to_input], row_stride, factor, accumulate } = product;
+    let last_weight = n.saturating_sub(1) * to_output + k.saturating_sub(1) * to_input;
+    assert!(x.len() == m * k && last_weight < weight.len() && row_stride >= n, "sizes of a product do not fit");
     // SAFETY: `x` and `weight` hold what the strides walk over (asserted); `out` by the caller's promise.
     unsafe {
         gemm::gemm(
@@ -222,8 +226,8 @@ unsafe fn multiply_transposed(x: &[f32], weight: &[f32], product: Product, out: 
             1,
             k as isize,
             weight.as_ptr(),
-            k as isize,
-            1,
+            to_output as isize,
+            to_input as isize,
             1.0,
             factor,
             false,
