@@ -157,7 +157,12 @@ export interface EvaluationResult {
 }
 
 export type TrainingEvent =
-  | { readonly kind: 'started'; readonly maxSteps: number; readonly trainableParameters: number; readonly targetModules: readonly string[] }
+  | {
+      readonly kind: 'started';
+      readonly maxSteps: number;
+      readonly trainableParameters: number;
+      readonly targetModules: readonly string[];
+    }
   | { readonly kind: 'step'; readonly step: TrainingStep }
   | { readonly kind: 'evaluation'; readonly evaluation: EvaluationResult }
   | { readonly kind: 'finished' }

@@ -1,0 +1,17 @@
+/** `npm run check`: every static check, in the order of their speed; stops at the first that fails. */
+import { childEnvironment, ROOT } from './node24.mjs';
+import { mustRun } from './run.mjs';
+import { installPackages } from './setup.mjs';
+
+await installPackages();
+const options = { cwd: ROOT, env: childEnvironment() };
+const checks = [
+  ['biome', 'check', '--error-on-warnings', '.'],
+  ['tsc', '--noEmit'],
+  ['cargo', 'fmt', '--check'],
+  ['cargo', 'clippy', '--release', '--workspace', '--all-targets', '--', '-D', 'warnings'],
+];
+for (const [command, ...args] of checks) {
+  console.log(`check: ${command} ${args.join(' ')}`);
+  await mustRun(command, args, options);
+}

@@ -1,0 +1,47 @@
+/** `npm test`: sets up, builds, runs the Rust and TypeScript suites and adds up their counts into one closing line. */
+import { childEnvironment, ROOT } from './node24.mjs';
+import { run } from './run.mjs';
+import { installPackages } from './setup.mjs';
+
+/** Counts of `cargo test`: one result line per test binary. */
+export function cargoCounts(output) {
+  let passed = 0;
+  let failed = 0;
+  for (const match of output.matchAll(/^test result: \w+\. (\d+) passed; (\d+) failed;/gm)) {
+    passed += Number(match[1]);
+    failed += Number(match[2]);
+  }
+  return { passed, failed };
+}
+
+/** Counts of vitest's closing `Tests` line, with or without colours. */
+export function vitestCounts(output) {
+  const plain = stripVTControlCharacters(output);
+  const line = plain.match(/^\s*Tests\s+(.*)$/m)?.[1] ?? '';
+  return {
+    passed: Number(line.match(/(\d+) passed/)?.[1] ?? 0),
+    failed: Number(line.match(/(\d+) failed/)?.[1] ?? 0),
+  };
+}
+
+await installPackages();
+const env = childEnvironment();
+const suites = [
+  { name: 'rust', command: 'cargo', args: ['test', '--release', '--workspace'], count: cargoCounts },
+  { name: 'typescript', command: 'vitest', args: ['run'], count: vitestCounts },
+];
+let passed = 0;
+let failed = 0;
+for (const suite of suites) {
+  const result = await run(suite.command, suite.args, { cwd: ROOT, env, capture: true });
+  const counts = suite.count(result.output);
+  passed += counts.passed;
+  // A suite that died without counting (a compile error, a crash) is a failure of its own.
+  failed += result.code !== 0 && counts.failed === 0 ? 1 : counts.failed;
+  if (result.code === 0 && counts.passed === 0) {
+    console.error(`suite ${suite.name}: ended well, but no test was counted`);
+    failed += 1;
+  }
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
