@@ -1,4 +1,5 @@
 /** `npm test`: sets up, builds, runs the Rust and TypeScript suites and adds up their counts into one closing line. */
+import { stripVTControlCharacters } from 'node:util';
 import { childEnvironment, ROOT } from './node24.mjs';
 import { run } from './run.mjs';
 import { installPackages } from './setup.mjs';
