@@ -1,3 +1,291 @@
-//! Operations of the devices.
+//! What a device must be able to do. The decoder's forward and backward passes are written once against [`Ops`].
 
 pub mod cpu;
+mod view;
+
+pub use view::{Matrix, MatrixMut, View, ViewMut};
+
+use crate::error::Result;
+use crate::tensor::HostTensor;
+
+/// A number that a device computes with.
+pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + 'static {
+    /// Rounds to the nearest representable number.
+    fn from_f64(value: f64) -> Self;
+    /// Exact.
+    fn to_f64(self) -> f64;
+}
+
+impl Element for f32 {
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Element for f64 {
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// Bytes a device has handed out: activations, adapters, optimizer state, scratch and weights in memory of their own. Mapped files count
+/// as weights of the model, not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    pub allocated_bytes: u64,
+    pub peak_allocated_bytes: u64,
+}
+
+/// Sizes of grouped-query attention over packed sequences. Rows are tokens; queries are `[rows, heads * head_dim]`, keys and values
+/// `[rows, key_value_heads * head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    pub heads: usize,
+    /// Divides `heads`: query head h reads key/value head `h / (heads / key_value_heads)`.
+    pub key_value_heads: usize,
+    pub head_dim: usize,
+}
+
+/// What attention reads, after rope.
+pub struct AttentionInputs<'a, B> {
+    pub query: View<'a, B>,
+    pub key: View<'a, B>,
+    pub value: View<'a, B>,
+}
+
+/// What attention's backward pass reads besides its inputs.
+pub struct AttentionSaved<'a, B> {
+    /// `[rows, heads * head_dim]`: the forward pass's result.
+    pub output: View<'a, B>,
+    /// `[rows, heads]`: ln Σ exp of the scaled scores.
+    pub log_sum_exp: View<'a, B>,
+    /// `[rows, heads * head_dim]`: gradient with respect to `output`.
+    pub output_grad: View<'a, B>,
+}
+
+/// What attention's backward pass writes; shapes as the inputs.
+pub struct AttentionGrads<'a, B> {
+    pub query: ViewMut<'a, B>,
+    pub key: ViewMut<'a, B>,
+    pub value: ViewMut<'a, B>,
+}
+
+/// The low-rank half of a linear layer: `left [rows, rank] · right`, added to the product with the frozen weight. It stands beside the
+/// weight so that a device can take both products in one pass.
+pub struct LowRankTerm<'a, B> {
+    pub rank: usize,
+    pub left: Matrix<'a, B>,
+    /// `[rank, columns of the result]`
+    pub right: Matrix<'a, B>,
+}
+
+/// One summand of a gradient with respect to a shared input: `output_grad [rows, out] · weight [out, in]`.
+pub struct LinearGradTerm<'a, O: Ops + ?Sized> {
+    pub output_grad: View<'a, O::Buffer>,
+    pub weight: &'a O::Weight,
+}
+
+/// Settings of one AdamW update.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// Number of this update, from 1.
+    pub step: u64,
+}
+
+/// The state of one AdamW update, four flat buffers of one length.
+pub struct AdamWState<'a, B> {
+    pub parameters: &'a mut B,
+    pub gradients: &'a B,
+    pub first_moments: &'a mut B,
+    pub second_moments: &'a mut B,
+}
+
+/// The operations of one device. Everything is row-major; views give the first element and the sizes follow from the arguments.
+///
+/// A device may work asynchronously: only [`Ops::read`] and functions that return a number wait. Errors are `OUT_OF_MEMORY` for
+/// allocations and `INTERNAL` where sizes do not fit or a device fails.
+pub trait Ops: Send + Sync + 'static {
+    type Elem: Element;
+    /// Numbers on the device.
+    type Buffer: Send + Sync;
+    /// Unsigned integers on the device: token ids, positions, row numbers, sequence borders.
+    type Indices: Send + Sync;
+    /// A frozen matrix in its stored type.
+    type Weight: Send + Sync;
+
+    /// A buffer of `len` zeros.
+    fn allocate(&self, len: usize) -> Result<Self::Buffer>;
+    /// Room for up to `capacity` integers; empty.
+    fn allocate_indices(&self, capacity: usize) -> Result<Self::Indices>;
+    /// Takes a matrix `[rows, columns]` in its stored type.
+    fn upload_weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
+    /// `(rows, columns)` of a weight.
+    fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
+    /// A tensor's elements as plain numbers (norm weights, biases).
+    fn upload_dequantized(&self, tensor: &HostTensor) -> Result<Self::Buffer>;
+    /// Copies from the host.
+    fn write(&self, values: &[Self::Elem], to: ViewMut<'_, Self::Buffer>) -> Result<()>;
+    /// Replaces the contents.
+    fn write_indices(&self, values: &[u32], to: &mut Self::Indices) -> Result<()>;
+    /// Copies to the host; waits for everything before it.
+    fn read(&self, from: View<'_, Self::Buffer>, values: &mut [Self::Elem]) -> Result<()>;
+    /// Bytes allocated now and at most.
+    fn memory(&self) -> MemoryUse;
+
+    /// Sets `len` elements to zero.
+    fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;
+    /// `out [ids, columns]` = rows of `table`, dequantized. Ids must be below its row count.
+    fn embedding(
+        &self,
+        table: &Self::Weight,
+        ids: &Self::Indices,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// `out [rows, width]` = the rows of `x` with the numbers in `rows`.
+    fn gather_rows(
+        &self,
+        x: View<'_, Self::Buffer>,
+        rows: &Self::Indices,
+        width: usize,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Row `rows[i]` of `out` = row i of `x [rows, width]`. Row numbers must differ.
+    fn scatter_rows(
+        &self,
+        x: View<'_, Self::Buffer>,
+        rows: &Self::Indices,
+        width: usize,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+
+    /// `out = x · reciprocal_rms · weight`, `reciprocal_rms [rows] = 1 / √(mean(x²) + epsilon)`; x is `[rows, width]`.
+    #[expect(clippy::too_many_arguments, reason = "sizes, two inputs and two results")]
+    fn rms_norm(
+        &self,
+        rows: usize,
+        width: usize,
+        x: View<'_, Self::Buffer>,
+        weight: &Self::Buffer,
+        epsilon: f64,
+        out: ViewMut<'_, Self::Buffer>,
+        reciprocal_rms: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Adds to `input_grad`: r·(w∘g) − x·r³/width·Σ(w∘g∘x), with r the row's reciprocal RMS and g its output gradient.
+    #[expect(clippy::too_many_arguments, reason = "sizes, four inputs and a result")]
+    fn rms_norm_backward(
+        &self,
+        rows: usize,
+        width: usize,
+        x: View<'_, Self::Buffer>,
+        weight: &Self::Buffer,
+        reciprocal_rms: View<'_, Self::Buffer>,
+        output_grad: View<'_, Self::Buffer>,
+        input_grad: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Rotates each head's halves in place: `(a, b) → (a cos − b sin, b cos + a sin)`; the inverse turns back, which is also the gradient.
+    /// `x [positions, heads * head_dim]`; `angles [.., head_dim]`: at each position the cosines, then the sines, of `head_dim / 2` pairs.
+    fn rope(
+        &self,
+        x: ViewMut<'_, Self::Buffer>,
+        heads: usize,
+        head_dim: usize,
+        angles: &Self::Buffer,
+        positions: &Self::Indices,
+        inverse: bool,
+    ) -> Result<()>;
+    /// `out = silu(gate) · up`, element by element.
+    fn swiglu(
+        &self,
+        len: usize,
+        gate: View<'_, Self::Buffer>,
+        up: View<'_, Self::Buffer>,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Replaces `gate` and `up` by the gradients with respect to them.
+    fn swiglu_backward(
+        &self,
+        len: usize,
+        output_grad: View<'_, Self::Buffer>,
+        gate: ViewMut<'_, Self::Buffer>,
+        up: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Causal attention inside each sequence `[borders[i], borders[i + 1])`, scores scaled by 1/√head_dim; also ln Σ exp of each row and head.
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        borders: &Self::Indices,
+        inputs: AttentionInputs<'_, Self::Buffer>,
+        output: ViewMut<'_, Self::Buffer>,
+        log_sum_exp: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Gradients of [`Ops::attention`].
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        borders: &Self::Indices,
+        inputs: AttentionInputs<'_, Self::Buffer>,
+        saved: AttentionSaved<'_, Self::Buffer>,
+        grads: AttentionGrads<'_, Self::Buffer>,
+    ) -> Result<()>;
+
+    /// `c [m, n] = alpha · a [m, k] · b [k, n]`, added to what `c` holds where `accumulate`.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a matrix product")]
+    fn gemm(
+        &self,
+        m: usize,
+        n: usize,
+        k: usize,
+        alpha: f64,
+        a: Matrix<'_, Self::Buffer>,
+        b: Matrix<'_, Self::Buffer>,
+        accumulate: bool,
+        c: MatrixMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// `out [rows, out] = x [rows, in] · weightᵀ + low-rank term + bias + residual`; exact products of the dequantized weight.
+    #[expect(clippy::too_many_arguments, reason = "everything that is added in one pass")]
+    fn linear_forward(
+        &self,
+        rows: usize,
+        x: View<'_, Self::Buffer>,
+        weight: &Self::Weight,
+        bias: Option<&Self::Buffer>,
+        low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
+        residual: Option<View<'_, Self::Buffer>>,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// `input_grad [rows, in] = Σ output_grad · weight + low-rank term` over the layers that share the input.
+    fn linear_grad_input(
+        &self,
+        rows: usize,
+        terms: &[LinearGradTerm<'_, Self>],
+        low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
+        input_grad: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+
+    /// For each row of `logits [targets, vocabulary]`: its loss −ln softmax(target) into `losses`. With `grad_scale`, the logits are replaced
+    /// by the gradient `(softmax − onehot) · grad_scale`.
+    fn cross_entropy(
+        &self,
+        vocabulary: usize,
+        targets: &Self::Indices,
+        grad_scale: Option<f64>,
+        logits: ViewMut<'_, Self::Buffer>,
+        losses: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// The 2-norm of a buffer; where `max_norm` > 0, the buffer is then multiplied by `min(1, max_norm / (norm + 1e-6))` as torch's
+    /// `clip_grad_norm_`. Returns the norm before.
+    fn clip_norm(&self, values: &mut Self::Buffer, max_norm: f64) -> Result<f64>;
+    /// torch's AdamW: p −= p·lr·wd, then p −= lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε).
+    fn adamw(&self, settings: AdamW, state: AdamWState<'_, Self::Buffer>) -> Result<()>;
+}

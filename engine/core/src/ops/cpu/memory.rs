@@ -1,0 +1,90 @@
+//! Memory of the processor's device, counted.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::real::Real;
+use crate::error::{EngineError, ErrorCode, Result};
+use crate::ops::MemoryUse;
+
+/// A cache line, and the widest vector register.
+const ALIGNMENT: usize = 64;
+
+/// Bytes that buffers hold now, and held at most.
+#[derive(Default)]
+pub(super) struct MemoryCounter {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl MemoryCounter {
+    pub fn current(&self) -> MemoryUse {
+        MemoryUse {
+            allocated_bytes: self.now.load(Ordering::Relaxed),
+            peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Zero-initialised numbers in memory of their own, aligned to a cache line.
+pub struct CpuBuffer<E> {
+    start: *mut E,
+    len: usize,
+    allocation: *mut u8,
+    layout: Layout,
+    counter: Arc<MemoryCounter>,
+}
+
+// SAFETY: the memory belongs to this value alone.
+unsafe impl<E: Send> Send for CpuBuffer<E> {}
+// SAFETY: shared access only reads.
+unsafe impl<E: Sync> Sync for CpuBuffer<E> {}
+
+impl<E: Real> CpuBuffer<E> {
+    /// `OUT_OF_MEMORY` where the system refuses. Pages are only taken when they are first written to.
+    pub(super) fn new(len: usize, counter: &Arc<MemoryCounter>) -> Result<Self> {
+        let refused = || {
+            let memory = counter.current().allocated_bytes;
+            let message = format!(
+                "cannot allocate {len} numbers of {} bytes; the engine holds {memory} bytes; use smaller batches or shorter examples",
+                size_of::<E>()
+            );
+            EngineError::new(ErrorCode::OutOfMemory, message)
+        };
+        // With an alignment of its own the allocator could not hand out fresh zero pages untouched; so it is made by hand.
+        let bytes = len.checked_mul(size_of::<E>()).and_then(|bytes| bytes.checked_add(ALIGNMENT)).ok_or_else(refused)?;
+        let layout = Layout::from_size_align(bytes, align_of::<E>()).map_err(|_| refused())?;
+        // SAFETY: the size is at least `ALIGNMENT`.
+        let allocation = unsafe { alloc_zeroed(layout) };
+        if allocation.is_null() {
+            return Err(refused());
+        }
+        let start = allocation.wrapping_add(allocation.align_offset(ALIGNMENT)).cast::<E>();
+        let now = counter.now.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        counter.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(Self { start, len, allocation, layout, counter: counter.clone() })
+    }
+}
+
+impl<E> CpuBuffer<E> {
+    /// The numbers.
+    pub fn as_slice(&self) -> &[E] {
+        // SAFETY: `len` initialised numbers, borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// The numbers, to change.
+    pub fn as_mut_slice(&mut self) -> &mut [E] {
+        // SAFETY: `len` initialised numbers, borrowed alone with `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl<E> Drop for CpuBuffer<E> {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `new`.
+        unsafe { dealloc(self.allocation, self.layout) };
+        self.counter.now.fetch_sub(self.layout.size() as u64, Ordering::Relaxed);
+    }
+}

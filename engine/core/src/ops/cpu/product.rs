@@ -1,0 +1,307 @@
+//! Matrix products: `c = start + alpha · Σ aᵢ · bᵢ`.
+//!
+//! The right side is copied into panels as wide as the kernel, so that it is read in order; the left side is read where it lies. Several
+//! products with one result (a frozen weight and its low-rank term, layers that share an input) are taken in one pass: their inner
+//! dimensions are laid end to end.
+
+use std::ops::Range;
+
+use super::decode_pool::DecodePool;
+use super::kernel::{Kernels, Segment, Tile};
+use super::real::Real;
+use super::weight::CpuWeight;
+
+/// Longest piece of the inner dimension that is packed at once: a panel of it stays in a core's second-level cache.
+const INNER_BLOCK: usize = 1600;
+/// Most summands of one product.
+pub(super) const MAX_TERMS: usize = 8;
+/// Up to this many rows of the left side, rows of the right side are read where they lie: packing would cost more than it saves.
+const UNPACKED_ROWS: usize = 24;
+/// Multiply-adds below which a product is not worth sharing among threads.
+const SHARED_WORK: usize = 1 << 18;
+/// Fewest rows of one piece of work.
+const MIN_PIECE_ROWS: usize = 64;
+
+/// The right side of one summand, `[k, n]`.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a, E> {
+    /// Element (k, n) at `start + k * row_stride + n * column_stride`.
+    Strided { start: *const E, row_stride: usize, column_stride: usize },
+    /// The transpose of a weight's rows.
+    Transposed(&'a CpuWeight),
+}
+
+/// One summand.
+#[derive(Clone, Copy)]
+pub(super) struct Term<'a, E> {
+    pub left: Segment<E>,
+    pub right: Right<'a, E>,
+}
+
+/// A product. `terms` hold the inner dimensions.
+pub(super) struct Product<'a, E> {
+    pub m: usize,
+    pub n: usize,
+    pub alpha: E,
+    pub terms: &'a [Term<'a, E>],
+    pub c: *mut E,
+    pub row_stride: usize,
+    pub column_stride: usize,
+    /// What the result starts from; null: zero. May be `c` itself.
+    pub start: *const E,
+    pub start_row_stride: usize,
+    pub start_column_stride: usize,
+}
+
+// SAFETY: the pointers are used by threads of one product only, which write disjoint tiles.
+unsafe impl<E> Sync for Product<'_, E> {}
+
+/// Panels of one product and dequantized rows; reused.
+#[derive(Default)]
+pub(super) struct PackScratch<E> {
+    panel: Vec<E>,
+    rows: Vec<E>,
+    spare: Vec<Vec<E>>,
+}
+
+impl<E: Real> PackScratch<E> {
+    /// A vector of this length with arbitrary numbers in it.
+    pub fn take(&mut self, len: usize) -> Vec<E> {
+        let mut vector = self.spare.pop().unwrap_or_default();
+        vector.resize(len, E::ZERO);
+        vector
+    }
+
+    /// Keeps a vector for the next [`Self::take`].
+    pub fn give(&mut self, vector: Vec<E>) {
+        self.spare.push(vector);
+    }
+}
+
+impl<E: Real> Product<'_, E> {
+    fn inner(&self) -> usize {
+        self.terms.iter().map(|term| term.left.k).sum()
+    }
+
+    /// Computes on the calling thread.
+    ///
+    /// # Safety
+    /// All pointers and strides stay inside memory that nothing else writes.
+    pub unsafe fn run_here(&self, scratch: &mut PackScratch<E>) {
+        let width = E::kernels().panel_width();
+        for panel in 0..self.n.div_ceil(width) {
+            // SAFETY: the caller's promise.
+            unsafe { self.panel(panel, 0..self.m, scratch) }
+        }
+    }
+
+    /// Computes on all threads of a pool.
+    ///
+    /// # Safety
+    /// As [`Self::run_here`].
+    pub unsafe fn run(&self, pool: &mut DecodePool, scratch: &ScratchPool<E>) {
+        if self.m * self.n * self.inner() < SHARED_WORK || pool.threads() == 1 {
+            // SAFETY: the caller's promise.
+            scratch.with(|scratch| unsafe { self.run_here(scratch) });
+            return;
+        }
+        let panels = self.n.div_ceil(E::kernels().panel_width());
+        let wanted = (4 * pool.threads()).div_ceil(panels);
+        let rows = self.m.div_ceil(wanted).max(MIN_PIECE_ROWS).next_multiple_of(8);
+        let splits = self.m.div_ceil(rows);
+        pool.run(panels * splits, &|piece| {
+            let first = piece % splits * rows;
+            // SAFETY: pieces write different tiles; the rest is the caller's promise.
+            scratch.with(|scratch| unsafe {
+                self.panel(piece / splits, first..(first + rows).min(self.m), scratch);
+            });
+        });
+    }
+
+    /// One panel's columns of `rows`.
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, scratch: &mut PackScratch<E>) {
+        let kernels = E::kernels();
+        let first = panel * kernels.panel_width();
+        let columns = (self.n - first).min(kernels.panel_width());
+        let vectors = columns.div_ceil(kernels.width);
+        let stride = vectors * kernels.width;
+        let inner = self.inner();
+        let mut start = (self.start, self.start_row_stride, self.start_column_stride);
+        let mut done = 0;
+        loop {
+            let block = (inner - done).min(INNER_BLOCK);
+            let mut segments = [Segment { a: std::ptr::null(), row_stride: 0, column_stride: 0, k: 0 }; MAX_TERMS];
+            let count = self.segments(done..done + block, &mut segments);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (b, b_stride) = match self.unpacked(done, rows.len(), first, columns, kernels) {
+                    Some(place) if count <= 1 => place,
+                    _ => {
+                        self.pack(done..done + block, first, columns, stride, scratch);
+                        (scratch.panel.as_ptr(), stride)
+                    }
+                };
+                self.rows(kernels, vectors, &segments[..count], (b, b_stride), (first, columns), rows.clone(), start);
+            }
+            done += block;
+            if done == inner {
+                return;
+            }
+            start = (self.c, self.row_stride, self.column_stride);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the loop's state, taken apart once")]
+    unsafe fn rows(
+        &self,
+        kernels: &Kernels<E>,
+        vectors: usize,
+        segments: &[Segment<E>],
+        (b, b_stride): (*const E, usize),
+        (first, columns): (usize, usize),
+        rows: Range<usize>,
+        (start, start_row_stride, start_column_stride): (*const E, usize, usize),
+    ) {
+        let mut row = rows.start;
+        let mut moved = [segments[0]; MAX_TERMS];
+        for (height, by_vectors) in kernels.by_rows {
+            let kernel = by_vectors[vectors - 1];
+            while rows.end - row >= *height {
+                for (moved, segment) in moved.iter_mut().zip(segments) {
+                    *moved = Segment { a: segment.a.wrapping_add(row * segment.row_stride), ..*segment };
+                }
+                let offset = row * self.row_stride + first * self.column_stride;
+                let start_offset = row * start_row_stride + first * start_column_stride;
+                let tile = Tile {
+                    c: self.c.wrapping_add(offset),
+                    row_stride: self.row_stride,
+                    column_stride: self.column_stride,
+                    columns,
+                    start: if start.is_null() { start } else { start.wrapping_add(start_offset) },
+                    start_row_stride,
+                    start_column_stride,
+                    alpha: self.alpha,
+                };
+                // SAFETY: the caller's promise; the table was chosen for this processor.
+                unsafe { kernel(&moved[..segments.len()], b, b_stride, &tile) };
+                row += height;
+            }
+        }
+    }
+
+    /// The parts of the left sides that make up a range of the inner dimension.
+    fn segments(&self, range: Range<usize>, out: &mut [Segment<E>; MAX_TERMS]) -> usize {
+        let (mut before, mut count) = (0, 0);
+        for term in self.terms {
+            let begin = range.start.max(before);
+            let end = range.end.min(before + term.left.k);
+            if begin < end {
+                let a = term.left.a.wrapping_add((begin - before) * term.left.column_stride);
+                out[count] = Segment { a, k: end - begin, ..term.left };
+                count += 1;
+            }
+            before += term.left.k;
+        }
+        count.max(1)
+    }
+
+    /// Where a full panel can be read without packing.
+    fn unpacked(&self, done: usize, rows: usize, first: usize, columns: usize, kernels: &Kernels<E>) -> Option<(*const E, usize)> {
+        match (self.terms, rows <= UNPACKED_ROWS && columns.is_multiple_of(kernels.width)) {
+            ([Term { right: Right::Strided { start, row_stride, column_stride: 1 }, .. }], true) => {
+                Some((start.wrapping_add(done * row_stride + first), *row_stride))
+            }
+            _ => None,
+        }
+    }
+
+    /// Copies a range of the right sides' rows into the panel; columns beyond the last are zero.
+    unsafe fn pack(&self, range: Range<usize>, first: usize, columns: usize, stride: usize, scratch: &mut PackScratch<E>) {
+        let PackScratch { panel, rows, .. } = scratch;
+        let len = range.len() * stride;
+        if panel.len() < len {
+            panel.resize(len, E::ZERO);
+        }
+        let (mut before, mut at) = (0, 0);
+        for term in self.terms {
+            let begin = range.start.max(before);
+            let end = range.end.min(before + term.left.k);
+            if begin < end {
+                let part = begin - before..end - before;
+                let out = &mut panel[at * stride..(at + part.len()) * stride];
+                at += part.len();
+                match term.right {
+                    Right::Strided { start, row_stride, column_stride: 1 } => {
+                        for (k, out) in part.zip(out.chunks_exact_mut(stride)) {
+                            // SAFETY: inside the right side by the caller's promise.
+                            let row = unsafe { std::slice::from_raw_parts(start.add(k * row_stride + first), columns) };
+                            out[..columns].copy_from_slice(row);
+                            out[columns..].fill(E::ZERO);
+                        }
+                    }
+                    Right::Strided { start, row_stride, column_stride } => {
+                        let start = start.wrapping_add(part.start * row_stride + first * column_stride);
+                        // SAFETY: as above.
+                        unsafe { transpose(start, row_stride, column_stride, columns, out, stride) };
+                    }
+                    Right::Transposed(weight) => {
+                        let width = weight.columns();
+                        let (start, offset) = if let Some(elements) = weight.elements::<E>() {
+                            (elements[first * width..(first + columns) * width].as_ptr(), part.start)
+                        } else {
+                            rows.resize(columns * width, E::ZERO);
+                            weight.dequantize_rows(first, rows);
+                            (rows.as_ptr(), part.start)
+                        };
+                        // SAFETY: the rows were sliced above.
+                        unsafe { transpose(start.add(offset), 1, width, columns, out, stride) };
+                    }
+                }
+            }
+            before += term.left.k;
+        }
+    }
+}
+
+/// `out[k * stride + j] = from[k * row_stride + j * column_stride]` for every k of `out`; zero from `columns` on.
+unsafe fn transpose<E: Real>(
+    from: *const E,
+    row_stride: usize,
+    column_stride: usize,
+    columns: usize,
+    out: &mut [E],
+    stride: usize,
+) {
+    /// Rows taken at a time: their source lines stay in the first-level cache while all columns pass.
+    const ROWS: usize = 16;
+    for (block, out) in out.chunks_mut(ROWS * stride).enumerate() {
+        for j in 0..stride {
+            for (i, out) in out.chunks_exact_mut(stride).enumerate() {
+                // SAFETY: the caller's promise.
+                out[j] = if j < columns {
+                    unsafe { *from.add((block * ROWS + i) * row_stride + j * column_stride) }
+                } else {
+                    E::ZERO
+                };
+            }
+        }
+    }
+}
+
+/// Scratch of the threads of one device.
+pub(super) struct ScratchPool<E>(std::sync::Mutex<Vec<Box<PackScratch<E>>>>);
+
+impl<E: Real> ScratchPool<E> {
+    pub fn new() -> Self {
+        Self(std::sync::Mutex::new(Vec::new()))
+    }
+
+    /// Lends a scratch to `work`.
+    pub fn with<R>(&self, work: impl FnOnce(&mut PackScratch<E>) -> R) -> R {
+        let lock = || self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut scratch = lock().pop().unwrap_or_default();
+        let result = work(&mut scratch);
+        lock().push(scratch);
+        result
+    }
+}
