@@ -8,6 +8,10 @@ const options = { cwd: ROOT, env: childEnvironment() };
 const checks = [
   ['biome', 'check', '--error-on-warnings', '.'],
   ['tsc', '--noEmit'],
+  ['buf', 'lint'],
+  ['buf', 'format', '--diff', '--exit-code'],
+  ['buf', 'breaking', '--against', 'proto/baseline.binpb'],
+  ['node', 'scripts/generate.mjs', '--check'],
   ['cargo', 'fmt', '--check'],
   ['cargo', 'clippy', '--release', '--workspace', '--all-targets', '--', '-D', 'warnings'],
 ];
