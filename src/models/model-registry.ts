@@ -1,0 +1,42 @@
+import type { BaseModel, ModelMetadata } from '../engine/engine.ts';
+import type { Renderer } from '../prompt/renderer.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+
+/** A base model that the server knows. */
+export interface RegisteredModel {
+  /** `models/{id}`. */
+  readonly name: string;
+  readonly metadata: ModelMetadata;
+  readonly loaded: boolean;
+  readonly loadedBytes: number;
+  /** Leases held now. */
+  readonly users: number;
+}
+
+/** A loaded model, kept in memory until `release`. */
+export interface ModelLease {
+  readonly registered: RegisteredModel;
+  readonly model: BaseModel;
+  /** Idempotent. */
+  release(): void;
+}
+
+/**
+ * The base models: registered by name or by path under a configured root, loaded on demand, shared, counted.
+ * Every `model` below is `models/{id}`, a bare id, or a path.
+ */
+export interface ModelRegistry {
+  /** Registers a path where needed. Throws MODEL_NOT_FOUND, PATH_NOT_ALLOWED, MODEL_CORRUPT, MODEL_UNSUPPORTED. */
+  get(model: string): Promise<RegisteredModel>;
+  /** By name, ascending. */
+  list(): readonly RegisteredModel[];
+  /** Loads where needed; concurrent calls load once. */
+  acquire(model: string): Promise<ModelLease>;
+  /** Frees the memory; throws MODEL_IN_USE while leases are held. */
+  unload(model: string): Promise<RegisteredModel>;
+  /** Without loading tensors; cached. Throws TOKENIZER_UNSUPPORTED. */
+  tokenizer(model: string): Promise<Tokenizer>;
+  /** `template`: an id, or empty for the model's chat template. Throws TEMPLATE_NOT_FOUND, TEMPLATE_UNUSABLE. */
+  renderer(model: string, template: string): Promise<Renderer>;
+  close(): Promise<void>;
+}
