@@ -9,13 +9,25 @@ import { fileURLToPath } from 'node:url';
 /** The repository's root folder. */
 export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 
-/** Lowest version with `node:sqlite` and type stripping on by default, as [major, minor]. */
-const MINIMUM = [22, 18];
+/** Lowest version with `node:sqlite` without a flag, as [major, minor]. */
+const MINIMUM = [22, 13];
+/** Lowest versions that strip types without a flag: this one, and 23.6. */
+const STRIPS_TYPES = [22, 18];
+
+function atLeast(version, [wantedMajor, wantedMinor]) {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor);
+}
 
 /** True where a version string such as `22.18.0` is enough for the product. */
 export function isSupported(version) {
-  const [major = 0, minor = 0] = version.split('.').map(Number);
-  return major > MINIMUM[0] || (major === MINIMUM[0] && minor >= MINIMUM[1]);
+  return atLeast(version, MINIMUM);
+}
+
+/** Flags that Node of this version needs to run TypeScript files. */
+export function typeScriptFlags(version) {
+  const strips = version.startsWith('23.') ? atLeast(version, [23, 6]) : atLeast(version, STRIPS_TYPES);
+  return strips ? [] : ['--experimental-strip-types', '--disable-warning=ExperimentalWarning'];
 }
 
 /** Path of the Node to run the product with; throws where there is none. */
@@ -33,5 +45,7 @@ export function findNode() {
 export function childEnvironment(extra = {}) {
   const separator = process.platform === 'win32' ? ';' : ':';
   const path = [dirname(findNode()), join(ROOT, 'node_modules', '.bin'), process.env.PATH ?? ''].join(separator);
-  return { ...process.env, ...extra, PATH: path };
+  const flags = findNode() === process.execPath ? typeScriptFlags(process.versions.node) : [];
+  const options = [process.env.NODE_OPTIONS, ...flags].filter(Boolean).join(' ');
+  return { ...process.env, ...(options === '' ? {} : { NODE_OPTIONS: options }), ...extra, PATH: path };
 }

@@ -1,8 +1,9 @@
-/** `npm test`: sets up, builds, runs the Rust and TypeScript suites and adds up their counts into one closing line. */
+/** `npm test`: sets up, fetches the tests' model, builds, runs every suite and adds up their counts into one closing line. */
 import { stripVTControlCharacters } from 'node:util';
 import { childEnvironment, ROOT } from './node24.mjs';
 import { run } from './run.mjs';
 import { installPackages } from './setup.mjs';
+import { fetchSmolLm2 } from './smollm2.mjs';
 
 /** Counts of `cargo test`: one result line per test binary. */
 export function cargoCounts(output) {
@@ -26,7 +27,7 @@ export function vitestCounts(output) {
 }
 
 await installPackages();
-const env = childEnvironment();
+const env = childEnvironment({ LUTHIER_TEST_GGUF: await fetchSmolLm2() });
 const suites = [
   { name: 'rust', command: 'cargo', args: ['test', '--release', '--workspace'], count: cargoCounts },
   { name: 'typescript', command: 'vitest', args: ['run'], count: vitestCounts },

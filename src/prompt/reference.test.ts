@@ -12,15 +12,13 @@ interface ChatIds {
   readonly prompt: readonly number[];
 }
 
-const path = testGgufPath();
-
-describe.runIf(path !== null)('SmolLM2 from its GGUF file', () => {
+describe('SmolLM2 from its GGUF file', () => {
   const fixture = new URL('../../test/fixtures/smollm2-corpus-ids.json', import.meta.url);
   const { chat } = JSON.parse(readFileSync(fixture, 'utf8')) as { readonly chat: readonly ChatIds[] };
 
   it('renders training examples and prompts as transformers does', async () => {
     const renderer = createRenderer(
-      await loadTokenizer({ kind: 'gguf', metadata: readGgufTokenizer(path ?? '') }),
+      await loadTokenizer({ kind: 'gguf', metadata: readGgufTokenizer(testGgufPath()) }),
       null,
     );
     expect(chat.length).toBeGreaterThan(0);

@@ -38,14 +38,12 @@ describe.each(NAMES)('%s', (name) => {
   });
 });
 
-const path = testGgufPath();
-
-describe.runIf(path !== null)('SmolLM2 from its GGUF file', () => {
+describe('SmolLM2 from its GGUF file', () => {
   const fixture = new URL('../../test/fixtures/smollm2-corpus-ids.json', import.meta.url);
   const golden = JSON.parse(readFileSync(fixture, 'utf8')) as Record<'parseSpecial' | 'plain', number[][]>;
 
   it('gives the ids of transformers, which read the same file', async () => {
-    const tokenizer = await loadTokenizer({ kind: 'gguf', metadata: readGgufTokenizer(path ?? '') });
+    const tokenizer = await loadTokenizer({ kind: 'gguf', metadata: readGgufTokenizer(testGgufPath()) });
     expect(texts.length).toBe(golden.plain.length);
     texts.forEach((text, index) => {
       expect([...tokenizer.encode(text, { parseSpecial: true })], JSON.stringify(text)).toEqual(
