@@ -51,8 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         decode = decode.max((session.generated() - 1) as f64 / begin.elapsed().as_secs_f64());
     }
     println!(
-        "{{\"model\":{path:?},\"threads\":{threads},\"promptTokens\":{prompt_tokens},\"newTokens\":{new_tokens},\"loadSeconds\":{load_seconds:.3},\
-         \"prefillTokensPerSecond\":{prefill:.1},\"decodeTokensPerSecond\":{decode:.1}}}"
+        "{{\"load_seconds\":{load_seconds:.3},\"prefill_tokens_per_second\":{prefill:.1},\"decode_tokens_per_second\":{decode:.1}}}"
     );
     Ok(())
 }
