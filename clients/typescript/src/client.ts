@@ -1,0 +1,369 @@
+/** The client: one method for every RPC of the contract that servers answer. */
+
+import { createReadStream } from 'node:fs';
+import { type ChannelCredentials, Client, type ClientOptions, credentials } from '@grpc/grpc-js';
+import { type AttachOptions, attach } from './attach.ts';
+import { Backoff, type RetryOptions } from './backoff.ts';
+import { type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
+import { LuthierError } from './error.ts';
+import * as adapters from './gen/luthier/v1/adapter_service.ts';
+import type { DatasetFormat } from './gen/luthier/v1/common.ts';
+import * as datasets from './gen/luthier/v1/dataset_service.ts';
+import * as generation from './gen/luthier/v1/generation_service.ts';
+import * as models from './gen/luthier/v1/model_service.ts';
+import * as tokenizers from './gen/luthier/v1/tokenizer_service.ts';
+import * as training from './gen/luthier/v1/training_service.ts';
+import { Status } from './status.ts';
+import { fileSha256, type UploadSource, uploadMessages } from './upload.ts';
+
+type DeepPartial<T> = training.DeepPartial<T>;
+
+export interface LuthierClientOptions {
+  /** `host:port`. */
+  readonly address: string;
+  /** Default: no encryption. */
+  readonly credentials?: ChannelCredentials;
+  /** Deadline in milliseconds of calls with one answer that name none; default: none. */
+  readonly timeoutMs?: number;
+  /** Text metadata of every call, by lower-case key. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** How calls that found no server are repeated. */
+  readonly retry?: RetryOptions;
+  /** Options of the grpc-js channel. */
+  readonly channel?: ClientOptions;
+}
+
+/** Options of a call that starts a job. */
+export interface TrainOptions extends AttachOptions {
+  /** Default: a new UUID. Repeating a request with the same one gives the same job. */
+  readonly requestId?: string;
+}
+
+/** What is told about an upload. */
+export interface UploadOptions extends CallOptions {
+  /** Absent: chosen by the server. */
+  readonly datasetId?: string | undefined;
+  /** Absent: detected from the first line. */
+  readonly format?: DatasetFormat | undefined;
+  /** SHA-256 of the whole, hex; the server compares. `uploadDatasetFile` computes it. */
+  readonly sha256?: string | undefined;
+  readonly requestId?: string | undefined;
+}
+
+/** The types of one unary method. */
+interface Messages<Request> {
+  create(base?: DeepPartial<Request>): Request;
+}
+
+/** The largest message received: previews and scores of long examples pass gRPC's default of 4 MiB. */
+const MAX_RECEIVE_BYTES = 64 * 1024 * 1024;
+
+/** The resource inside a response; servers never leave it out. */
+function required<T>(value: T | undefined, what: string): T {
+  if (value === undefined) throw new LuthierError(`the response holds no ${what}`, { code: Status.INTERNAL });
+  return value;
+}
+
+/** A connection to a server. Methods throw LuthierError. Close it, or declare it with `await using`. */
+export class LuthierClient {
+  readonly #client: Client;
+  readonly #options: LuthierClientOptions;
+
+  constructor(options: LuthierClientOptions) {
+    this.#options = options;
+    this.#client = new Client(options.address, options.credentials ?? credentials.createInsecure(), {
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 5000,
+      'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
+      ...options.channel,
+    });
+  }
+
+  /** Ends the connection; calls under way are cancelled. */
+  close(): void {
+    this.#client.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  // Training.
+
+  /**
+   * Creates a job and yields its events until it ends; a lost stream is opened again after the last event that arrived. Leaving
+   * the loop leaves the job running: `watchTrainingJob` comes back to it, `cancelTrainingJob` ends it.
+   */
+  train(
+    spec: DeepPartial<training.TrainingSpec>,
+    options: TrainOptions = {},
+  ): AsyncGenerator<training.TrainingEvent, void, undefined> {
+    const requestId = options.requestId ?? crypto.randomUUID();
+    const target = { $case: 'spec' as const, value: training.TrainingSpec.create(spec) };
+    // The same request each time: should the answer to the first be lost, the second finds the job by its request_id.
+    const open = (afterSequence: number) =>
+      this.#stream(
+        training.TrainingServiceService.train,
+        training.TrainRequest.create({ target, requestId, afterSequence }),
+        options,
+      );
+    return attach(open, { retry: this.#options.retry, ...options });
+  }
+
+  /** Yields a job's events after `options.afterSequence`, until it ends; re-attaches as `train` does. */
+  watchTrainingJob(name: string, options: AttachOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
+    const open = (afterSequence: number) =>
+      this.#stream(
+        training.TrainingServiceService.watchTrainingJob,
+        training.WatchTrainingJobRequest.create({ name, afterSequence }),
+        options,
+      );
+    return attach(open, { retry: this.#options.retry, ...options });
+  }
+
+  async createTrainingJob(
+    request: DeepPartial<training.CreateTrainingJobRequest>,
+    options: CallOptions = {},
+  ): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.createTrainingJob;
+    const { job } = await this.#change(method, training.CreateTrainingJobRequest, request, options);
+    return required(job, 'job');
+  }
+
+  async getTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.getTrainingJob;
+    const { job } = await this.#read(method, training.GetTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
+  /** One page, newest job first. */
+  listTrainingJobs(
+    request: DeepPartial<training.ListTrainingJobsRequest> = {},
+    options: CallOptions = {},
+  ): Promise<training.ListTrainingJobsResponse> {
+    const method = training.TrainingServiceService.listTrainingJobs;
+    return this.#read(method, training.ListTrainingJobsRequest, request, options);
+  }
+
+  /** Takes effect within one micro-step; an ended job is left as it is. */
+  async cancelTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.cancelTrainingJob;
+    const { job } = await this.#change(method, training.CancelTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
+  // Generation.
+
+  /** Yields `started`, then `delta`s, then `finished`. Leaving the loop stops the computation. */
+  generate(
+    request: DeepPartial<generation.GenerateRequest>,
+    options: CallOptions = {},
+  ): AsyncGenerator<generation.GenerateResponse, void, undefined> {
+    const method = generation.GenerationServiceService.generate;
+    return this.#stream(method, generation.GenerateRequest.create(request), options);
+  }
+
+  scoreTokens(
+    request: DeepPartial<generation.ScoreTokensRequest>,
+    options: CallOptions = {},
+  ): Promise<generation.ScoreTokensResponse> {
+    const method = generation.GenerationServiceService.scoreTokens;
+    return this.#read(method, generation.ScoreTokensRequest, request, options);
+  }
+
+  // Data sets.
+
+  /** Stores JSONL from memory or any iterable, which is read only as fast as the server takes it. Not repeated by itself. */
+  async uploadDataset(source: UploadSource, options: UploadOptions = {}): Promise<datasets.Dataset> {
+    const { datasetId, format, sha256, requestId } = options;
+    const header = { datasetId, format, sha256, requestId: requestId ?? crypto.randomUUID() };
+    const method = datasets.DatasetServiceService.uploadDataset;
+    const messages = uploadMessages(header as DeepPartial<datasets.UploadDatasetHeader>, source);
+    const { dataset } = await clientStream(this.#client, method, messages, this.#callOptions(options));
+    return required(dataset, 'dataset');
+  }
+
+  /** Stores a JSONL file, with its checksum; repeated where the server could not take it. */
+  async uploadDatasetFile(path: string, options: UploadOptions = {}): Promise<datasets.Dataset> {
+    const sha256 = options.sha256 ?? (await fileSha256(path));
+    const requestId = options.requestId ?? crypto.randomUUID();
+    return this.#repeat(options, () => this.uploadDataset(createReadStream(path), { ...options, sha256, requestId }));
+  }
+
+  async validateDataset(
+    request: DeepPartial<datasets.ValidateDatasetRequest>,
+    options: CallOptions = {},
+  ): Promise<datasets.DatasetReport> {
+    const method = datasets.DatasetServiceService.validateDataset;
+    const { report } = await this.#read(method, datasets.ValidateDatasetRequest, request, options);
+    return required(report, 'report');
+  }
+
+  previewExamples(
+    request: DeepPartial<datasets.PreviewExamplesRequest>,
+    options: CallOptions = {},
+  ): Promise<datasets.PreviewExamplesResponse> {
+    const method = datasets.DatasetServiceService.previewExamples;
+    return this.#read(method, datasets.PreviewExamplesRequest, request, options);
+  }
+
+  async getDataset(name: string, options: CallOptions = {}): Promise<datasets.Dataset> {
+    const method = datasets.DatasetServiceService.getDataset;
+    const { dataset } = await this.#read(method, datasets.GetDatasetRequest, { name }, options);
+    return required(dataset, 'dataset');
+  }
+
+  /** One page. */
+  listDatasets(
+    request: DeepPartial<datasets.ListDatasetsRequest> = {},
+    options: CallOptions = {},
+  ): Promise<datasets.ListDatasetsResponse> {
+    return this.#read(datasets.DatasetServiceService.listDatasets, datasets.ListDatasetsRequest, request, options);
+  }
+
+  async deleteDataset(name: string, options: CallOptions = {}): Promise<void> {
+    const method = datasets.DatasetServiceService.deleteDataset;
+    await this.#change(method, datasets.DeleteDatasetRequest, { name }, options);
+  }
+
+  // Models.
+
+  /** A registered model, or a path under one of the server's model roots, which registers it. */
+  async getModel(name: string, options: CallOptions = {}): Promise<models.Model> {
+    const { model } = await this.#read(models.ModelServiceService.getModel, models.GetModelRequest, { name }, options);
+    return required(model, 'model');
+  }
+
+  /** One page. */
+  listModels(
+    request: DeepPartial<models.ListModelsRequest> = {},
+    options: CallOptions = {},
+  ): Promise<models.ListModelsResponse> {
+    return this.#read(models.ModelServiceService.listModels, models.ListModelsRequest, request, options);
+  }
+
+  /** Brings a model into memory. */
+  async loadModel(name: string, options: CallOptions = {}): Promise<models.Model> {
+    const method = models.ModelServiceService.loadModel;
+    const { model } = await this.#change(method, models.LoadModelRequest, { name }, options);
+    return required(model, 'model');
+  }
+
+  /** Frees a model's memory. */
+  async unloadModel(name: string, options: CallOptions = {}): Promise<models.Model> {
+    const method = models.ModelServiceService.unloadModel;
+    const { model } = await this.#change(method, models.UnloadModelRequest, { name }, options);
+    return required(model, 'model');
+  }
+
+  getServerInfo(options: CallOptions = {}): Promise<models.GetServerInfoResponse> {
+    return this.#read(models.ModelServiceService.getServerInfo, models.GetServerInfoRequest, {}, options);
+  }
+
+  // Adapters.
+
+  async getAdapter(name: string, options: CallOptions = {}): Promise<adapters.Adapter> {
+    const method = adapters.AdapterServiceService.getAdapter;
+    const { adapter } = await this.#read(method, adapters.GetAdapterRequest, { name }, options);
+    return required(adapter, 'adapter');
+  }
+
+  /** One page. */
+  listAdapters(
+    request: DeepPartial<adapters.ListAdaptersRequest> = {},
+    options: CallOptions = {},
+  ): Promise<adapters.ListAdaptersResponse> {
+    return this.#read(adapters.AdapterServiceService.listAdapters, adapters.ListAdaptersRequest, request, options);
+  }
+
+  async deleteAdapter(name: string, options: CallOptions = {}): Promise<void> {
+    const method = adapters.AdapterServiceService.deleteAdapter;
+    await this.#change(method, adapters.DeleteAdapterRequest, { name }, options);
+  }
+
+  /** Copies a PEFT folder that the server can read into its store. */
+  importAdapter(
+    request: DeepPartial<adapters.ImportAdapterRequest>,
+    options: CallOptions = {},
+  ): Promise<adapters.ImportAdapterResponse> {
+    const method = adapters.AdapterServiceService.importAdapter;
+    return this.#change(method, adapters.ImportAdapterRequest, request, options);
+  }
+
+  /** Writes a PEFT folder on the server's machine. */
+  exportAdapter(
+    request: DeepPartial<adapters.ExportAdapterRequest>,
+    options: CallOptions = {},
+  ): Promise<adapters.ExportAdapterResponse> {
+    const method = adapters.AdapterServiceService.exportAdapter;
+    return this.#change(method, adapters.ExportAdapterRequest, request, options);
+  }
+
+  // Tokenizers.
+
+  tokenize(
+    request: DeepPartial<tokenizers.TokenizeRequest>,
+    options: CallOptions = {},
+  ): Promise<tokenizers.TokenizeResponse> {
+    return this.#read(tokenizers.TokenizerServiceService.tokenize, tokenizers.TokenizeRequest, request, options);
+  }
+
+  async detokenize(request: DeepPartial<tokenizers.DetokenizeRequest>, options: CallOptions = {}): Promise<string> {
+    const method = tokenizers.TokenizerServiceService.detokenize;
+    return (await this.#read(method, tokenizers.DetokenizeRequest, request, options)).text;
+  }
+
+  /** The ids that `generate` would read for these messages. */
+  renderPrompt(
+    request: DeepPartial<tokenizers.RenderPromptRequest>,
+    options: CallOptions = {},
+  ): Promise<tokenizers.RenderPromptResponse> {
+    const method = tokenizers.TokenizerServiceService.renderPrompt;
+    return this.#read(method, tokenizers.RenderPromptRequest, request, options);
+  }
+
+  #callOptions(options: CallOptions): CallOptions {
+    return { ...options, metadata: { ...this.#options.metadata, ...options.metadata } };
+  }
+
+  #stream<Request, Response>(method: Method<Request, Response>, request: Request, options: CallOptions) {
+    return serverStream(this.#client, method, request, this.#callOptions(options));
+  }
+
+  async #repeat<T>(options: CallOptions, once: () => Promise<T>): Promise<T> {
+    const backoff = new Backoff(this.#options.retry);
+    for (;;) {
+      try {
+        return await once();
+      } catch (error) {
+        if (!(error instanceof LuthierError)) throw error;
+        await backoff.wait(error, options.signal);
+      }
+    }
+  }
+
+  /** A call that changes nothing. */
+  #read<Request, Response>(
+    method: Method<Request, Response>,
+    messages: Messages<Request>,
+    request: DeepPartial<Request>,
+    options: CallOptions,
+  ): Promise<Response> {
+    const message = messages.create(request);
+    const merged = { timeoutMs: this.#options.timeoutMs, ...this.#callOptions(options) };
+    return this.#repeat(options, () => unary(this.#client, method, message, merged));
+  }
+
+  /** A call that changes something: with a request id of its own where the caller gave none, so that it can be repeated. */
+  #change<Request extends { requestId: string }, Response>(
+    method: Method<Request, Response>,
+    messages: Messages<Request>,
+    request: DeepPartial<Request>,
+    options: CallOptions,
+  ): Promise<Response> {
+    const message = messages.create(request);
+    if (message.requestId === '') message.requestId = crypto.randomUUID();
+    const merged = { timeoutMs: this.#options.timeoutMs, ...this.#callOptions(options) };
+    return this.#repeat(options, () => unary(this.#client, method, message, merged));
+  }
+}

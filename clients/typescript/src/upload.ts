@@ -1,0 +1,33 @@
+/** Turns files and iterables into the pieces of an upload. */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import type { DeepPartial } from './gen/luthier/v1/dataset_service.ts';
+import { UploadDatasetHeader, type UploadDatasetRequest } from './gen/luthier/v1/dataset_service.ts';
+
+/** Bytes of a message's chunk: well under the contract's limit of 1 MiB. */
+export const CHUNK_BYTES = 256 * 1024;
+
+/** JSONL in pieces of any size; strings are encoded as UTF-8. */
+export type UploadSource = AsyncIterable<Uint8Array | string> | Iterable<Uint8Array | string>;
+
+/** The header, then the source cut into pieces that a message may carry. */
+export async function* uploadMessages(
+  header: DeepPartial<UploadDatasetHeader>,
+  source: UploadSource,
+): AsyncGenerator<UploadDatasetRequest, void, undefined> {
+  yield { part: { $case: 'header', value: UploadDatasetHeader.create(header) } };
+  for await (const piece of source) {
+    const bytes = typeof piece === 'string' ? Buffer.from(piece, 'utf8') : piece;
+    for (let start = 0; start < bytes.length; start += CHUNK_BYTES) {
+      const chunk = bytes.subarray(start, start + CHUNK_BYTES);
+      yield { part: { $case: 'chunk', value: Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength) } };
+    }
+  }
+}
+
+/** SHA-256 of a file, hex. */
+export async function fileSha256(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest('hex');
+}
