@@ -19,7 +19,11 @@ beforeAll(() => {
   cpSync(join(PACKAGE, '..', '..', 'tsconfig.json'), join(work, 'tsconfig.json'));
   symlinkSync(MODULES, join(work, 'node_modules'));
   execFileSync(join(MODULES, '.bin', 'tsc'), ['-p', 'tsconfig.build.json'], { cwd: source });
-  const packed = execFileSync('npm', ['pack', '--json', '--ignore-scripts'], { cwd: source, encoding: 'utf8', stdio: 'pipe' });
+  const packed = execFileSync('npm', ['pack', '--json', '--ignore-scripts'], {
+    cwd: source,
+    encoding: 'utf8',
+    stdio: 'pipe',
+  });
   const [{ filename }] = JSON.parse(packed);
   app = join(work, 'app');
   const installed = join(app, 'node_modules', '@luthier', 'client');
@@ -74,5 +78,4 @@ test('its types are complete for a strict program', () => {
   const tsc = spawnSync(join(MODULES, '.bin', 'tsc'), [], { cwd: app, encoding: 'utf8' });
   expect(tsc.stdout).toBe('');
   expect(tsc.status).toBe(0);
-});
 });
