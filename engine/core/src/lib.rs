@@ -9,6 +9,7 @@ pub mod load;
 pub mod lora;
 pub mod model;
 pub mod ops;
+pub mod random;
 pub mod tensor;
 
 pub use config::ModelConfig;

@@ -1,5 +1,20 @@
 //! The decoder: where its tensors come from, its weights, its forward and backward passes.
 
+mod activations;
+mod batch;
+mod block;
+mod block_backward;
+mod decoder;
+mod head;
+mod linear;
+mod low_rank;
 pub mod source;
+mod weights;
 
+pub use activations::{Activations, Scratch};
+pub use batch::{IGNORED_LABEL, PackedBatch, TokenExamples};
+pub use decoder::{Decoder, rope_angles};
+pub use head::HeadScratch;
+pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use source::TensorSource;
+pub use weights::{BaseModel, LayerWeights, Linear};

@@ -146,12 +146,7 @@ pub trait Ops: Send + Sync + 'static {
     /// Sets `len` elements to zero.
     fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;
     /// `out [ids, columns]` = rows of `table`, dequantized. Ids must be below its row count.
-    fn embedding(
-        &self,
-        table: &Self::Weight,
-        ids: &Self::Indices,
-        out: ViewMut<'_, Self::Buffer>,
-    ) -> Result<()>;
+    fn embedding(&self, table: &Self::Weight, ids: &Self::Indices, out: ViewMut<'_, Self::Buffer>) -> Result<()>;
     /// `out [rows, width]` = the rows of `x` with the numbers in `rows`.
     fn gather_rows(
         &self,

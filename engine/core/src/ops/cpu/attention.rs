@@ -167,9 +167,15 @@ pub(super) struct Backward<'a, E> {
 }
 
 /// Backward pass.
-pub(super) fn backward<E: Real>(workers: Workers<'_, E>, shape: AttentionShape, borders: &[u32], arrays: Backward<'_, E>) {
+pub(super) fn backward<E: Real>(
+    workers: Workers<'_, E>,
+    shape: AttentionShape,
+    borders: &[u32],
+    arrays: Backward<'_, E>,
+) {
     let AttentionShape { heads, key_value_heads, head_dim } = shape;
-    let Backward { query, key, value, output, log_sum_exp, output_grad, query_grad, key_grad, value_grad, per_head } = arrays;
+    let Backward { query, key, value, output, log_sum_exp, output_grad, query_grad, key_grad, value_grad, per_head } =
+        arrays;
     let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
     let sequences = borders.len() - 1;
     let width = heads * head_dim;
@@ -214,7 +220,8 @@ pub(super) fn backward<E: Real>(workers: Workers<'_, E>, shape: AttentionShape, 
                             let (seen_grad, hidden_grad) = row_grad.split_at_mut(begin + i + 1);
                             let at = (piece.first + begin + i) * heads + piece.head;
                             rows::exponentials(seen, scale, log_sum_exp[at]);
-                            let one = |rows: Rows<E>| std::slice::from_raw_parts(rows.start.add(i * rows.stride), head_dim);
+                            let one =
+                                |rows: Rows<E>| std::slice::from_raw_parts(rows.start.add(i * rows.stride), head_dim);
                             let pull = rows::dot(one(out), one(grad));
                             rows::softmax_backward(seen, seen_grad, pull, scale);
                             hidden.fill(E::ZERO);

@@ -14,8 +14,8 @@ use super::rows;
 use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm,
-    LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
+    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::tensor::HostTensor;
 
@@ -356,7 +356,8 @@ impl<E: Real> Ops for CpuOps<E> {
         grads: AttentionGrads<'_, CpuBuffer<E>>,
     ) -> Result<()> {
         let [rows, wide, narrow] = attention_sizes(shape, borders)?;
-        let (query, key, value) = (slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?);
+        let (query, key, value) =
+            (slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?);
         let (output, output_grad) = (slice(saved.output, wide)?, slice(saved.output_grad, wide)?);
         let log_sum_exp = slice(saved.log_sum_exp, rows * shape.heads)?;
         let query_grad = slice_mut(grads.query, wide)?;
@@ -487,7 +488,10 @@ impl<E: Real> Ops for CpuOps<E> {
         for LinearGradTerm { output_grad, weight } in layers {
             let k = weight.rows();
             if weight.columns() != n {
-                return Err(EngineError::internal(format!("layers with {n} and {} inputs share one", weight.columns())));
+                return Err(EngineError::internal(format!(
+                    "layers with {n} and {} inputs share one",
+                    weight.columns()
+                )));
             }
             let segment = left(&output_grad.rows(k), rows, k)?;
             if let Some(elements) = weight.elements::<E>() {
@@ -502,7 +506,8 @@ impl<E: Real> Ops for CpuOps<E> {
                     let out = Disjoint::new(plain);
                     for_rows(&mut self.pool(), count, n, |range| {
                         // SAFETY: rows of this piece.
-                        weight.dequantize_rows(first + range.start, unsafe { out.range(range.start * n..range.end * n) });
+                        weight
+                            .dequantize_rows(first + range.start, unsafe { out.range(range.start * n..range.end * n) });
                     });
                     let right = Right::Strided { start: out.start().cast_const(), row_stride: n, column_stride: 1 };
                     let part = Segment { a: segment.a.wrapping_add(first), k: count, ..segment };

@@ -18,9 +18,8 @@ pub(super) fn cross_entropy<E: Real>(
     pool.run(targets.len(), &|row| {
         let target = targets[row] as usize;
         // SAFETY: this piece's row.
-        let (logits, loss) = unsafe {
-            (logits.range(row * vocabulary..(row + 1) * vocabulary), &mut losses.range(row..row + 1)[0])
-        };
+        let (logits, loss) =
+            unsafe { (logits.range(row * vocabulary..(row + 1) * vocabulary), &mut losses.range(row..row + 1)[0]) };
         let (largest, chosen) = (rows::largest(logits), logits[target]);
         let total = match grad_scale {
             None => rows::exponential_sum(logits, largest),

@@ -53,7 +53,8 @@ impl<E: Real> CpuBuffer<E> {
             EngineError::new(ErrorCode::OutOfMemory, message)
         };
         // With an alignment of its own the allocator could not hand out fresh zero pages untouched; so it is made by hand.
-        let bytes = len.checked_mul(size_of::<E>()).and_then(|bytes| bytes.checked_add(ALIGNMENT)).ok_or_else(refused)?;
+        let bytes =
+            len.checked_mul(size_of::<E>()).and_then(|bytes| bytes.checked_add(ALIGNMENT)).ok_or_else(refused)?;
         let layout = Layout::from_size_align(bytes, align_of::<E>()).map_err(|_| refused())?;
         // SAFETY: the size is at least `ALIGNMENT`.
         let allocation = unsafe { alloc_zeroed(layout) };

@@ -206,7 +206,14 @@ impl<E: Real> Product<'_, E> {
     }
 
     /// Where a full panel can be read without packing.
-    fn unpacked(&self, done: usize, rows: usize, first: usize, columns: usize, kernels: &Kernels<E>) -> Option<(*const E, usize)> {
+    fn unpacked(
+        &self,
+        done: usize,
+        rows: usize,
+        first: usize,
+        columns: usize,
+        kernels: &Kernels<E>,
+    ) -> Option<(*const E, usize)> {
         match (self.terms, rows <= UNPACKED_ROWS && columns.is_multiple_of(kernels.width)) {
             ([Term { right: Right::Strided { start, row_stride, column_stride: 1 }, .. }], true) => {
                 Some((start.wrapping_add(done * row_stride + first), *row_stride))
@@ -216,7 +223,14 @@ impl<E: Real> Product<'_, E> {
     }
 
     /// Copies a range of the right sides' rows into the panel; columns beyond the last are zero.
-    unsafe fn pack(&self, range: Range<usize>, first: usize, columns: usize, stride: usize, scratch: &mut PackScratch<E>) {
+    unsafe fn pack(
+        &self,
+        range: Range<usize>,
+        first: usize,
+        columns: usize,
+        stride: usize,
+        scratch: &mut PackScratch<E>,
+    ) {
         let PackScratch { panel, rows, .. } = scratch;
         let len = range.len() * stride;
         if panel.len() < len {
@@ -289,7 +303,7 @@ unsafe fn transpose<E: Real>(
 }
 
 /// Scratch of the threads of one device.
-pub(super) struct ScratchPool<E>(std::sync::Mutex<Vec<Box<PackScratch<E>>>>);
+pub(super) struct ScratchPool<E>(std::sync::Mutex<Vec<PackScratch<E>>>);
 
 impl<E: Real> ScratchPool<E> {
     pub fn new() -> Self {

@@ -37,7 +37,8 @@ impl CpuWeight {
 
     /// The elements themselves where they are stored as `E`.
     pub(super) fn elements<E: Real>(&self) -> Option<&[E]> {
-        let same = self.tensor.stored == StoredType::F32 && std::any::TypeId::of::<E>() == std::any::TypeId::of::<f32>();
+        let same =
+            self.tensor.stored == StoredType::F32 && std::any::TypeId::of::<E>() == std::any::TypeId::of::<f32>();
         let bytes = self.tensor.bytes.as_slice();
         // SAFETY: `E` is f32; address and length were checked in `new`.
         same.then(|| unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<E>(), bytes.len() / size_of::<E>()) })

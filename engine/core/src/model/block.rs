@@ -1,0 +1,104 @@
+//! Forward pass of one block.
+
+use super::activations::{LayerActivations, Scratch};
+use super::batch::PackedBatch;
+use super::linear::{InputGroup, LinearModule};
+use super::low_rank::BlockAdapter;
+use super::weights::LayerWeights;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::ops::{AttentionInputs, AttentionShape, Ops, View, ViewMut};
+
+/// What passes through a block need besides activations.
+pub(super) struct Block<'a, O: Ops> {
+    pub ops: &'a O,
+    pub config: &'a ModelConfig,
+    pub weights: &'a LayerWeights<O>,
+    pub adapter: BlockAdapter<'a, O>,
+    /// `[positions, head_dim]`: cosines and sines of rope.
+    pub angles: &'a O::Buffer,
+}
+
+impl<O: Ops> Block<'_, O> {
+    pub(super) fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            heads: self.config.num_attention_heads,
+            key_value_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+
+    /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to `saved`.
+    pub fn forward(
+        &self,
+        batch: &PackedBatch<O>,
+        input: &O::Buffer,
+        saved: &mut LayerActivations<O>,
+        output: &mut O::Buffer,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
+        let shape = self.attention_shape();
+
+        self.norm(rows, input, &self.weights.input_norm, scratch)?;
+        self.adapter.project(ops, rows, InputGroup::QueryKeyValue, &scratch.normed, &mut saved.low_rank)?;
+        for (module, out) in [
+            (LinearModule::Query, &mut saved.query),
+            (LinearModule::Key, &mut saved.key),
+            (LinearModule::Value, &mut saved.value),
+        ] {
+            self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, &saved.low_rank, None, out)?;
+        }
+        let (heads, key_value_heads) = (shape.heads, shape.key_value_heads);
+        for (x, heads) in [(&mut saved.query, heads), (&mut saved.key, key_value_heads)] {
+            ops.rope(x.into(), heads, head_dim, self.angles, &batch.positions, false)?;
+        }
+        let inputs = AttentionInputs {
+            query: View::from(&saved.query),
+            key: View::from(&saved.key),
+            value: View::from(&saved.value),
+        };
+        let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
+        ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
+        self.adapter.project(ops, rows, InputGroup::Output, &saved.attention, &mut saved.low_rank)?;
+        let (module, residual) = (LinearModule::Output, Some(input));
+        let LayerActivations { attention, low_rank, middle, .. } = &mut *saved;
+        self.linear(rows, InputGroup::Output, module, attention, low_rank, residual, middle)?;
+
+        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
+        self.adapter.project(ops, rows, InputGroup::GateUp, &scratch.normed, &mut saved.low_rank)?;
+        for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
+            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, &saved.low_rank, None, out)?;
+        }
+        let len = rows * self.config.intermediate_size;
+        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
+        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, &mut saved.low_rank)?;
+        let (module, residual) = (LinearModule::Down, Some(&saved.middle));
+        self.linear(rows, InputGroup::Down, module, &scratch.activated, &saved.low_rank, residual, output)
+    }
+
+    /// `scratch.normed` = RMSNorm of `x`.
+    pub(super) fn norm(&self, rows: usize, x: &O::Buffer, weight: &O::Buffer, scratch: &mut Scratch<O>) -> Result<()> {
+        let (width, epsilon) = (self.config.hidden_size, self.config.rms_norm_eps);
+        let (normed, factors) = (&mut scratch.normed, &mut scratch.factors);
+        self.ops.rms_norm(rows, width, x.into(), weight, epsilon, normed.into(), factors.into())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one linear layer with everything it adds")]
+    fn linear(
+        &self,
+        rows: usize,
+        group: InputGroup,
+        module: LinearModule,
+        input: &O::Buffer,
+        low_rank: &O::Buffer,
+        residual: Option<&O::Buffer>,
+        out: &mut O::Buffer,
+    ) -> Result<()> {
+        let linear = self.weights.linear(module);
+        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer };
+        let term = adapter.output_term(group, module, low_rank);
+        let residual = residual.map(View::from);
+        self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
+    }
+}

@@ -1,0 +1,152 @@
+//! Backward pass of one block: gradients of the adapter's matrices and of the block's input.
+
+use super::activations::{BackwardScratch, LayerActivations, Scratch};
+use super::batch::PackedBatch;
+use super::block::Block;
+use super::linear::{InputGroup, LinearModule};
+use super::low_rank::OutputGrad;
+use crate::error::{EngineError, Result};
+use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View};
+
+impl<O: Ops> Block<'_, O> {
+    /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
+    /// to `gradients`. Uses up `saved.gate` and `saved.up`. `input_needed`: blocks below have adapters; without it the last step is left out.
+    pub fn backward(
+        &self,
+        batch: &PackedBatch<O>,
+        input: &O::Buffer,
+        saved: &mut LayerActivations<O>,
+        scratch: &mut Scratch<O>,
+        gradients: &mut O::Buffer,
+        input_needed: bool,
+    ) -> Result<()> {
+        let mut backward =
+            scratch.backward.take().ok_or_else(|| EngineError::internal("scratch has no room for a backward pass"))?;
+        let mlp = self.mlp_backward(batch, saved, scratch, &mut backward, gradients);
+        let whole = mlp.and_then(|()| {
+            self.attention_backward(batch, input, saved, scratch, &mut backward, gradients, input_needed)
+        });
+        scratch.backward = Some(backward);
+        whole
+    }
+
+    fn mlp_backward(
+        &self,
+        batch: &PackedBatch<O>,
+        saved: &mut LayerActivations<O>,
+        scratch: &mut Scratch<O>,
+        grads: &mut BackwardScratch<O>,
+        gradients: &mut O::Buffer,
+    ) -> Result<()> {
+        let (ops, rows) = (self.ops, batch.rows);
+        let len = rows * self.config.intermediate_size;
+        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
+        self.adapter.backward(
+            ops,
+            rows,
+            self.weights,
+            InputGroup::Down,
+            &[OutputGrad { module: LinearModule::Down, grad: &grads.hidden }],
+            &scratch.activated,
+            &saved.low_rank,
+            &mut grads.low_rank,
+            gradients,
+            Some(&mut grads.activated),
+        )?;
+        ops.swiglu_backward(len, (&grads.activated).into(), (&mut saved.gate).into(), (&mut saved.up).into())?;
+        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
+        self.adapter.backward(
+            ops,
+            rows,
+            self.weights,
+            InputGroup::GateUp,
+            &[
+                OutputGrad { module: LinearModule::Gate, grad: &saved.gate },
+                OutputGrad { module: LinearModule::Up, grad: &saved.up },
+            ],
+            &scratch.normed,
+            &saved.low_rank,
+            &mut grads.low_rank,
+            gradients,
+            Some(&mut grads.normed),
+        )?;
+        self.norm_backward(rows, &saved.middle, &self.weights.post_attention_norm, scratch, grads)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
+    fn attention_backward(
+        &self,
+        batch: &PackedBatch<O>,
+        input: &O::Buffer,
+        saved: &LayerActivations<O>,
+        scratch: &mut Scratch<O>,
+        grads: &mut BackwardScratch<O>,
+        gradients: &mut O::Buffer,
+        input_needed: bool,
+    ) -> Result<()> {
+        let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
+        self.adapter.backward(
+            ops,
+            rows,
+            self.weights,
+            InputGroup::Output,
+            &[OutputGrad { module: LinearModule::Output, grad: &grads.hidden }],
+            &saved.attention,
+            &saved.low_rank,
+            &mut grads.low_rank,
+            gradients,
+            Some(&mut grads.attention),
+        )?;
+        let inputs = AttentionInputs {
+            query: View::from(&saved.query),
+            key: View::from(&saved.key),
+            value: View::from(&saved.value),
+        };
+        let forward = AttentionSaved {
+            output: View::from(&saved.attention),
+            log_sum_exp: View::from(&saved.log_sum_exp),
+            output_grad: View::from(&grads.attention),
+        };
+        let results = AttentionGrads {
+            query: (&mut grads.query).into(),
+            key: (&mut grads.key).into(),
+            value: (&mut grads.value).into(),
+        };
+        ops.attention_backward(shape, &batch.borders, inputs, forward, results)?;
+        for (x, heads) in [(&mut grads.query, shape.heads), (&mut grads.key, shape.key_value_heads)] {
+            ops.rope(x.into(), heads, shape.head_dim, self.angles, &batch.positions, true)?;
+        }
+        self.norm(rows, input, &self.weights.input_norm, scratch)?;
+        self.adapter.backward(
+            ops,
+            rows,
+            self.weights,
+            InputGroup::QueryKeyValue,
+            &[
+                OutputGrad { module: LinearModule::Query, grad: &grads.query },
+                OutputGrad { module: LinearModule::Key, grad: &grads.key },
+                OutputGrad { module: LinearModule::Value, grad: &grads.value },
+            ],
+            &scratch.normed,
+            &saved.low_rank,
+            &mut grads.low_rank,
+            gradients,
+            input_needed.then_some(&mut grads.normed),
+        )?;
+        if input_needed { self.norm_backward(rows, input, &self.weights.input_norm, scratch, grads) } else { Ok(()) }
+    }
+
+    /// Adds the gradient through the norm of `x` to that of the residual stream.
+    fn norm_backward(
+        &self,
+        rows: usize,
+        x: &O::Buffer,
+        weight: &O::Buffer,
+        scratch: &Scratch<O>,
+        grads: &mut BackwardScratch<O>,
+    ) -> Result<()> {
+        let (factors, output_grad) = (View::from(&scratch.factors), View::from(&grads.normed));
+        let width = self.config.hidden_size;
+        self.ops.rms_norm_backward(rows, width, x.into(), weight, factors, output_grad, (&mut grads.hidden).into())
+    }
+}

@@ -1,0 +1,126 @@
+//! The whole decoder over a packed micro-batch: loss, and gradients of an adapter.
+
+use super::activations::{Activations, Scratch};
+use super::batch::PackedBatch;
+use super::block::Block;
+use super::head::HeadScratch;
+use super::low_rank::BlockAdapter;
+use super::weights::BaseModel;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::lora::LoraAdapter;
+use crate::ops::{Element, Ops, View, ViewMut};
+
+/// A base model with an adapter, ready to compute.
+pub struct Decoder<'a, O: Ops> {
+    pub ops: &'a O,
+    pub base: &'a BaseModel<O>,
+    pub adapter: &'a LoraAdapter<O>,
+    /// From [`rope_angles`], for at least the longest sequence.
+    pub angles: &'a O::Buffer,
+}
+
+/// Cosines and sines of rope for `positions` positions: `[positions, head_dim]`, at each the cosines, then the sines.
+///
+/// Angles are `position · theta^(−2i/head_dim)`, frequency and product rounded to f32 as transformers computes them; on f64 devices nothing
+/// is rounded.
+pub fn rope_angles<O: Ops>(ops: &O, config: &ModelConfig, positions: usize) -> Result<O::Buffer> {
+    let half = config.head_dim / 2;
+    let single = size_of::<O::Elem>() == size_of::<f32>();
+    let mut values = Vec::with_capacity(positions * config.head_dim);
+    let frequency = |i: usize| {
+        let exponent = 2.0 * i as f64 / config.head_dim as f64;
+        if single {
+            f64::from(1.0 / (config.rope_theta as f32).powf(exponent as f32))
+        } else {
+            config.rope_theta.powf(-exponent)
+        }
+    };
+    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+    for position in 0..positions {
+        let angle = |frequency: &f64| {
+            let exact = position as f64 * frequency;
+            if single { f64::from(exact as f32) } else { exact }
+        };
+        values.extend(frequencies.iter().map(|frequency| O::Elem::from_f64(angle(frequency).cos())));
+        values.extend(frequencies.iter().map(|frequency| O::Elem::from_f64(angle(frequency).sin())));
+    }
+    let mut buffer = ops.allocate(values.len())?;
+    ops.write(&values, ViewMut::from(&mut buffer))?;
+    Ok(buffer)
+}
+
+impl<O: Ops> Decoder<'_, O> {
+    fn block(&self, layer: usize) -> Block<'_, O> {
+        Block {
+            ops: self.ops,
+            config: &self.base.config,
+            weights: &self.base.layers[layer],
+            adapter: BlockAdapter { adapter: self.adapter, layer },
+            angles: self.angles,
+        }
+    }
+
+    /// Embedding and all blocks; the result is `activations.hidden(num_hidden_layers)`.
+    pub fn forward(
+        &self,
+        batch: &PackedBatch<O>,
+        activations: &mut Activations<O>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        self.ops.embedding(&self.base.embed_tokens, &batch.ids, activations.hidden_mut(0).into())?;
+        for layer in 0..self.base.layers.len() {
+            let (input, saved, output) = activations.block(layer);
+            self.block(layer).forward(batch, input, saved, output, scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Σ cross-entropy over the batch's labels, after [`Self::forward`]. With `grad_scale` it also starts the backward pass of
+    /// `loss sum · grad_scale`, which [`Self::backward`] goes on with.
+    pub fn loss(
+        &self,
+        batch: &PackedBatch<O>,
+        activations: &Activations<O>,
+        scratch: &mut Scratch<O>,
+        head: &mut HeadScratch<O>,
+        grad_scale: Option<f64>,
+    ) -> Result<f64> {
+        let stream = activations.hidden(self.base.layers.len());
+        head.loss(self.ops, self.base, batch, stream, scratch, grad_scale)
+    }
+
+    /// Adds the gradients of the adapter's matrices to `gradients`, laid out as its parameters. Uses up the activations.
+    pub fn backward(
+        &self,
+        batch: &PackedBatch<O>,
+        activations: &mut Activations<O>,
+        scratch: &mut Scratch<O>,
+        gradients: &mut O::Buffer,
+    ) -> Result<()> {
+        let layout = &self.adapter.layout;
+        // Below the lowest block with matrices nothing is learned.
+        let Some(lowest) = layout.modules().map(|module| module.layer).min() else { return Ok(()) };
+        for layer in (lowest..self.base.layers.len()).rev() {
+            let (input, saved, _) = activations.block(layer);
+            self.block(layer).backward(batch, input, saved, scratch, gradients, layer > lowest)?;
+        }
+        Ok(())
+    }
+
+    /// After a loss that is not finite: the first place of the forward pass that holds such a number. Reads everything back.
+    pub fn first_non_finite(&self, batch: &PackedBatch<O>, activations: &Activations<O>) -> Result<String> {
+        let len = batch.rows * self.base.config.hidden_size;
+        let mut values = vec![O::Elem::from_f64(0.0); len];
+        for layer in 0..=self.base.layers.len() {
+            self.ops.read(View::from(activations.hidden(layer)), &mut values)?;
+            if values.iter().any(|value| !value.to_f64().is_finite()) {
+                return Ok(match layer {
+                    0 => "model.embed_tokens".to_owned(),
+                    _ => format!("the output of model.layers.{}", layer - 1),
+                });
+            }
+        }
+        Ok("the logits".to_owned())
+    }
+}

@@ -1,0 +1,98 @@
+//! The output layer and the loss, for labelled rows only and in pieces, so that full logits never exist.
+
+use super::activations::Scratch;
+use super::batch::PackedBatch;
+use super::weights::BaseModel;
+use crate::config::ModelConfig;
+use crate::error::{EngineError, Result};
+use crate::ops::{Element, LinearGradTerm, Ops, View};
+
+/// Logits that exist at once: 96 MiB of f32.
+const LOGITS: usize = 24 << 20;
+
+/// Memory of the output layer; shared by training and evaluation.
+pub struct HeadScratch<O: Ops> {
+    /// Rows of one piece.
+    rows: usize,
+    logits: O::Buffer,
+    /// `[rows, hidden_size]` each: the rows, their norm, and gradients of both.
+    hidden: O::Buffer,
+    normed: O::Buffer,
+    hidden_grad: O::Buffer,
+    normed_grad: O::Buffer,
+    factors: O::Buffer,
+    losses: O::Buffer,
+    numbers: O::Indices,
+    targets: O::Indices,
+    losses_on_host: Vec<O::Elem>,
+}
+
+impl<O: Ops> HeadScratch<O> {
+    /// Memory for batches of up to `rows` labelled rows, taken a piece at a time.
+    pub fn new(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
+        let rows = rows.min((LOGITS / config.vocab_size).max(1));
+        let hidden = rows * config.hidden_size;
+        Ok(Self {
+            rows,
+            logits: ops.allocate(rows * config.vocab_size)?,
+            hidden: ops.allocate(hidden)?,
+            normed: ops.allocate(hidden)?,
+            hidden_grad: ops.allocate(hidden)?,
+            normed_grad: ops.allocate(hidden)?,
+            factors: ops.allocate(rows)?,
+            losses: ops.allocate(rows)?,
+            numbers: ops.allocate_indices(rows)?,
+            targets: ops.allocate_indices(rows)?,
+            losses_on_host: Vec::new(),
+        })
+    }
+
+    /// Σ cross-entropy over the batch's labels, from the residual stream after the last block.
+    ///
+    /// With `grad_scale`, the gradient of `loss sum · grad_scale` with respect to that stream goes to the scratch's backward part.
+    pub(super) fn loss(
+        &mut self,
+        ops: &O,
+        base: &BaseModel<O>,
+        batch: &PackedBatch<O>,
+        stream: &O::Buffer,
+        scratch: &mut Scratch<O>,
+        grad_scale: Option<f64>,
+    ) -> Result<f64> {
+        let (width, epsilon, vocabulary) = (base.config.hidden_size, base.config.rms_norm_eps, base.config.vocab_size);
+        let mut stream_grad = match (grad_scale, &mut scratch.backward) {
+            (None, _) => None,
+            (Some(_), Some(backward)) => Some(&mut backward.hidden),
+            (Some(_), None) => return Err(EngineError::internal("scratch has no room for a backward pass")),
+        };
+        if let Some(grad) = &mut stream_grad {
+            ops.zero((&mut **grad).into(), batch.rows * width)?;
+        }
+        let mut sum = 0.0;
+        let pieces = batch.labelled_rows.chunks(self.rows).zip(batch.targets.chunks(self.rows));
+        for (numbers, targets) in pieces {
+            let rows = numbers.len();
+            ops.write_indices(numbers, &mut self.numbers)?;
+            ops.write_indices(targets, &mut self.targets)?;
+            ops.gather_rows(stream.into(), &self.numbers, width, (&mut self.hidden).into())?;
+            let (normed, factors) = (&mut self.normed, &mut self.factors);
+            ops.rms_norm(rows, width, (&self.hidden).into(), &base.norm, epsilon, normed.into(), factors.into())?;
+            let (weight, logits) = (base.output_weight(), &mut self.logits);
+            ops.linear_forward(rows, (&self.normed).into(), weight, None, None, None, logits.into())?;
+            let (logits, losses) = (&mut self.logits, &mut self.losses);
+            ops.cross_entropy(vocabulary, &self.targets, grad_scale, logits.into(), losses.into())?;
+            if let Some(stream_grad) = &mut stream_grad {
+                let term = LinearGradTerm { output_grad: View::from(&self.logits), weight };
+                ops.linear_grad_input(rows, &[term], None, (&mut self.normed_grad).into())?;
+                ops.zero((&mut self.hidden_grad).into(), rows * width)?;
+                let (x, factors, grad) = ((&self.hidden).into(), (&self.factors).into(), (&self.normed_grad).into());
+                ops.rms_norm_backward(rows, width, x, &base.norm, factors, grad, (&mut self.hidden_grad).into())?;
+                ops.scatter_rows((&self.hidden_grad).into(), &self.numbers, width, (&mut **stream_grad).into())?;
+            }
+            self.losses_on_host.resize(rows, O::Elem::from_f64(0.0));
+            ops.read((&self.losses).into(), &mut self.losses_on_host)?;
+            sum += self.losses_on_host.iter().map(|loss| loss.to_f64()).sum::<f64>();
+        }
+        Ok(sum)
+    }
+}

@@ -1,0 +1,124 @@
+//! The low-rank halves of the linear layers that share an input.
+
+use super::linear::{InputGroup, LinearModule};
+use super::weights::LayerWeights;
+use crate::error::Result;
+use crate::lora::{LoraAdapter, LoraGroup};
+use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut};
+
+/// A block's adapter: the products with A of all its groups lie side by side in rows of `columns`.
+pub(super) struct BlockAdapter<'a, O: Ops> {
+    pub adapter: &'a LoraAdapter<O>,
+    pub layer: usize,
+}
+
+/// The gradient of one linear layer's output.
+pub(super) struct OutputGrad<'a, O: Ops> {
+    pub module: LinearModule,
+    pub grad: &'a O::Buffer,
+}
+
+impl<'a, O: Ops> BlockAdapter<'a, O> {
+    fn group(&self, group: InputGroup) -> &'a LoraGroup {
+        self.adapter.layout.group(self.layer, group)
+    }
+
+    fn columns(&self) -> usize {
+        self.adapter.layout.columns(self.layer)
+    }
+
+    /// `low_rank` = scale · input · Aᵀ for all layers of the group in one product.
+    pub fn project(
+        &self,
+        ops: &O,
+        rows: usize,
+        group: InputGroup,
+        input: &O::Buffer,
+        low_rank: &mut O::Buffer,
+    ) -> Result<()> {
+        let group = self.group(group);
+        if group.columns == 0 {
+            return Ok(());
+        }
+        let a = View::at(&self.adapter.parameters, group.a_offset).columns(group.in_features);
+        let out = ViewMut::at(low_rank, group.first_column).rows(self.columns());
+        let input = View::from(input).rows(group.in_features);
+        ops.gemm(rows, group.columns, group.in_features, self.adapter.scale(), input, a, false, out)
+    }
+
+    /// What a layer's low-rank half adds to its output, where it has one.
+    pub fn output_term(
+        &self,
+        group: InputGroup,
+        module: LinearModule,
+        low_rank: &'a O::Buffer,
+    ) -> Option<LowRankTerm<'a, O::Buffer>> {
+        let group = self.group(group);
+        let lora = group.module(module)?;
+        let r = self.adapter.layout.r;
+        Some(LowRankTerm {
+            rank: r,
+            left: View::at(low_rank, group.first_column + lora.column).rows(self.columns()),
+            right: View::at(&self.adapter.parameters, lora.b_offset).columns(r),
+        })
+    }
+
+    /// Backward pass of the linear layers of a group, frozen and low-rank halves together.
+    ///
+    /// Adds the gradients of A and B to `gradients`; with `input_grad`, writes the gradient of the shared input there. `low_rank_grad` is
+    /// scratch.
+    #[expect(clippy::too_many_arguments, reason = "inputs, scratch and results of a whole group")]
+    pub fn backward(
+        &self,
+        ops: &O,
+        rows: usize,
+        weights: &LayerWeights<O>,
+        group: InputGroup,
+        output_grads: &[OutputGrad<'_, O>],
+        input: &O::Buffer,
+        low_rank: &O::Buffer,
+        low_rank_grad: &mut O::Buffer,
+        gradients: &mut O::Buffer,
+        input_grad: Option<&mut O::Buffer>,
+    ) -> Result<()> {
+        let lora = self.group(group);
+        let (r, columns, in_features) = (self.adapter.layout.r, lora.columns, lora.in_features);
+        for OutputGrad { module, grad } in output_grads {
+            let Some(module) = lora.module(*module) else { continue };
+            let out_features = module.out_features;
+            let output_grad = View::from(*grad).rows(out_features);
+            // Gradient of scale · x · Aᵀ, with the scale taken in: scale · g · B.
+            let b = View::at(&self.adapter.parameters, module.b_offset).rows(r);
+            let place = ViewMut::at(low_rank_grad, module.column).rows(columns);
+            ops.gemm(rows, r, out_features, self.adapter.scale(), output_grad, b, false, place)?;
+            // dBᵀ [r, out] += hᵀ · g, with h = scale · x · Aᵀ; B is stored [out, r].
+            let hidden = Matrix {
+                view: View::at(low_rank, lora.first_column + module.column),
+                row_stride: 1,
+                column_stride: self.columns(),
+            };
+            let output_grad = View::from(*grad).rows(out_features);
+            let place = MatrixMut { view: ViewMut::at(gradients, module.b_offset), row_stride: 1, column_stride: r };
+            ops.gemm(r, out_features, rows, 1.0, hidden, output_grad, true, place)?;
+        }
+        if columns > 0 {
+            let left = View::from(&*low_rank_grad).columns(columns);
+            let place = ViewMut::at(gradients, lora.a_offset).rows(in_features);
+            ops.gemm(columns, in_features, rows, 1.0, left, View::from(input).rows(in_features), true, place)?;
+        }
+        let Some(input_grad) = input_grad else { return Ok(()) };
+        let terms: Vec<LinearGradTerm<'_, O>> = output_grads
+            .iter()
+            .map(|grad| LinearGradTerm {
+                output_grad: View::from(grad.grad),
+                weight: &weights.linear(grad.module).weight,
+            })
+            .collect();
+        let low_rank = (columns > 0).then(|| LowRankTerm {
+            rank: columns,
+            left: View::from(&*low_rank_grad).rows(columns),
+            right: View::at(&self.adapter.parameters, lora.a_offset).rows(in_features),
+        });
+        ops.linear_grad_input(rows, &terms, low_rank, ViewMut::from(input_grad))
+    }
+}

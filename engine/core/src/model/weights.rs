@@ -1,0 +1,90 @@
+//! A base model's frozen weights on a device.
+
+use super::linear::{LINEAR_MODULES, LinearModule};
+use super::source::TensorSource;
+use crate::config::ModelConfig;
+use crate::error::{EngineError, Result};
+use crate::ops::Ops;
+
+/// A linear layer: `x · weightᵀ + bias`.
+pub struct Linear<O: Ops> {
+    pub weight: O::Weight,
+    /// `[out_features]`, where the architecture has one.
+    pub bias: Option<O::Buffer>,
+}
+
+/// One block.
+pub struct LayerWeights<O: Ops> {
+    pub input_norm: O::Buffer,
+    pub post_attention_norm: O::Buffer,
+    linears: [Linear<O>; 7],
+}
+
+impl<O: Ops> LayerWeights<O> {
+    /// One of the block's linear layers.
+    pub fn linear(&self, module: LinearModule) -> &Linear<O> {
+        &self.linears[module as usize]
+    }
+}
+
+/// A base model. Immutable; shared by everything that trains on it.
+pub struct BaseModel<O: Ops> {
+    pub config: ModelConfig,
+    /// `[vocab_size, hidden_size]`
+    pub embed_tokens: O::Weight,
+    pub layers: Vec<LayerWeights<O>>,
+    pub norm: O::Buffer,
+    /// `[vocab_size, hidden_size]`; none: the embedding table is the output layer.
+    pub lm_head: Option<O::Weight>,
+}
+
+impl<O: Ops> BaseModel<O> {
+    /// Takes the tensors under their Hugging Face names, one at a time.
+    ///
+    /// Errors: those of the source and of the device; `INTERNAL` where a tensor has another shape than the configuration says, which
+    /// readers rule out.
+    pub fn load(ops: &O, source: &dyn TensorSource) -> Result<Self> {
+        let config = source.config().clone();
+        let weight = |name: &str, rows: usize, columns: usize| -> Result<O::Weight> {
+            let weight = ops.upload_weight(source.tensor(&format!("{name}.weight"))?)?;
+            let found = ops.weight_shape(&weight);
+            if found == (rows, columns) {
+                return Ok(weight);
+            }
+            Err(EngineError::internal(format!("`{name}.weight` is {found:?}; expected ({rows}, {columns})")))
+        };
+        let norm = |name: &str| ops.upload_dequantized(&source.tensor(&format!("{name}.weight"))?);
+        let (hidden_size, vocab_size) = (config.hidden_size, config.vocab_size);
+        let layers = (0..config.num_hidden_layers).map(|layer| {
+            let prefix = format!("model.layers.{layer}");
+            let mut linears = Vec::with_capacity(LINEAR_MODULES.len());
+            for module in LINEAR_MODULES {
+                let (out_features, in_features) = module.shape(&config);
+                let weight = weight(&format!("{prefix}.{}", module.path()), out_features, in_features)?;
+                linears.push(Linear { weight, bias: None });
+            }
+            Ok(LayerWeights {
+                input_norm: norm(&format!("{prefix}.input_layernorm"))?,
+                post_attention_norm: norm(&format!("{prefix}.post_attention_layernorm"))?,
+                linears: linears.try_into().map_err(|_| EngineError::internal("a block has seven linear layers"))?,
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(weight("lm_head", vocab_size, hidden_size)?),
+        };
+        Ok(Self {
+            embed_tokens: weight("model.embed_tokens", vocab_size, hidden_size)?,
+            norm: norm("model.norm")?,
+            layers,
+            lm_head,
+            config,
+        })
+    }
+
+    /// The output layer's weight.
+    pub fn output_weight(&self) -> &O::Weight {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+}
