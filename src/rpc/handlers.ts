@@ -26,3 +26,8 @@ export type ClientStreamHandler<Request, Response> = (
   requests: AsyncIterable<Request>,
   context: CallContext,
 ) => Promise<Response>;
+
+export type BidiStreamHandler<Request, Response> = (
+  requests: AsyncIterable<Request>,
+  context: CallContext,
+) => AsyncIterable<Response>;

@@ -1,0 +1,102 @@
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { HealthService } from '../gen/grpc/health/v1/health.ts';
+import { ServerReflectionService } from '../gen/grpc/reflection/v1/reflection.ts';
+import { ActiveCalls, type CallRecord } from './active-calls.ts';
+import { addService, type HandlersOf, type ServiceOptions } from './adapter.ts';
+import { Health } from './health.ts';
+import { createReflection, V1_ALPHA } from './reflection.ts';
+
+export interface RpcServerOptions {
+  /** Largest message the server receives, bytes. */
+  readonly maxReceiveBytes: number;
+  readonly onCallEnd: (record: CallRecord) => void;
+}
+
+/** Every 2 minutes a silent connection is asked whether it still lives; a dead one ends its calls 20 seconds later. */
+const KEEPALIVE_MILLISECONDS = 120_000;
+const KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000;
+
+/** grpc-js's own shutdown may never call back; after this time connections are cut. */
+const SHUTDOWN_MILLISECONDS = 1000;
+
+const serviceName = (definition: object): string => {
+  const [method] = Object.values(definition) as { readonly path: string }[];
+  return method?.path.split('/')[1] ?? '';
+};
+
+/** The gRPC server: services, health, reflection, and an orderly end. */
+export class RpcServer {
+  readonly #server: Server;
+  readonly #calls: ActiveCalls;
+  readonly #services: string[] = [];
+  #health: Health | null = null;
+
+  constructor(options: RpcServerOptions) {
+    this.#server = new Server({
+      'grpc.max_receive_message_length': options.maxReceiveBytes,
+      'grpc.keepalive_time_ms': KEEPALIVE_MILLISECONDS,
+      'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MILLISECONDS,
+    });
+    this.#calls = new ActiveCalls(options.onCallEnd);
+  }
+
+  /** Before `listen`. Handlers left out answer UNIMPLEMENTED by name. */
+  add<Definition extends object>(
+    definition: Definition,
+    handlers: HandlersOf<Definition>,
+    options: ServiceOptions<Definition> = {},
+  ): void {
+    this.#services.push(serviceName(definition));
+    addService(this.#server, this.#calls, definition, handlers, options);
+  }
+
+  /**
+   * Binds and serves. Resolves to the port.
+   * @param address `host:port`; port 0 takes a free one.
+   */
+  async listen(address: string): Promise<number> {
+    this.#health = new Health(this.#services);
+    const always = { acceptWhileDraining: true, finishOnDrain: ['watch'] } as const;
+    addService(this.#server, this.#calls, HealthService, this.#health.handlers(), always);
+    const reflection = createReflection();
+    const options = { acceptWhileDraining: true };
+    addService(this.#server, this.#calls, ServerReflectionService, reflection, options);
+    addService<typeof V1_ALPHA>(this.#server, this.#calls, V1_ALPHA, reflection, options);
+    const port = await new Promise<number>((resolve, reject) => {
+      this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) =>
+        error ? reject(error) : resolve(bound),
+      );
+    });
+    this.#health.setServing(true);
+    return port;
+  }
+
+  /**
+   * Health turns to NOT_SERVING, new calls are refused with DRAINING, streams end with it, other calls may finish within the time given.
+   * Whatever is left then ends with DRAINING too. Resolves when no call is under way.
+   */
+  async drain(timeoutMilliseconds: number): Promise<void> {
+    this.#health?.setServing(false);
+    this.#calls.drain();
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, timeoutMilliseconds);
+    });
+    await Promise.race([this.#calls.finished(), timeout]);
+    clearTimeout(timer);
+    this.#calls.abortAll();
+  }
+
+  /** Ends what is left and closes every connection. Idempotent. */
+  async close(): Promise<void> {
+    this.#health?.setServing(false);
+    this.#calls.abortAll();
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, SHUTDOWN_MILLISECONDS);
+    });
+    await Promise.race([new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve())), timeout]);
+    clearTimeout(timer);
+    this.#server.forceShutdown();
+  }
+}

@@ -1,0 +1,63 @@
+import type { Readable, Writable } from 'node:stream';
+
+/** Settles with `promise`, or rejects with the signal's reason as soon as it is aborted. */
+export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  if (signal.aborted) {
+    promise.catch(() => undefined);
+    return Promise.reject(signal.reason);
+  }
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
+
+/** Until the stream takes more. A call that dies never drains: the signal ends the wait. */
+function drained(stream: Writable, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  stream.once('drain', resolve);
+  return untilAborted(promise, signal).finally(() => stream.off('drain', resolve));
+}
+
+/**
+ * Writes what the handler yields, one after another: while the client does not read, nothing more is asked for. However it
+ * ends, the handler's generator is closed, so that its `finally` blocks run. That close is not waited for: a generator
+ * may stand at an await that knows no signal.
+ * @throws the signal's reason, or what the handler threw
+ */
+export async function writeAll<T>(
+  stream: Writable,
+  responses: AsyncIterable<T>,
+  serialize: (response: T) => Buffer,
+  signal: AbortSignal,
+): Promise<void> {
+  const iterator = responses[Symbol.asyncIterator]();
+  let done = false;
+  try {
+    for (;;) {
+      const next = await untilAborted(Promise.resolve(iterator.next()), signal);
+      if (next.done) {
+        done = true;
+        return;
+      }
+      if (!stream.write(serialize(next.value))) await drained(stream, signal);
+    }
+  } finally {
+    if (!done) iterator.return?.()?.then(undefined, () => undefined);
+  }
+}
+
+/**
+ * What the client sends, as it is asked for: grpc-js reads ahead by a bounded number of messages and then holds the client back.
+ * @throws the signal's reason where the client goes away
+ */
+export async function* readAll<T>(stream: Readable, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+  try {
+    for await (const message of stream.iterator({ destroyOnReturn: false })) yield message as T;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+  signal.throwIfAborted();
+}
