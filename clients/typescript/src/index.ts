@@ -8,3 +8,4 @@ export * from './messages.ts';
 export { eachPage } from './pages.ts';
 export { Status, type StatusName, statusName } from './status.ts';
 export type { UploadSource } from './upload.ts';
+export { fileSha256 } from './upload.ts';

@@ -1,0 +1,107 @@
+/** `luthier adapters`: list, get, delete, import, export. */
+import { resolve } from 'node:path';
+import { Command } from 'commander';
+import { Adapter, ExportAdapterResponse, eachPage, ImportAdapterResponse } from '../../../typescript/src/index.ts';
+import {
+  type ConnectionOptions,
+  printJson,
+  printLines,
+  type Session,
+  withConnection,
+  withSession,
+} from '../connection.ts';
+import { formatBytes, formatCount, formatRecord, formatTable } from '../format.ts';
+import { type Io, paint, printLine } from '../io.ts';
+import { modelName, resourceName } from '../names.ts';
+
+const adapterName = (value: string): string => resourceName('adapters', value);
+
+function describe(adapter: Adapter): string[] {
+  return formatRecord([
+    ['name', adapter.name],
+    ['base model', adapter.baseModel],
+    ['r', String(adapter.r)],
+    ['lora_alpha', `${adapter.loraAlpha}${adapter.useRslora ? ', rslora' : ''}`],
+    ['target modules', adapter.targetModules.join(', ')],
+    ['parameters', formatCount(adapter.parameterCount)],
+    ['size', formatBytes(adapter.sizeBytes)],
+    ['template', adapter.template === undefined ? '' : `${adapter.template.id} ${adapter.template.version}`],
+    ['training job', adapter.trainingJob],
+    ['sha256', adapter.sha256],
+    ['created', adapter.createTime?.toISOString() ?? ''],
+  ]);
+}
+
+async function list(session: Session): Promise<void> {
+  const rows: string[][] = [];
+  for await (const { adapters } of eachPage((pageToken) => session.client.listAdapters({ pageToken }))) {
+    for (const adapter of adapters) {
+      if (session.json) await printJson(session, Adapter.toJSON(adapter));
+      const created = adapter.createTime?.toISOString() ?? '';
+      rows.push([adapter.name, adapter.baseModel, String(adapter.r), formatBytes(adapter.sizeBytes), created]);
+    }
+  }
+  if (!session.json) await printLines(session, formatTable(['NAME', 'BASE', 'R', 'SIZE', 'CREATED'], rows));
+}
+
+interface ImportFlags extends ConnectionOptions {
+  readonly model: string;
+  readonly name?: string;
+}
+
+async function importFolder(session: Session, folder: string, options: ImportFlags): Promise<void> {
+  const response = await session.client.importAdapter({
+    path: resolve(folder),
+    baseModel: modelName(options.model),
+    ...(options.name === undefined ? {} : { adapterId: options.name.replace(/^adapters\//, '') }),
+  });
+  if (session.json) return printJson(session, ImportAdapterResponse.toJSON(response));
+  for (const warning of response.warnings) {
+    await printLine(session.io.stderr, `${paint(session.io.stderr, 'yellow', 'warning')}  ${warning}`);
+  }
+  if (response.adapter !== undefined) await printLines(session, describe(response.adapter));
+}
+
+/** The group of commands. */
+export function adaptersCommand(io: Io): Command {
+  const all = new Command('list').description('all adapters');
+  withConnection(all).action((options: ConnectionOptions) => withSession(io, options, list));
+  const get = new Command('get').argument('<adapter>').description('one adapter');
+  withConnection(get).action((name: string, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      const adapter = await session.client.getAdapter(adapterName(name));
+      await (session.json ? printJson(session, Adapter.toJSON(adapter)) : printLines(session, describe(adapter)));
+    }),
+  );
+  const remove = new Command('delete').argument('<adapter>').description('delete an adapter that nothing uses');
+  withConnection(remove).action((name: string, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      await session.client.deleteAdapter(adapterName(name));
+      await (session.json ? printJson(session, {}) : printLines(session, [`deleted ${adapterName(name)}`]));
+    }),
+  );
+  const add = new Command('import')
+    .argument('<folder>')
+    .description("take a PEFT folder on the server's machine into the store");
+  add.requiredOption('--model <name>', 'its base model: a registered name or a path');
+  add.option('--name <id>', 'default: chosen by the server');
+  withConnection(add).action((folder: string, options: ImportFlags) =>
+    withSession(io, options, (session) => importFolder(session, folder, options)),
+  );
+  const write = new Command('export').argument('<adapter>').argument('<folder>');
+  write.description("write a PEFT folder on the server's machine; it must be empty or not exist yet");
+  withConnection(write).action((name: string, folder: string, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      const response = await session.client.exportAdapter({ name: adapterName(name), path: resolve(folder) });
+      if (session.json) return printJson(session, ExportAdapterResponse.toJSON(response));
+      await printLines(session, [`exported to ${response.path}, ${formatBytes(response.sizeBytes)}`]);
+    }),
+  );
+  return new Command('adapters')
+    .description('what training makes: LoRA adapters, as PEFT files')
+    .addCommand(all)
+    .addCommand(get)
+    .addCommand(remove)
+    .addCommand(add)
+    .addCommand(write);
+}

@@ -1,0 +1,102 @@
+/** `luthier jobs`: list, get, watch, cancel. */
+import { Command } from 'commander';
+import { eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
+import {
+  type ConnectionOptions,
+  numberOption,
+  printJson,
+  printLines,
+  withConnection,
+  withSession,
+} from '../connection.ts';
+import { followJob } from '../follow-job.ts';
+import { formatRecord, formatTable, stateName } from '../format.ts';
+import type { Io } from '../io.ts';
+import { resourceName } from '../names.ts';
+import { choice } from '../training-flags.ts';
+import type { SetExitCode } from './set-exit-code.ts';
+
+const STATES = Object.fromEntries(
+  Object.values(JobState)
+    .filter((state) => state > 0)
+    .map((state): [string, JobState] => [stateName(state), state]),
+);
+
+const jobName = (value: string): string => resourceName('trainingJobs', value);
+
+function describe(job: TrainingJob): string[] {
+  const { lastStep: step, lastEvaluation: evaluation, failure } = job;
+  const entries: [string, string][] = [
+    ['name', job.name],
+    ['state', stateName(job.state)],
+    ['model', job.spec?.model ?? ''],
+    ['dataset', job.spec?.dataset ?? ''],
+    ['last event', String(job.lastSequence)],
+    ['created', job.createTime?.toISOString() ?? ''],
+  ];
+  if (job.queuePosition > 0) entries.push(['queue position', String(job.queuePosition)]);
+  if (step !== undefined) entries.push(['step', `${step.globalStep}/${step.maxSteps}, loss ${step.loss.toFixed(4)}`]);
+  if (evaluation !== undefined) entries.push(['held-out loss', evaluation.loss.toFixed(4)]);
+  if (job.adapter !== '') entries.push(['adapter', job.adapter]);
+  if (failure !== undefined) entries.push(['failure', `${failure.message} (${failure.reason})`]);
+  return formatRecord(entries);
+}
+
+function listCommand(io: Io): Command {
+  const command = new Command('list').description('all jobs, newest first');
+  command.option('--state <states...>', `only these: ${Object.keys(STATES).join(', ')}`);
+  return withConnection(command).action(async (options: ConnectionOptions & { readonly state?: string[] }) => {
+    const states = (options.state ?? []).map((state) => choice('state', STATES, state));
+    await withSession(io, options, async (session) => {
+      const rows: string[][] = [];
+      for await (const { jobs } of eachPage((pageToken) => session.client.listTrainingJobs({ pageToken, states }))) {
+        for (const job of jobs) {
+          if (session.json) await printJson(session, TrainingJob.toJSON(job));
+          const { lastStep: step } = job;
+          const progress = step === undefined ? '' : `${step.globalStep}/${step.maxSteps}`;
+          rows.push([
+            job.name,
+            stateName(job.state),
+            progress,
+            job.spec?.model ?? '',
+            job.createTime?.toISOString() ?? '',
+          ]);
+        }
+      }
+      if (!session.json) await printLines(session, formatTable(['NAME', 'STATE', 'STEP', 'MODEL', 'CREATED'], rows));
+    });
+  });
+}
+
+function watchCommand(io: Io, setExitCode: SetExitCode): Command {
+  const command = new Command('watch').argument('<job>').description("a job's events until it ends; Ctrl-C detaches");
+  command.option('--after <sequence>', 'only events after this one', numberOption(0, true), 0);
+  return withConnection(command).action(
+    async (name: string, options: ConnectionOptions & { readonly after: number }) => {
+      const open = (session: Parameters<typeof followJob>[0]) =>
+        followJob(session, (attach) =>
+          session.client.watchTrainingJob(jobName(name), { ...attach, afterSequence: options.after }),
+        );
+      setExitCode((await withSession(io, options, open)).exitCode);
+    },
+  );
+}
+
+/** The group of commands. */
+export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
+  const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
+    withConnection(new Command(name).argument('<job>').description(description)).action(
+      (job: string, options: ConnectionOptions) =>
+        withSession(io, options, async (session) => {
+          const found = await session.client[call](jobName(job));
+          if (session.json) await printJson(session, TrainingJob.toJSON(found));
+          else await printLines(session, describe(found));
+        }),
+    );
+  return new Command('jobs')
+    .description('training jobs')
+    .addCommand(listCommand(io))
+    .addCommand(show('get', 'one job', 'getTrainingJob'))
+    .addCommand(watchCommand(io, setExitCode))
+    .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'));
+}

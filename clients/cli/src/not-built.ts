@@ -1,0 +1,50 @@
+/** Commands and options that have a place in the interface, but no code behind them yet. Refused by name, never ignored. */
+
+/** Commands, with what to use instead. */
+export const COMMANDS_NOT_BUILT: Readonly<Record<string, string>> = {
+  doctor: 'See `luthier info` for what a server runs on.',
+  estimate: 'A job reports its steps and tokens before the first step, and its memory with every step.',
+};
+
+/** Subcommands, by group. */
+export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
+  jobs: ['pause', 'resume', 'delete'],
+  adapters: ['merge', 'load', 'unload', 'download'],
+};
+
+/** Options of `train` that transformers, PEFT or their users know, with what to use instead. */
+export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
+  adam8bit: '',
+  'alpha-pattern': '',
+  bf16: '',
+  bias: '',
+  'dataloader-drop-last': '',
+  'early-stopping-patience': '',
+  'eval-delay': '',
+  'eval-strategy':
+    'Evaluation runs at each epoch, or every --eval-steps, where there is --eval-data or --validation-split.',
+  fp16: '',
+  'gradient-checkpointing': '',
+  'group-by-length': '',
+  'init-lora-weights': '',
+  'label-smoothing-factor': '',
+  'layers-to-transform': '',
+  'load-best-model-at-end': '',
+  'loraplus-lr-ratio': '',
+  'loss-normalization': '',
+  'lr-scheduler-kwargs': '',
+  'metric-for-best-model': '',
+  'modules-to-save': '',
+  'neftune-noise-alpha': '',
+  optim: 'AdamW is used.',
+  'rank-pattern': '',
+  'report-to': 'Use --json for metrics as a stream.',
+  'resume-from-checkpoint': '',
+  'save-steps': '',
+  'save-strategy': '',
+  'save-total-limit': '',
+  tf32: '',
+  'torch-compile': '',
+  'use-dora': '',
+  'warmup-ratio': 'Use --warmup-steps with a value below 1.',
+};

@@ -1,0 +1,231 @@
+/** The flags of `train` that describe the job: one table for the command line, configuration files and help. */
+import {
+  DatasetFormat,
+  type DeepPartial,
+  LoadIn,
+  OverLengthPolicy,
+  type TrainingSpec,
+  TrainOn,
+} from '../../typescript/src/index.ts';
+import { CliError, notBuiltYet } from './failure.ts';
+import { modelName } from './names.ts';
+
+/** A spec under construction. */
+export type SpecDraft = DeepPartial<TrainingSpec>;
+
+type Kind = 'text' | 'number' | 'integer' | 'boolean' | 'list';
+
+interface Values {
+  text: string;
+  number: number;
+  integer: number;
+  boolean: boolean;
+  list: string[];
+}
+
+/** One flag: `--name value` on the command line, `name: value` in a file. */
+export interface TrainingFlag {
+  readonly name: string;
+  readonly kind: Kind;
+  readonly help: string;
+  /** Writes the parsed value into the spec. */
+  readonly apply: (spec: SpecDraft, value: unknown) => void;
+}
+
+function flag<K extends Kind>(
+  name: string,
+  kind: K,
+  help: string,
+  apply: (spec: SpecDraft, value: Values[K]) => void,
+): TrainingFlag {
+  return { name, kind, help, apply: (spec, raw) => apply(spec, parse(name, kind, raw) as Values[K]) };
+}
+
+function parse(name: string, kind: Kind, raw: unknown): Values[Kind] {
+  switch (kind) {
+    case 'text':
+      if (typeof raw === 'string' || typeof raw === 'number') return String(raw);
+      break;
+    case 'boolean':
+      if (typeof raw === 'boolean') return raw;
+      if (raw === 'true' || raw === 'false') return raw === 'true';
+      break;
+    case 'list': {
+      const items = Array.isArray(raw) ? raw.map(String) : typeof raw === 'string' ? raw.split(',') : [];
+      if (items.length > 0 && items.every((item) => item.trim() !== '')) return items.map((item) => item.trim());
+      break;
+    }
+    default: {
+      const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw;
+      // NaN and infinities go no further: they would travel, and mean nothing.
+      if (typeof value === 'number' && Number.isFinite(value) && (kind === 'number' || Number.isInteger(value)))
+        return value;
+    }
+  }
+  const expected = {
+    text: 'text',
+    boolean: 'true or false',
+    list: 'a,b,c',
+    number: 'a number',
+    integer: 'a whole number',
+  };
+  throw new CliError(`--${name}: expected ${expected[kind]}, found ${JSON.stringify(raw) ?? String(raw)}`);
+}
+
+/** A value of a closed set, as the contract numbers it. */
+export function choice<T>(name: string, values: Readonly<Record<string, T>>, value: string): T {
+  const found = values[value.toLowerCase()];
+  if (found !== undefined) return found;
+  throw new CliError(`--${name}: expected ${Object.keys(values).join(', ')}; found ${JSON.stringify(value)}`);
+}
+
+export const TRAIN_ON = {
+  assistant: TrainOn.TRAIN_ON_ASSISTANT,
+  last: TrainOn.TRAIN_ON_LAST,
+  all: TrainOn.TRAIN_ON_ALL,
+};
+
+export const OVER_LENGTH = {
+  error: OverLengthPolicy.OVER_LENGTH_POLICY_ERROR,
+  truncate: OverLengthPolicy.OVER_LENGTH_POLICY_TRUNCATE,
+  drop_rounds: OverLengthPolicy.OVER_LENGTH_POLICY_DROP_ROUNDS,
+  drop: OverLengthPolicy.OVER_LENGTH_POLICY_DROP,
+};
+
+export const FORMATS = {
+  messages: DatasetFormat.DATASET_FORMAT_MESSAGES,
+  prompt_completion: DatasetFormat.DATASET_FORMAT_PROMPT_COMPLETION,
+  tokens: DatasetFormat.DATASET_FORMAT_TOKENS,
+  conversations: DatasetFormat.DATASET_FORMAT_CONVERSATIONS,
+  instruction: DatasetFormat.DATASET_FORMAT_INSTRUCTION,
+  rounds: DatasetFormat.DATASET_FORMAT_ROUNDS,
+  text: DatasetFormat.DATASET_FORMAT_TEXT,
+};
+
+const LOAD_IN = {
+  stored: LoadIn.LOAD_IN_STORED,
+  '16bit': LoadIn.LOAD_IN_16BIT,
+  '8bit': LoadIn.LOAD_IN_8BIT,
+  '4bit': LoadIn.LOAD_IN_4BIT,
+};
+
+const lora = (spec: SpecDraft): NonNullable<SpecDraft['lora']> => {
+  spec.lora ??= {};
+  return spec.lora;
+};
+
+function applyTargets(spec: SpecDraft, modules: string[]): void {
+  if (modules.some((module) => /[\\^$*+?()[\]{}|]/.test(module))) {
+    throw notBuiltYet(
+      '--target-modules with a regular expression',
+      'Name the modules: --target-modules q_proj,v_proj.',
+    );
+  }
+  lora(spec).targetModules = modules;
+}
+
+export const TRAINING_FLAGS: readonly TrainingFlag[] = [
+  flag('model', 'text', 'base model: a registered name or a path', (spec, v) => {
+    spec.model = modelName(v);
+  }),
+  flag('output', 'text', "the adapter's name", (spec, v) => {
+    spec.output = v.replace(/^adapters\//, '');
+  }),
+  flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
+    spec.initAdapter = v;
+  }),
+  flag('validation-split', 'number', 'share of the examples held out, in [0, 1)', (spec, v) => {
+    spec.validationSplit = v;
+  }),
+  flag('template', 'text', "template of the prompts (default: the model's own)", (spec, v) => {
+    spec.template = v;
+  }),
+  flag('train-on', 'text', 'assistant, last or all (default: assistant)', (spec, v) => {
+    spec.trainOn = choice('train-on', TRAIN_ON, v);
+  }),
+  flag('max-seq-length', 'integer', "longest example in tokens (default: the model's context)", (spec, v) => {
+    spec.maxSeqLength = v;
+  }),
+  flag('over-length', 'text', 'error, truncate, drop_rounds or drop (default: error)', (spec, v) => {
+    spec.overLength = choice('over-length', OVER_LENGTH, v.replaceAll('-', '_'));
+  }),
+  flag('packing', 'boolean', 'many examples in one sequence', (spec, v) => {
+    spec.packing = v;
+  }),
+  flag(
+    'shuffle',
+    'boolean',
+    'a new order each epoch (default); --no-shuffle keeps the order of the file',
+    (spec, v) => {
+      spec.shuffle = v;
+    },
+  ),
+  flag('load-in', 'text', 'stored, 16bit, 8bit or 4bit (default: stored)', (spec, v) => {
+    spec.loadIn = choice('load-in', LOAD_IN, v);
+  }),
+  flag('compute-dtype', 'text', 'float32', (spec, v) => {
+    spec.computeDtype = v;
+  }),
+  flag('learning-rate', 'number', 'default 5e-5', (spec, v) => {
+    spec.learningRate = v;
+  }),
+  flag('lr-scheduler-type', 'text', 'linear, cosine, constant or constant_with_warmup (default: linear)', (spec, v) => {
+    spec.lrSchedulerType = v;
+  }),
+  flag('warmup-steps', 'number', 'below 1: a share of all steps (default 0)', (spec, v) => {
+    spec.warmupSteps = v;
+  }),
+  flag('weight-decay', 'number', 'default 0', (spec, v) => {
+    spec.weightDecay = v;
+  }),
+  flag('adam-beta1', 'number', 'default 0.9', (spec, v) => {
+    spec.adamBeta1 = v;
+  }),
+  flag('adam-beta2', 'number', 'default 0.999', (spec, v) => {
+    spec.adamBeta2 = v;
+  }),
+  flag('adam-epsilon', 'number', 'default 1e-8', (spec, v) => {
+    spec.adamEpsilon = v;
+  }),
+  flag('max-grad-norm', 'number', '0: off (default 1)', (spec, v) => {
+    spec.maxGradNorm = v;
+  }),
+  flag('per-device-train-batch-size', 'integer', 'default 8', (spec, v) => {
+    spec.perDeviceTrainBatchSize = v;
+  }),
+  flag('gradient-accumulation-steps', 'integer', 'default 1', (spec, v) => {
+    spec.gradientAccumulationSteps = v;
+  }),
+  flag('num-train-epochs', 'number', 'default 3', (spec, v) => {
+    spec.numTrainEpochs = v;
+  }),
+  // transformers' default of -1 means "by epochs".
+  flag('max-steps', 'integer', 'overrides the epochs', (spec, v) => {
+    if (v > 0) spec.maxSteps = v;
+  }),
+  flag('per-device-eval-batch-size', 'integer', 'default 8', (spec, v) => {
+    spec.perDeviceEvalBatchSize = v;
+  }),
+  flag('eval-steps', 'integer', "evaluate every n steps (default: at each epoch's end)", (spec, v) => {
+    spec.evalSteps = v;
+  }),
+  flag('seed', 'integer', "seed of the adapter's first weights (default 42)", (spec, v) => {
+    spec.seed = v;
+  }),
+  flag('data-seed', 'integer', 'seed of the data order (default: --seed)', (spec, v) => {
+    spec.dataSeed = v;
+  }),
+  flag('lora-r', 'integer', 'rank (default 8)', (spec, v) => {
+    lora(spec).r = v;
+  }),
+  flag('lora-alpha', 'number', 'default 16', (spec, v) => {
+    lora(spec).loraAlpha = v;
+  }),
+  flag('lora-dropout', 'number', 'default 0', (spec, v) => {
+    lora(spec).loraDropout = v;
+  }),
+  flag('target-modules', 'list', 'module names, or all-linear (default: all-linear)', applyTargets),
+  flag('use-rslora', 'boolean', 'scale by alpha / sqrt(r)', (spec, v) => {
+    lora(spec).useRslora = v;
+  }),
+];

@@ -1,0 +1,48 @@
+/** An example with its label mask in colour: what is learned stands out. */
+import type { ExamplePreview, PreviewToken } from '../../../typescript/src/index.ts';
+import { paint } from '../io.ts';
+
+/** Labels of this value are not learned. */
+const IGNORED = -100;
+
+/** Two shades each for learned and ignored text, so that neighbouring tokens can be told apart. */
+const LEARNED = [
+  ['black', 'bgGreen'],
+  ['black', 'bgGreenBright'],
+] as const;
+const GIVEN = ['gray', 'dim'] as const;
+
+/** Line ends as a sign and a line end, other control characters as signs: the picture keeps its shape. */
+const visible = (text: string): string =>
+  text
+    .replaceAll('\n', '⏎\n')
+    .replaceAll('\t', '→')
+    .replace(/[^\P{Cc}\n]/gu, '·');
+
+function paintToken(stream: NodeJS.WriteStream, token: PreviewToken, index: number): string {
+  const learned = token.label !== IGNORED;
+  const style = learned ? [...(LEARNED[index % 2] ?? LEARNED[0])] : (GIVEN[index % 2] ?? GIVEN[0]);
+  // A colour that runs over a line end fills the rest of the line on many terminals.
+  const text = visible(token.text)
+    .split('\n')
+    .map((line) => (line === '' ? '' : paint(stream, style, line)))
+    .join('\n');
+  // A label that is not the token itself is shown: the end token that closes an answer, for one.
+  const other = learned && token.label !== token.id ? paint(stream, 'magenta', `⟨${token.label}⟩`) : '';
+  return text + other;
+}
+
+/** The example, then one line of counts. Without colour, learned stretches stand between ⟦ and ⟧. */
+export function maskPreview(stream: NodeJS.WriteStream, example: ExamplePreview): string {
+  const coloured = paint(stream, 'red', 'x') !== 'x';
+  let text = '';
+  let open = false;
+  example.tokens.forEach((token, index) => {
+    const learned = token.label !== IGNORED;
+    if (!coloured && learned !== open) text += learned ? '⟦' : '⟧';
+    open = learned;
+    text += paintToken(stream, token, index);
+  });
+  if (!coloured && open) text += '⟧';
+  return `${text}\nexample ${example.index}: ${example.labelTokens} of ${example.tokens.length} tokens are learned`;
+}
