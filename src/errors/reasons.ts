@@ -75,6 +75,7 @@ export const REASONS = {
   INTERRUPTED: entry('ABORTED', true),
   NON_FINITE_LOSS: entry('INTERNAL'),
   // The server and its machine.
+  SERVER_BUSY: entry('RESOURCE_EXHAUSTED', true),
   DRAINING: entry('UNAVAILABLE', true),
   OUT_OF_MEMORY: entry('RESOURCE_EXHAUSTED'),
   STORAGE_FULL: entry('RESOURCE_EXHAUSTED'),

@@ -1,6 +1,6 @@
 import type { BaseModel, ModelMetadata } from '../engine/engine.ts';
 import type { Renderer } from '../prompt/renderer.ts';
-import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 
 /** A base model that the server knows. */
 export interface RegisteredModel {
@@ -26,6 +26,8 @@ export interface ModelLease {
  * Every `model` below is `models/{id}`, a bare id, or a path.
  */
 export interface ModelRegistry {
+  /** Resolves when the configured models' files have been looked at; those that could not be read are logged and not listed. */
+  ready(): Promise<void>;
   /** Registers a path where needed. Throws MODEL_NOT_FOUND, PATH_NOT_ALLOWED, MODEL_CORRUPT, MODEL_UNSUPPORTED. */
   get(model: string): Promise<RegisteredModel>;
   /** By name, ascending. */
@@ -36,6 +38,8 @@ export interface ModelRegistry {
   unload(model: string): Promise<RegisteredModel>;
   /** Without loading tensors; cached. Throws TOKENIZER_UNSUPPORTED. */
   tokenizer(model: string): Promise<Tokenizer>;
+  /** Text to ids; long texts on a worker thread. Throws TOKENIZER_UNSUPPORTED. */
+  encode(model: string, text: string, options: EncodeOptions): Promise<Uint32Array>;
   /** `template`: an id, or empty for the model's chat template. Throws TEMPLATE_NOT_FOUND, TEMPLATE_UNUSABLE. */
   renderer(model: string, template: string): Promise<Renderer>;
   close(): Promise<void>;

@@ -1,0 +1,166 @@
+import { BlockList, isIP } from 'node:net';
+import { availableParallelism, homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { z } from 'zod';
+
+/** How a setting is written as text, on the command line and in the environment. */
+export type SettingKind = 'text' | 'number' | 'switch' | 'list' | 'map';
+
+/** What `--help` says, and how text becomes a value. */
+export interface SettingInfo {
+  readonly kind: SettingKind;
+  /** Placeholder of the value, such as `PORT`. */
+  readonly argument: string;
+  readonly description: string;
+}
+
+/** The settings' texts, beside the schema. */
+export const settingInfo: z.core.$ZodRegistry<SettingInfo> = z.registry<SettingInfo>();
+
+function setting<Schema extends z.ZodType>(
+  schema: Schema,
+  kind: SettingKind,
+  argument: string,
+  description: string,
+): Schema {
+  settingInfo.add(schema, { kind, argument, description });
+  return schema;
+}
+
+/** Names of models, as in `models/{id}`. */
+export const MODEL_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8, 'ipv4');
+loopback.addAddress('::1', 'ipv6');
+
+/** True where only this machine can reach the address. */
+export function isLoopback(host: string): boolean {
+  if (host === 'localhost') return true;
+  const version = isIP(host);
+  return version !== 0 && loopback.check(host, version === 4 ? 'ipv4' : 'ipv6');
+}
+
+/** Where applications keep their data on this system. */
+export function defaultDataDirectory(env: NodeJS.ProcessEnv, platform: NodeJS.Platform): string {
+  if (env.XDG_DATA_HOME) return join(env.XDG_DATA_HOME, 'luthier');
+  if (platform === 'darwin') return join(homedir(), 'Library', 'Application Support', 'luthier');
+  if (platform === 'win32') return join(env.LOCALAPPDATA ?? join(homedir(), 'AppData', 'Local'), 'luthier');
+  return join(homedir(), '.local', 'share', 'luthier');
+}
+
+const path = z
+  .string()
+  .min(1, 'expected a path, found an empty text')
+  .transform((value) => resolve(value));
+
+const count = (minimum: number, maximum: number) =>
+  z
+    .int(`expected a whole number`)
+    .min(minimum, `expected at least ${minimum}`)
+    .max(maximum, `expected at most ${maximum}`);
+
+const GIBIBYTE = 2 ** 30;
+
+/** Every setting of the server. Defaults that depend on the system are set by `withSystemDefaults`. */
+export const serverConfigSchema = z
+  .strictObject({
+    host: setting(z.string().min(1).default('127.0.0.1'), 'text', 'HOST', 'Address to listen on.'),
+    port: setting(count(0, 65_535).default(50_051), 'number', 'PORT', 'Port to listen on; 0 takes a free one.'),
+    insecure: setting(
+      z.boolean().default(false),
+      'switch',
+      '',
+      'Listen on an address other machines can reach, without encryption and authentication.',
+    ),
+    dataDir: setting(
+      path,
+      'text',
+      'FOLDER',
+      "Where jobs, data sets and adapters are kept. Default: luthier in the user's data folder.",
+    ),
+    models: setting(
+      z.record(z.string().regex(MODEL_ID, 'expected letters, digits, ".", "_" and "-", at most 63'), path).default({}),
+      'map',
+      'NAME=PATH',
+      'A base model: a .gguf file or a Hugging Face folder.',
+    ),
+    modelRoots: setting(
+      z.array(path).default([]),
+      'list',
+      'FOLDER',
+      'Folder under which clients may name models and adapters by path.',
+    ),
+    exportRoots: setting(
+      z.array(path).default([]),
+      'list',
+      'FOLDER',
+      'Folder under which clients may have adapters written.',
+    ),
+    device: setting(z.enum(['auto', 'cpu']).default('auto'), 'text', 'DEVICE', 'What computes: auto or cpu.'),
+    threads: setting(
+      count(1, 1024),
+      'number',
+      'N',
+      'Threads for matrix products. Default: as many as the process may use.',
+    ),
+    logLevel: setting(
+      z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+      'text',
+      'LEVEL',
+      'trace, debug, info, warn, error or silent.',
+    ),
+    logFormat: setting(
+      z.enum(['json', 'text']).default('json'),
+      'text',
+      'FORMAT',
+      'Log lines on standard error: json or text.',
+    ),
+    maxMessageBytes: setting(
+      count(65_536, 2 ** 31 - 1).default(16 * 2 ** 20),
+      'number',
+      'BYTES',
+      'Largest message received.',
+    ),
+    maxDatasetBytes: setting(count(1, 2 ** 40).default(2 * GIBIBYTE), 'number', 'BYTES', 'Largest data set.'),
+    maxPromptTokens: setting(
+      count(1, 2 ** 24).default(131_072),
+      'number',
+      'N',
+      "Longest prompt, beside the model's context.",
+    ),
+    maxConcurrentGenerations: setting(
+      count(1, 4096).default(32),
+      'number',
+      'N',
+      'Generate and ScoreTokens calls at once.',
+    ),
+    maxQueuedJobs: setting(count(1, 100_000).default(1000), 'number', 'N', 'Training jobs waiting at once.'),
+    drainSeconds: setting(
+      z.number().min(0, 'expected at least 0').max(3600, 'expected at most 3600').default(10),
+      'number',
+      'SECONDS',
+      'Time that calls under way get to finish when the server is asked to end.',
+    ),
+  })
+  .superRefine((config, context) => {
+    if (config.insecure || isLoopback(config.host)) return;
+    const message =
+      `${config.host} can be reached from other machines and there is no authentication yet: ` +
+      'listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out';
+    context.addIssue({ code: 'custom', path: ['host'], message });
+  });
+
+/** The server's settings, checked. */
+export type ServerOptions = z.output<typeof serverConfigSchema>;
+
+/** Settings as given by a program: those with a default may be left out. */
+export type ServerOptionsInput = z.input<typeof serverConfigSchema>;
+
+/** Fills in the defaults that depend on the system. */
+export function withSystemDefaults(
+  values: Readonly<Record<string, unknown>>,
+  env: NodeJS.ProcessEnv,
+): Readonly<Record<string, unknown>> {
+  return { dataDir: defaultDataDirectory(env, process.platform), threads: availableParallelism(), ...values };
+}

@@ -1,0 +1,58 @@
+import { fileURLToPath } from 'node:url';
+import { ConfigError } from './config/errors.ts';
+import { loadConfig } from './config/load.ts';
+import type { ServerOptions } from './config/schema.ts';
+import { ServerStartError } from './errors/server-start-error.ts';
+import { packageVersion } from './version.ts';
+
+/** Exit codes of `serve`. */
+const EXIT = { ok: 0, cannotStart: 1, usage: 2 } as const;
+
+/** The shell's convention: 128 + the signal's number. */
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** Resolves with the first signal. A second one ends the process at once. */
+function firstSignal(): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>();
+  let received = false;
+  for (const [signal, code] of Object.entries(SIGNALS)) {
+    process.on(signal, () => {
+      if (received) process.exit(code);
+      received = true;
+      resolve(signal);
+    });
+  }
+  return promise;
+}
+
+async function run(options: ServerOptions): Promise<void> {
+  const signal = firstSignal();
+  // Loaded here: `--help` and a wrong option answer without it.
+  const { createServer } = await import('./server.ts');
+  const server = await createServer(options);
+  try {
+    await server.start();
+    await server.drain(await signal);
+  } finally {
+    await server.close();
+  }
+}
+
+/**
+ * `luthier serve`: serves until SIGTERM or SIGINT.
+ * @returns The exit code.
+ */
+export async function serve(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  try {
+    const command = loadConfig(argv, env);
+    if (command.kind === 'serve') await run(command.options);
+    else process.stdout.write(command.kind === 'help' ? command.text : `${packageVersion()}\n`);
+    return EXIT.ok;
+  } catch (error) {
+    if (!(error instanceof ConfigError || error instanceof ServerStartError)) throw error;
+    process.stderr.write(`luthier: ${error.message}\n`);
+    return error instanceof ConfigError ? EXIT.usage : EXIT.cannotStart;
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) process.exit(await serve(process.argv.slice(2), process.env));

@@ -1,0 +1,141 @@
+/** Puts the parts together. This is the only file that knows all of them. */
+import { isIPv6 } from 'node:net';
+import type { AdapterStore } from './adapters/adapter-store.ts';
+import { isLoopback, type ServerOptions } from './config/schema.ts';
+import type { Engine } from './engine/engine.ts';
+import { ServerStartError } from './errors/server-start-error.ts';
+import { AdapterServiceService } from './gen/luthier/v1/adapter_service.ts';
+import { DatasetServiceService } from './gen/luthier/v1/dataset_service.ts';
+import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts';
+import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
+import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
+import { TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { callLog } from './logging/call-log.ts';
+import { createLogger, type Logger } from './logging/logger.ts';
+import { createModelRegistry } from './models/create-model-registry.ts';
+import { RpcServer } from './rpc/rpc-server.ts';
+import { createGenerationService } from './services/generation-service.ts';
+import { GenerationSlots } from './services/generation-slots.ts';
+import { createModelService } from './services/model-service.ts';
+import { createTokenizerService } from './services/tokenizer-service.ts';
+import { packageVersion } from './version.ts';
+
+/** A server that is ready to start. */
+export interface LuthierServer {
+  /**
+   * Binds and serves.
+   * @returns Where: `host:port` with the port that was taken.
+   * @throws ServerStartError where the address cannot be had
+   */
+  start(): Promise<{ readonly address: string }>;
+  /** Refuses new calls, ends streams with a retryable status and lets other calls finish for the configured time. */
+  drain(reason: string): Promise<void>;
+  /** Ends whatever is left and frees everything. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** What a test or an embedding program brings itself. */
+export interface ServerOverrides {
+  readonly engine?: Engine;
+  readonly logger?: Logger;
+}
+
+/** What was opened, to be closed in the opposite order. */
+class OpenParts {
+  readonly #closers: (() => Promise<void> | void)[] = [];
+
+  add(close: () => Promise<void> | void): void {
+    this.#closers.push(close);
+  }
+
+  async close(): Promise<void> {
+    for (const close of this.#closers.splice(0).reverse()) await close();
+  }
+}
+
+async function openEngine(options: ServerOptions): Promise<Engine> {
+  const { openNativeEngine } = await import('./engine/native.ts');
+  return openNativeEngine({ device: options.device, threads: options.threads });
+}
+
+const hostAndPort = (host: string, port: number): string => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+
+function startError(error: unknown, address: string): ServerStartError {
+  const { message } = error as Error;
+  const text = /EADDRINUSE/.test(message)
+    ? `${address} is taken by another program; stop it or choose another port with --port`
+    : /EACCES/.test(message)
+      ? `${address} cannot be listened on without more rights; choose a port above 1023 with --port`
+      : `cannot listen on ${address}: ${message}`;
+  return new ServerStartError(text, { cause: error });
+}
+
+async function assemble(options: ServerOptions, overrides: ServerOverrides, parts: OpenParts): Promise<LuthierServer> {
+  const logger = overrides.logger ?? createLogger({ level: options.logLevel, format: options.logFormat });
+  const version = packageVersion();
+
+  const engine = overrides.engine ?? (await openEngine(options));
+  parts.add(() => engine.close());
+  const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
+  parts.add(() => registry.close());
+  const adapters: AdapterStore | null = null;
+  const slots = new GenerationSlots(options.maxConcurrentGenerations);
+
+  const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd: callLog(logger) });
+  parts.add(() => rpc.close());
+  const modelService = createModelService({
+    registry,
+    engine,
+    version,
+    maxMessageBytes: options.maxMessageBytes,
+    modelRoots: options.modelRoots,
+    exportRoots: options.exportRoots,
+    jobCounts: () => ({ queued: 0, running: 0 }),
+    activeGenerations: () => slots.active,
+  });
+  const generationService = createGenerationService({
+    registry,
+    adapters,
+    slots,
+    maxPromptTokens: options.maxPromptTokens,
+  });
+  rpc.add(ModelServiceService, modelService);
+  rpc.add(TokenizerServiceService, createTokenizerService({ registry }));
+  rpc.add(GenerationServiceService, generationService, { finishOnDrain: ['generate'] });
+  rpc.add(DatasetServiceService, {});
+  rpc.add(AdapterServiceService, {});
+  rpc.add(TrainingServiceService, {});
+
+  return {
+    start: async () => {
+      const address = hostAndPort(options.host, options.port);
+      const port = await rpc.listen(address).catch((error: unknown) => {
+        throw startError(error, address);
+      });
+      const bound = hostAndPort(options.host, port);
+      if (!isLoopback(options.host))
+        logger.warn({ address: bound }, 'other machines can reach this server without authentication');
+      logger.info({ address: bound, version }, 'listening');
+      return { address: bound };
+    },
+    drain: async (reason) => {
+      logger.info({ reason, seconds: options.drainSeconds }, 'draining');
+      await rpc.drain(options.drainSeconds * 1000);
+    },
+    close: () => parts.close(),
+  };
+}
+
+/**
+ * Opens everything that the server needs; `start` then serves.
+ * @throws ServerStartError with a message for the person who started it
+ */
+export async function createServer(options: ServerOptions, overrides: ServerOverrides = {}): Promise<LuthierServer> {
+  const parts = new OpenParts();
+  try {
+    return await assemble(options, overrides, parts);
+  } catch (error) {
+    await parts.close();
+    throw error;
+  }
+}

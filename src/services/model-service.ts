@@ -1,0 +1,95 @@
+import { z } from 'zod';
+import type { Engine } from '../engine/engine.ts';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { GetServerInfoResponse, type ModelServiceService } from '../gen/luthier/v1/model_service.ts';
+import type { ModelRegistry } from '../models/model-registry.ts';
+import { TEMPLATE_NAMES } from '../prompt/create-renderer.ts';
+import type { HandlersOf } from '../rpc/adapter.ts';
+import { modelMessage } from './model-message.ts';
+import { page, requestId, resourceName } from './validate/fields.ts';
+import { parseRequest } from './validate/parse-request.ts';
+
+export interface ModelServiceDependencies {
+  readonly registry: ModelRegistry;
+  readonly engine: Pick<Engine, 'info'>;
+  readonly version: string;
+  readonly maxMessageBytes: number;
+  readonly modelRoots: readonly string[];
+  readonly exportRoots: readonly string[];
+  readonly jobCounts: () => { readonly queued: number; readonly running: number };
+  readonly activeGenerations: () => number;
+}
+
+const DEFAULT_PAGE_SIZE = 50;
+
+const name = resourceName('a model: `models/{id}` or a path');
+const listSchema = z.object(page);
+const getSchema = z.object({ name });
+const changeSchema = z.object({ name, requestId });
+
+/** The name behind a page token: the last one of the page before. */
+function nameOfToken(token: string): string {
+  if (token === '') return '';
+  const last = Buffer.from(token, 'base64url').toString();
+  if (last.startsWith('models/')) return last;
+  throw new LuthierError('INVALID_REQUEST', 'page_token is none that ListModels gave', {
+    violations: [{ field: 'page_token', description: 'expected a next_page_token of ListModels', reason: '' }],
+  });
+}
+
+/** ModelService over the registry. */
+export function createModelService(dependencies: ModelServiceDependencies): HandlersOf<typeof ModelServiceService> {
+  const { registry, engine } = dependencies;
+  return {
+    listModels: async (request) => {
+      const { pageSize, pageToken } = parseRequest(listSchema, request);
+      const after = nameOfToken(pageToken);
+      await registry.ready();
+      const rest = registry.list().filter((model) => model.name > after);
+      const shown = rest.slice(0, pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize);
+      const last = rest.length > shown.length ? (shown.at(-1)?.name ?? '') : '';
+      return {
+        models: await Promise.all(shown.map(modelMessage)),
+        nextPageToken: Buffer.from(last).toString('base64url'),
+      };
+    },
+
+    getModel: async (request) => {
+      const { name } = parseRequest(getSchema, request);
+      return { model: await modelMessage(await registry.get(name)) };
+    },
+
+    // Loading what is loaded changes nothing, so `request_id` has nothing to remember; the same holds for unloading.
+    loadModel: async (request) => {
+      const { name } = parseRequest(changeSchema, request);
+      const lease = await registry.acquire(name);
+      lease.release();
+      return { model: await modelMessage(await registry.get(lease.registered.name)) };
+    },
+
+    unloadModel: async (request) => {
+      const { name } = parseRequest(changeSchema, request);
+      return { model: await modelMessage(await registry.unload(name)) };
+    },
+
+    getServerInfo: async () => {
+      const info = engine.info();
+      const jobs = dependencies.jobCounts();
+      return GetServerInfoResponse.create({
+        version: dependencies.version,
+        device: info.device,
+        deviceName: info.deviceName,
+        threads: info.threads,
+        instructionSet: info.instructionSet,
+        totalMemoryBytes: info.totalMemoryBytes,
+        maxReceiveBytes: dependencies.maxMessageBytes,
+        queuedJobs: jobs.queued,
+        runningJobs: jobs.running,
+        activeGenerations: dependencies.activeGenerations(),
+        templates: [...TEMPLATE_NAMES],
+        modelRoots: [...dependencies.modelRoots],
+        exportRoots: [...dependencies.exportRoots],
+      });
+    },
+  };
+}

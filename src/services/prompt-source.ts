@@ -1,0 +1,163 @@
+/** From a request's model, adapter and prompt to the ids that the engine reads, and what holds them in memory. */
+import type { AdapterLease, AdapterStore, StoredAdapter } from '../adapters/adapter-store.ts';
+import type { AdapterHandle, BaseModel } from '../engine/engine.ts';
+import { LuthierError } from '../errors/luthier-error.ts';
+import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
+import type { PromptOptions, Renderer, TemplateIdentity } from '../prompt/renderer.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { checkTokenIds } from './tokenizer-service.ts';
+import type { PromptInput } from './validate/prompt.ts';
+
+export interface PromptSourceDependencies {
+  readonly registry: ModelRegistry;
+  /** Null: this server keeps no adapters. */
+  readonly adapters: AdapterStore | null;
+  /** Longest prompt, beside the model's context. */
+  readonly maxPromptTokens: number;
+}
+
+export interface PromptRequest {
+  readonly model: string;
+  readonly adapter: string;
+  readonly prompt: PromptInput;
+}
+
+/** A prompt in ids with the model and the adapter it is for, both in memory until `release`. */
+export interface PreparedPrompt {
+  readonly model: BaseModel;
+  /** `models/{id}`. */
+  readonly modelName: string;
+  readonly adapter: StoredAdapter | null;
+  readonly adapterHandle: AdapterHandle | null;
+  readonly tokenizer: Tokenizer;
+  readonly inputIds: Uint32Array;
+  /** What rendered messages; null for text and ids. */
+  readonly renderer: Renderer | null;
+  readonly warnings: readonly string[];
+  /** Idempotent. */
+  release(): void;
+}
+
+const hashOf = (template: TemplateIdentity): string => `${template.id} (${template.hash.slice(0, 12)})`;
+
+/**
+ * The renderer for messages: the template asked for, else the adapter's, else the model's own. An adapter whose template is not the one that
+ * trained it answers badly and silently: without a template asked for that is refused, with one it is a warning.
+ */
+async function rendererFor(
+  registry: ModelRegistry,
+  model: string,
+  asked: string,
+  adapter: StoredAdapter | null,
+): Promise<{ renderer: Renderer; warnings: string[] }> {
+  const origin = adapter?.origin ?? null;
+  const renderer = await registry.renderer(model, asked === '' ? (origin?.templateId ?? '') : asked);
+  if (adapter === null || origin === null || origin.templateHash === '') return { renderer, warnings: [] };
+  if (origin.templateHash === renderer.template.hash) return { renderer, warnings: [] };
+  const trained = hashOf({ id: origin.templateId, version: '', hash: origin.templateHash });
+  const difference = `${adapter.name} was trained with template ${trained}, the prompt is rendered with ${hashOf(renderer.template)}`;
+  if (asked !== '') return { renderer, warnings: [difference] };
+  throw new LuthierError(
+    'TEMPLATE_MISMATCH',
+    `${difference}: the definition has changed since; name a template in the request to go on with it`,
+    { metadata: { trained_with: origin.templateHash, rendered_with: renderer.template.hash } },
+  );
+}
+
+interface Encoded {
+  readonly inputIds: Uint32Array;
+  readonly renderer: Renderer | null;
+  readonly warnings: readonly string[];
+}
+
+async function encodePrompt(
+  registry: ModelRegistry,
+  model: string,
+  prompt: PromptInput,
+  adapter: StoredAdapter | null,
+  options: PromptOptions,
+): Promise<Encoded> {
+  const { input } = prompt;
+  switch (input.$case) {
+    case 'messages': {
+      const { renderer, warnings } = await rendererFor(registry, model, prompt.template, adapter);
+      return { inputIds: renderer.renderPrompt(input.value.messages, options).inputIds, renderer, warnings };
+    }
+    case 'text': {
+      const encoding = { parseSpecial: prompt.parseSpecial, addSpecialTokens: true };
+      return { inputIds: await registry.encode(model, input.value, encoding), renderer: null, warnings: [] };
+    }
+    case 'tokenIds':
+      return { inputIds: Uint32Array.from(input.value.ids), renderer: null, warnings: [] };
+  }
+}
+
+/** @throws LuthierError SEQUENCE_TOO_LONG with the numbers */
+function checkLength(tokens: number, room: number, limit: string): void {
+  if (tokens === 0) {
+    const description = 'expected at least one token, found none';
+    throw new LuthierError('INVALID_REQUEST', `prompt: ${description}`, {
+      violations: [{ field: 'prompt', description, reason: 'EMPTY_PROMPT' }],
+    });
+  }
+  if (tokens <= room) return;
+  const description = `expected at most ${room} tokens (${limit}), found ${tokens}; shorten it`;
+  throw new LuthierError('SEQUENCE_TOO_LONG', `the prompt is too long: ${description}`, {
+    violations: [{ field: 'prompt', description, reason: 'SEQUENCE_TOO_LONG' }],
+    metadata: { tokens: String(tokens), limit: String(room) },
+  });
+}
+
+function storedAdapter(adapters: AdapterStore | null, name: string): StoredAdapter | null {
+  if (name === '') return null;
+  if (adapters) return adapters.get(name);
+  throw new LuthierError('ADAPTER_NOT_FOUND', `there is no adapter ${JSON.stringify(name)}: this server keeps none`, {
+    resource: { type: 'adapter', name },
+  });
+}
+
+/**
+ * Checks and encodes a prompt before anything is loaded, then brings model and adapter into memory.
+ * @param room Tokens of the context that must be left for the answer.
+ */
+export async function preparePrompt(
+  dependencies: PromptSourceDependencies,
+  request: PromptRequest,
+  room: number,
+  options: PromptOptions = {},
+): Promise<PreparedPrompt> {
+  const { registry, adapters, maxPromptTokens } = dependencies;
+  const adapter = storedAdapter(adapters, request.adapter);
+  const registered = await registry.get(request.model === '' ? (adapter?.baseModel ?? '') : request.model);
+  const { vocabSize, maxPositionEmbeddings } = registered.metadata;
+  if (request.prompt.input.$case === 'tokenIds') {
+    checkTokenIds(request.prompt.input.value.ids, vocabSize, 'prompt.token_ids.ids');
+  }
+  const encoded = await encodePrompt(registry, registered.name, request.prompt, adapter, options);
+  checkLength(encoded.inputIds.length, maxPromptTokens, "the server's limit");
+  const contextLimit =
+    room === 0 ? "the model's context" : `the model's context of ${maxPositionEmbeddings} less ${room} for the answer`;
+  checkLength(encoded.inputIds.length, maxPositionEmbeddings - room, contextLimit);
+  const tokenizer = await registry.tokenizer(registered.name);
+
+  const modelLease: ModelLease = await registry.acquire(registered.name);
+  let adapterLease: AdapterLease | null = null;
+  try {
+    if (adapter && adapters) adapterLease = await adapters.acquire(adapter.name, modelLease);
+  } catch (error) {
+    modelLease.release();
+    throw error;
+  }
+  return {
+    ...encoded,
+    model: modelLease.model,
+    modelName: registered.name,
+    adapter,
+    adapterHandle: adapterLease?.handle ?? null,
+    tokenizer,
+    release: () => {
+      adapterLease?.release();
+      modelLease.release();
+    },
+  };
+}
