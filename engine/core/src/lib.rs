@@ -11,6 +11,7 @@ pub mod model;
 pub mod ops;
 pub mod random;
 pub mod tensor;
+pub mod train;
 
 pub use config::ModelConfig;
 pub use error::{EngineError, ErrorCode, Result};

@@ -1,0 +1,131 @@
+//! Settings of a run.
+
+use super::schedule::LrSchedulerType;
+use crate::error::{EngineError, Result};
+use crate::lora::LoraConfig;
+
+/// How to train. Field for field the `TrainingConfig` of `src/engine/engine.ts`; names and meanings are those of transformers'
+/// `TrainingArguments`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// Not looked at where training starts from an existing adapter.
+    pub lora: LoraConfig,
+    pub learning_rate: f64,
+    pub lr_scheduler_type: LrSchedulerType,
+    /// Steps; below 1: a share of all steps, rounded up.
+    pub warmup_steps: f64,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// Global 2-norm that gradients are clipped to; 0: off.
+    pub max_grad_norm: f64,
+    pub per_device_train_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub num_train_epochs: f64,
+    /// Overrides the epochs.
+    pub max_steps: Option<u64>,
+    pub per_device_eval_batch_size: usize,
+    /// Evaluate every n steps; none: at each epoch's end.
+    pub eval_steps: Option<u64>,
+    /// torch's order from `data_seed` + epoch; otherwise file order.
+    pub shuffle: bool,
+    pub data_seed: u64,
+}
+
+impl TrainConfig {
+    /// `INVALID_ARGUMENT` for a value that cannot be worked with, by name.
+    pub fn validate(&self) -> Result<()> {
+        let not_negative = [
+            ("learning_rate", self.learning_rate),
+            ("warmup_steps", self.warmup_steps),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        for (name, value) in not_negative {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number of at least 0")));
+            }
+        }
+        for (name, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(EngineError::invalid(format!("{name} is {value}; expected at least 0 and below 1")));
+            }
+        }
+        let positive = [("adam_epsilon", self.adam_epsilon), ("num_train_epochs", self.num_train_epochs)];
+        for (name, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number above 0")));
+            }
+        }
+        let counts = [
+            ("per_device_train_batch_size", Some(self.per_device_train_batch_size as u64)),
+            ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps as u64)),
+            ("per_device_eval_batch_size", Some(self.per_device_eval_batch_size as u64)),
+            ("max_steps", self.max_steps),
+            ("eval_steps", self.eval_steps),
+        ];
+        match counts.iter().find(|(_, count)| *count == Some(0)) {
+            Some((name, _)) => Err(EngineError::invalid(format!("{name} is 0; expected at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+
+    /// transformers' defaults, with batches of one.
+    pub fn config() -> TrainConfig {
+        TrainConfig {
+            lora: LoraConfig { r: 2, lora_alpha: 4.0, target_modules: None, use_rslora: false, seed: 1 },
+            learning_rate: 5e-5,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            warmup_steps: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            per_device_train_batch_size: 1,
+            gradient_accumulation_steps: 1,
+            num_train_epochs: 3.0,
+            max_steps: None,
+            per_device_eval_batch_size: 1,
+            eval_steps: None,
+            shuffle: true,
+            data_seed: 42,
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_worked_with_are_refused_by_name() {
+        assert!(config().validate().is_ok());
+        assert!(TrainConfig { learning_rate: 0.0, max_grad_norm: 0.0, adam_beta1: 0.0, ..config() }.validate().is_ok());
+        let cases = [
+            ("learning_rate", TrainConfig { learning_rate: f64::NAN, ..config() }),
+            ("learning_rate", TrainConfig { learning_rate: -1e-4, ..config() }),
+            ("learning_rate", TrainConfig { learning_rate: f64::INFINITY, ..config() }),
+            ("warmup_steps", TrainConfig { warmup_steps: -1.0, ..config() }),
+            ("weight_decay", TrainConfig { weight_decay: f64::NAN, ..config() }),
+            ("adam_beta1", TrainConfig { adam_beta1: 1.0, ..config() }),
+            ("adam_beta2", TrainConfig { adam_beta2: -0.1, ..config() }),
+            ("adam_beta2", TrainConfig { adam_beta2: f64::NAN, ..config() }),
+            ("adam_epsilon", TrainConfig { adam_epsilon: 0.0, ..config() }),
+            ("max_grad_norm", TrainConfig { max_grad_norm: -1.0, ..config() }),
+            ("per_device_train_batch_size", TrainConfig { per_device_train_batch_size: 0, ..config() }),
+            ("gradient_accumulation_steps", TrainConfig { gradient_accumulation_steps: 0, ..config() }),
+            ("num_train_epochs", TrainConfig { num_train_epochs: 0.0, ..config() }),
+            ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
+            ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
+            ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+        ];
+        for (name, config) in cases {
+            let error = config.validate().unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidArgument);
+            assert!(error.message.starts_with(name) && error.message.contains("expected"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The figures of one pass over the evaluation examples.
+
+use super::events::EvaluationResult;
+
+/// Sums over the batches of an evaluation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EvaluationSums {
+    loss: f64,
+    label_tokens: u64,
+    /// Σ of each batch's mean loss times its examples.
+    weighted_means: f64,
+    examples: u64,
+}
+
+impl EvaluationSums {
+    /// Examples seen so far; the next batch begins with this one.
+    pub fn examples(&self) -> usize {
+        self.examples as usize
+    }
+
+    /// Adds a batch with at least one label token.
+    pub fn add(&mut self, loss_sum: f64, label_tokens: usize, examples: usize) {
+        self.loss += loss_sum;
+        self.label_tokens += label_tokens as u64;
+        self.weighted_means += loss_sum / label_tokens as f64 * examples as f64;
+        self.examples += examples as u64;
+    }
+
+    /// The result after at least one batch.
+    pub fn result(&self, global_step: u64, epoch: f64) -> EvaluationResult {
+        EvaluationResult {
+            global_step,
+            epoch,
+            loss: self.loss / self.label_tokens as f64,
+            trainer_loss: self.weighted_means / self.examples as f64,
+            label_tokens: self.label_tokens,
+            examples: self.examples,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two batches of two and one example: Trainer repeats the means 2 and 5 for their examples, whatever their label tokens.
+    #[test]
+    fn both_means() {
+        let mut sums = EvaluationSums::default();
+        sums.add(20.0, 10, 2);
+        assert_eq!(sums.examples(), 2);
+        sums.add(10.0, 2, 1);
+        let expected = EvaluationResult {
+            global_step: 7,
+            epoch: 0.5,
+            loss: 30.0 / 12.0,
+            trainer_loss: (2.0 + 2.0 + 5.0) / 3.0,
+            label_tokens: 12,
+            examples: 3,
+        };
+        assert_eq!(sums.result(7, 0.5), expected);
+    }
+}

@@ -1,0 +1,71 @@
+//! What a run reports.
+
+/// One event of a run. The counterpart of `TrainingEvent` in `src/engine/engine.ts`, which adds `cancelled`: a run is cancelled by not
+/// advancing it any more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrainingEvent {
+    /// The first event.
+    Started {
+        max_steps: u64,
+        trainable_parameters: u64,
+        /// Module names with matrices, such as `q_proj`.
+        target_modules: Vec<String>,
+    },
+    /// An optimizer step was taken.
+    Step(TrainingStep),
+    /// The evaluation examples were gone through.
+    Evaluation(EvaluationResult),
+    /// The last event.
+    Finished,
+}
+
+/// One optimizer step. Field for field the `TrainingStep` of `src/engine/engine.ts`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingStep {
+    /// Steps done, this one included.
+    pub global_step: u64,
+    pub max_steps: u64,
+    /// Epochs done after this step, fractional.
+    pub epoch: f64,
+    /// Mean negative log-likelihood per label token of the step.
+    pub loss: f64,
+    /// Global 2-norm before clipping.
+    pub grad_norm: f64,
+    /// The rate this step used.
+    pub learning_rate: f64,
+    /// Tokens and labelled positions of this step.
+    pub tokens: u64,
+    pub label_tokens: u64,
+    /// Of this step, from the start of its first micro-batch.
+    pub tokens_per_second: f64,
+    /// Bytes the device has allocated now and at most.
+    pub allocated_bytes: u64,
+    pub peak_allocated_bytes: u64,
+    /// Seconds to the end at the mean pace so far, evaluations included.
+    pub eta_seconds: f64,
+}
+
+/// One pass over the evaluation examples. Field for field the `EvaluationResult` of `src/engine/engine.ts`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationResult {
+    /// Steps done before it.
+    pub global_step: u64,
+    pub epoch: f64,
+    /// Mean negative log-likelihood per label token.
+    pub loss: f64,
+    /// Mean of the batches' means, each repeated for its examples, as transformers' Trainer reports it.
+    pub trainer_loss: f64,
+    pub label_tokens: u64,
+    pub examples: u64,
+}
+
+/// What one call of [`Trainer::advance`](super::Trainer::advance) did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// A micro-batch was computed; its step or evaluation goes on.
+    Pending,
+    /// Something to report. At most one micro-batch was computed.
+    Event(TrainingEvent),
+    /// The run had ended before, by [`TrainingEvent::Finished`] or by an error; nothing was computed.
+    Finished,
+}

@@ -1,0 +1,296 @@
+//! A run: one micro-batch after another, steps, evaluations, events.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::TrainConfig;
+use super::evaluation::EvaluationSums;
+use super::events::{Progress, TrainingEvent, TrainingStep};
+use super::meter::Meter;
+use super::plan::TrainingPlan;
+use super::schedule::LrSchedule;
+use super::workspace::{Sizes, Workspace};
+use crate::error::{EngineError, ErrorCode, Result};
+use crate::lora::LoraAdapter;
+use crate::lora::peft::PeftAdapter;
+use crate::model::{BaseModel, TokenExamples};
+use crate::ops::{AdamW, Ops};
+
+/// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
+///
+/// Each call of [`Trainer::advance`] is one short piece of work, so that a device thread can interleave a run with generation and stop it
+/// between two micro-batches by dropping it. All device memory is taken by [`Trainer::new`].
+pub struct Trainer<O: Ops> {
+    ops: Arc<O>,
+    config: TrainConfig,
+    plan: TrainingPlan,
+    schedule: LrSchedule,
+    train: TokenExamples,
+    evaluation: Option<TokenExamples>,
+    workspace: Workspace<O>,
+    meter: Meter,
+    clock: Instant,
+    /// Steps done.
+    global_step: u64,
+    /// Order of the examples in an epoch.
+    order: (u64, Vec<u32>),
+    phase: Phase,
+}
+
+/// What the next call does.
+enum Phase {
+    Begin,
+    /// The next micro-batch of a step under way, or the first of the next step.
+    Train(Option<Group>),
+    Evaluate(EvaluationSums),
+    End,
+    Over,
+}
+
+/// A step under way.
+struct Group {
+    /// Micro-batches of the epoch that are still to do.
+    batches: Range<usize>,
+    loss_sum: f64,
+    tokens: u64,
+    /// Of all its micro-batches.
+    label_tokens: u64,
+}
+
+impl<O: Ops> Trainer<O> {
+    /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter, and `config.lora` is
+    /// not looked at.
+    ///
+    /// Errors: `INVALID_ARGUMENT` (a setting, or examples that are empty or malformed), `SEQUENCE_TOO_LONG`, `NO_TRAINABLE_TOKENS`,
+    /// `UNKNOWN_TARGET_MODULE`, `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`.
+    pub fn new(
+        ops: Arc<O>,
+        base: Arc<BaseModel<O>>,
+        config: TrainConfig,
+        train: TokenExamples,
+        evaluation: Option<TokenExamples>,
+        initial: Option<PeftAdapter>,
+    ) -> Result<Self> {
+        config.validate()?;
+        train.validate(&base.config, "training")?;
+        if let Some(evaluation) = &evaluation {
+            evaluation.validate(&base.config, "evaluation")?;
+        }
+        let adapter = match &initial {
+            Some(peft) => LoraAdapter::from_peft(&*ops, &base.config, peft)?,
+            None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
+        };
+        let plan = TrainingPlan::new(&config, train.len());
+        let both = || {
+            [(&train, config.per_device_train_batch_size)]
+                .into_iter()
+                .chain(evaluation.iter().map(|evaluation| (evaluation, config.per_device_eval_batch_size)))
+        };
+        let sizes = Sizes {
+            train_rows: plan.largest_batch(&train),
+            evaluation_rows: evaluation
+                .as_ref()
+                .map_or(0, |all| largest_in_order(all, config.per_device_eval_batch_size)),
+            labelled_rows: both().map(|(examples, count)| most_labels(examples, count)).max().unwrap_or(0),
+            longest: both().map(|(examples, _)| examples.longest()).max().unwrap_or(0),
+        };
+        let workspace = Workspace::new(ops.clone(), base, adapter, sizes)?;
+        Ok(Self {
+            schedule: LrSchedule::new(
+                config.lr_scheduler_type,
+                config.learning_rate,
+                config.warmup_steps,
+                plan.max_steps(),
+            ),
+            order: (0, plan.order(0)),
+            ops,
+            config,
+            plan,
+            train,
+            evaluation,
+            workspace,
+            meter: Meter::default(),
+            clock: Instant::now(),
+            global_step: 0,
+            phase: Phase::Begin,
+        })
+    }
+
+    /// Does the next piece of work: at most one micro-batch, forward and backward, or one evaluation batch.
+    ///
+    /// Errors: `NON_FINITE_LOSS`, naming the step; what the device reports. The run is then over, and the adapter stays as the last whole step
+    /// left it.
+    pub fn advance(&mut self) -> Result<Progress> {
+        // Whatever fails leaves the run over.
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Begin => {
+                self.phase = if self.evaluation.is_some() {
+                    Phase::Evaluate(EvaluationSums::default())
+                } else {
+                    self.after_evaluation()
+                };
+                let layout = &self.workspace.adapter.layout;
+                Ok(Progress::Event(TrainingEvent::Started {
+                    max_steps: self.plan.max_steps(),
+                    trainable_parameters: layout.len() as u64,
+                    target_modules: layout.target_modules(),
+                }))
+            }
+            Phase::Train(group) => self.train_micro_batch(group).map_err(|error| self.in_step(error)),
+            Phase::Evaluate(sums) => self.evaluate_batch(sums),
+            Phase::End => Ok(Progress::Event(TrainingEvent::Finished)),
+            Phase::Over => Ok(Progress::Finished),
+        }
+    }
+
+    /// The adapter as the last whole step left it, at any time. Waits for the device.
+    pub fn adapter(&self) -> Result<PeftAdapter> {
+        self.workspace.adapter.to_peft(&*self.ops, None)
+    }
+
+    /// Steps done.
+    pub fn global_step(&self) -> u64 {
+        self.global_step
+    }
+
+    /// Optimizer steps of the run.
+    pub fn max_steps(&self) -> u64 {
+        self.plan.max_steps()
+    }
+
+    fn train_micro_batch(&mut self, group: Option<Group>) -> Result<Progress> {
+        let mut group = match group {
+            Some(group) => group,
+            None => self.begin_group()?,
+        };
+        let Some(batch) = group.batches.next() else {
+            return Err(EngineError::internal("a step without micro-batches"));
+        };
+        let indices = &self.order.1[self.plan.positions(batch)];
+        let loss_sum = self.workspace.accumulate(&self.train, indices, 1.0 / group.label_tokens as f64)?;
+        group.loss_sum += loss_sum;
+        group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
+        if !group.batches.is_empty() {
+            self.phase = Phase::Train(Some(group));
+            return Ok(Progress::Pending);
+        }
+        self.end_group(&group)
+    }
+
+    fn begin_group(&mut self) -> Result<Group> {
+        self.meter.begin_step(self.clock.elapsed().as_secs_f64());
+        let (step, plan) = (self.global_step, &self.plan);
+        if self.order.0 != plan.epoch(step) {
+            self.order = (plan.epoch(step), plan.order(plan.epoch(step)));
+        }
+        let batches = plan.batches(step);
+        let examples = batches.clone().flat_map(|batch| &self.order.1[plan.positions(batch)]);
+        let label_tokens = examples.map(|index| self.train.label_count(*index as usize) as u64).sum();
+        self.workspace.clear_gradients()?;
+        Ok(Group { batches, loss_sum: 0.0, tokens: 0, label_tokens })
+    }
+
+    fn end_group(&mut self, group: &Group) -> Result<Progress> {
+        let step = self.global_step;
+        let grad_norm = self.workspace.clip(self.config.max_grad_norm)?;
+        if !grad_norm.is_finite() {
+            let message = format!("the norm of the gradients is {grad_norm}");
+            return Err(EngineError::new(ErrorCode::NonFiniteLoss, message));
+        }
+        let learning_rate = self.schedule.at(step);
+        self.workspace.update(AdamW {
+            learning_rate,
+            beta1: self.config.adam_beta1,
+            beta2: self.config.adam_beta2,
+            epsilon: self.config.adam_epsilon,
+            weight_decay: self.config.weight_decay,
+            step: step + 1,
+        })?;
+        self.global_step = step + 1;
+        self.phase =
+            if self.evaluation_is_due() { Phase::Evaluate(EvaluationSums::default()) } else { self.after_evaluation() };
+        let remaining = self.plan.max_steps() - self.global_step;
+        let pace = self.meter.end_step(self.clock.elapsed().as_secs_f64(), group.tokens, remaining);
+        let memory = self.ops.memory();
+        Ok(Progress::Event(TrainingEvent::Step(TrainingStep {
+            global_step: self.global_step,
+            max_steps: self.plan.max_steps(),
+            epoch: self.plan.epochs_done(step),
+            loss: group.loss_sum / group.label_tokens as f64,
+            grad_norm,
+            learning_rate,
+            tokens: group.tokens,
+            label_tokens: group.label_tokens,
+            tokens_per_second: pace.tokens_per_second,
+            allocated_bytes: memory.allocated_bytes,
+            peak_allocated_bytes: memory.peak_allocated_bytes,
+            eta_seconds: pace.eta_seconds,
+        })))
+    }
+
+    fn evaluate_batch(&mut self, mut sums: EvaluationSums) -> Result<Progress> {
+        let Some(examples) = &self.evaluation else {
+            return Err(EngineError::internal("an evaluation without examples"));
+        };
+        let first = sums.examples();
+        let end = (first + self.config.per_device_eval_batch_size).min(examples.len());
+        let indices: Vec<u32> = (first as u32..end as u32).collect();
+        let step = self.global_step;
+        let (loss_sum, label_tokens) = self
+            .workspace
+            .evaluate(examples, &indices)
+            .map_err(|error| non_finite_in(error, &format!("evaluation after step {step}")))?;
+        sums.add(loss_sum, label_tokens, indices.len());
+        if end < examples.len() {
+            self.phase = Phase::Evaluate(sums);
+            return Ok(Progress::Pending);
+        }
+        self.phase = self.after_evaluation();
+        let epoch = step.checked_sub(1).map_or(0.0, |last| self.plan.epochs_done(last));
+        Ok(Progress::Event(TrainingEvent::Evaluation(sums.result(step, epoch))))
+    }
+
+    /// After a step.
+    fn evaluation_is_due(&self) -> bool {
+        let step = self.global_step;
+        let in_turn = match self.config.eval_steps {
+            Some(every) => step.is_multiple_of(every),
+            None => self.plan.ends_epoch(step - 1),
+        };
+        self.evaluation.is_some() && (in_turn || step == self.plan.max_steps())
+    }
+
+    fn after_evaluation(&self) -> Phase {
+        if self.global_step == self.plan.max_steps() { Phase::End } else { Phase::Train(None) }
+    }
+
+    fn in_step(&self, error: EngineError) -> EngineError {
+        non_finite_in(error, &format!("step {} of {}", self.global_step + 1, self.plan.max_steps()))
+    }
+}
+
+/// Says where a loss broke, and what can be done.
+fn non_finite_in(error: EngineError, place: &str) -> EngineError {
+    if error.code != ErrorCode::NonFiniteLoss {
+        return error;
+    }
+    let message = format!(
+        "{place}: {}; expected a finite number; lower learning_rate, warm up longer or clip with max_grad_norm",
+        error.message
+    );
+    EngineError::new(ErrorCode::NonFiniteLoss, message)
+}
+
+/// Most tokens of a batch of `count` examples taken in file order.
+fn largest_in_order(examples: &TokenExamples, count: usize) -> usize {
+    let tokens = |first: usize| examples.offsets[(first + count).min(examples.len())] - examples.offsets[first];
+    (0..examples.len()).step_by(count).map(tokens).max().unwrap_or(0) as usize
+}
+
+/// Most label tokens that `count` examples have together.
+fn most_labels(examples: &TokenExamples, count: usize) -> usize {
+    let mut counts: Vec<usize> = (0..examples.len()).map(|index| examples.label_count(index)).collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts.iter().take(count).sum()
+}

@@ -1,0 +1,125 @@
+//! Device memory of a run and what is computed in it. Made once, for the largest micro-batch; knows nothing of steps, epochs or events.
+
+use std::sync::Arc;
+
+use crate::error::{EngineError, ErrorCode, Result};
+use crate::lora::LoraAdapter;
+use crate::model::{Activations, BaseModel, Decoder, HeadScratch, PackedBatch, Scratch, TokenExamples, rope_angles};
+use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
+
+/// Sizes of the largest micro-batches, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Of a training micro-batch.
+    pub train_rows: usize,
+    /// Of an evaluation batch; 0 where there is none.
+    pub evaluation_rows: usize,
+    /// Labelled positions of either.
+    pub labelled_rows: usize,
+    /// Of an example.
+    pub longest: usize,
+}
+
+/// An adapter in training: its matrices, their gradients and moments, and the memory of a micro-batch.
+pub(super) struct Workspace<O: Ops> {
+    ops: Arc<O>,
+    base: Arc<BaseModel<O>>,
+    pub adapter: LoraAdapter<O>,
+    gradients: O::Buffer,
+    first_moments: O::Buffer,
+    second_moments: O::Buffer,
+    angles: O::Buffer,
+    batch: PackedBatch<O>,
+    activations: Activations<O>,
+    /// Present where an evaluation batch is larger than every training micro-batch. One block's activations at a time.
+    evaluation_activations: Option<Activations<O>>,
+    scratch: Scratch<O>,
+    head: HeadScratch<O>,
+}
+
+impl<O: Ops> Workspace<O> {
+    /// Allocates everything. `OUT_OF_MEMORY` where the device refuses.
+    pub fn new(ops: Arc<O>, base: Arc<BaseModel<O>>, adapter: LoraAdapter<O>, sizes: Sizes) -> Result<Self> {
+        let (config, layout) = (&base.config, &*adapter.layout);
+        let rows = sizes.train_rows.max(sizes.evaluation_rows);
+        let evaluation_activations = (sizes.evaluation_rows > sizes.train_rows)
+            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation_rows, false));
+        Ok(Self {
+            gradients: ops.allocate(layout.len())?,
+            first_moments: ops.allocate(layout.len())?,
+            second_moments: ops.allocate(layout.len())?,
+            angles: rope_angles(&*ops, config, sizes.longest)?,
+            batch: PackedBatch::new(&*ops, rows)?,
+            activations: Activations::new(&*ops, config, layout, sizes.train_rows, true)?,
+            evaluation_activations: evaluation_activations.transpose()?,
+            scratch: Scratch::new(&*ops, config, layout, rows, true)?,
+            head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,
+            adapter,
+            ops,
+            base,
+        })
+    }
+
+    /// Forgets the gradients gathered so far.
+    pub fn clear_gradients(&mut self) -> Result<()> {
+        self.ops.zero(ViewMut::from(&mut self.gradients), self.adapter.layout.len())
+    }
+
+    /// Adds the gradients of `cross-entropy sum · grad_scale` over the given examples; returns that sum, unscaled.
+    ///
+    /// Errors: `NON_FINITE_LOSS`, with the place where the forward pass broke; the gradients are then unchanged.
+    pub fn accumulate(&mut self, examples: &TokenExamples, indices: &[u32], grad_scale: f64) -> Result<f64> {
+        let Self { ops, base, adapter, angles, batch, activations, scratch, head, gradients, .. } = self;
+        let decoder = Decoder { ops: &**ops, base, adapter, angles };
+        batch.fill(&**ops, examples, indices)?;
+        decoder.forward(batch, activations, scratch)?;
+        let loss = decoder.loss(batch, activations, scratch, head, Some(grad_scale))?;
+        if !loss.is_finite() {
+            return Err(non_finite(loss, &decoder.first_non_finite(batch, activations)?));
+        }
+        decoder.backward(batch, activations, scratch, gradients)?;
+        Ok(loss)
+    }
+
+    /// Clips the gathered gradients to a 2-norm of `max_grad_norm` (0: not at all); returns the norm before.
+    pub fn clip(&mut self, max_grad_norm: f64) -> Result<f64> {
+        self.ops.clip_norm(&mut self.gradients, max_grad_norm)
+    }
+
+    /// One AdamW update with the gathered gradients.
+    pub fn update(&mut self, settings: AdamW) -> Result<()> {
+        let state = AdamWState {
+            parameters: &mut self.adapter.parameters,
+            gradients: &self.gradients,
+            first_moments: &mut self.first_moments,
+            second_moments: &mut self.second_moments,
+        };
+        self.ops.adamw(settings, state)
+    }
+
+    /// Σ cross-entropy over the labels of the given examples, and their number. No gradients.
+    ///
+    /// Errors: `NON_FINITE_LOSS`.
+    pub fn evaluate(&mut self, examples: &TokenExamples, indices: &[u32]) -> Result<(f64, usize)> {
+        let Self { ops, base, adapter, angles, batch, scratch, head, .. } = self;
+        let activations = self.evaluation_activations.as_mut().unwrap_or(&mut self.activations);
+        let decoder = Decoder { ops: &**ops, base, adapter, angles };
+        batch.fill(&**ops, examples, indices)?;
+        decoder.forward(batch, activations, scratch)?;
+        let loss = decoder.loss(batch, activations, scratch, head, None)?;
+        if !loss.is_finite() {
+            // Where only two streams are kept, only the last place can be told.
+            let place = match self.evaluation_activations {
+                Some(_) => "the forward pass".to_owned(),
+                None => decoder.first_non_finite(batch, &self.activations)?,
+            };
+            return Err(non_finite(loss, &place));
+        }
+        Ok((loss, batch.label_count()))
+    }
+}
+
+fn non_finite(loss: f64, place: &str) -> EngineError {
+    let message = format!("the loss is {loss}; the first such number is in {place}");
+    EngineError::new(ErrorCode::NonFiniteLoss, message)
+}
