@@ -12,6 +12,9 @@ interface EmbeddedServer {
   close(): Promise<void>;
 }
 
+/** Names of errors that a server ends its start with; their classes belong to modules that are not loaded yet. */
+const START_ERRORS = new Set(['ServerStartError', 'LuthierError', 'EngineError']);
+
 /** The server's settings: those of `luthier serve`, from the same environment. */
 function settings(options: ConnectionOptions, io: Io): string[] {
   // Whoever runs this process may read and write the same files without it.
@@ -39,7 +42,7 @@ function settings(options: ConnectionOptions, io: Io): string[] {
 function startFailure(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   if (error.name === 'ConfigError') return new CliError(error.message, EXIT.usage);
-  if (error.name !== 'LuthierError' && error.name !== 'EngineError') return error;
+  if (!START_ERRORS.has(error.name)) return error;
   const hint = 'If a server is running already, name it with --server or LUTHIER_SERVER.';
   return new CliError(
     `a server could not be started in this process: ${error.message}. ${hint}`,
