@@ -4,6 +4,7 @@ import { LuthierClient } from '../../typescript/src/index.ts';
 import { startEmbedded } from './embedded.ts';
 import { CliError } from './failure.ts';
 import { type Io, print, printLine } from './io.ts';
+import { toCanonicalJson } from './json.ts';
 
 /** Options that every command of a server has. */
 export interface ConnectionOptions {
@@ -90,9 +91,9 @@ export async function withSession<T>(
   }
 }
 
-/** Prints one object as JSON on a line of its own: canonical proto3 JSON with zero values written out. */
-export function printJson(session: Session, value: unknown): Promise<void> {
-  return printLine(session.io.stdout, JSON.stringify(value));
+/** Prints one message as JSON on a line of its own: canonical proto3 JSON with zero values written out. */
+export function printJson<T>(session: Session, type: { toJSON(message: T): unknown }, message: T): Promise<void> {
+  return printLine(session.io.stdout, JSON.stringify(toCanonicalJson(type, message)));
 }
 
 /** Prints lines of text. */

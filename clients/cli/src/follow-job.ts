@@ -55,7 +55,7 @@ export async function followJob(session: Session, open: Open): Promise<Outcome> 
       job = event.job;
       sequence = event.sequence;
       if (event.event?.$case === 'stateChange') state = event.event.value.to;
-      if (view === null) await printJson(session, TrainingEvent.toJSON(event));
+      if (view === null) await printJson(session, TrainingEvent, event);
       else view.show(event);
     }
   };

@@ -36,7 +36,7 @@ async function list(session: Session): Promise<void> {
   const rows: string[][] = [];
   for await (const { adapters } of eachPage((pageToken) => session.client.listAdapters({ pageToken }))) {
     for (const adapter of adapters) {
-      if (session.json) await printJson(session, Adapter.toJSON(adapter));
+      if (session.json) await printJson(session, Adapter, adapter);
       const created = adapter.createTime?.toISOString() ?? '';
       rows.push([adapter.name, adapter.baseModel, String(adapter.r), formatBytes(adapter.sizeBytes), created]);
     }
@@ -55,7 +55,7 @@ async function importFolder(session: Session, folder: string, options: ImportFla
     baseModel: modelName(options.model),
     ...(options.name === undefined ? {} : { adapterId: options.name.replace(/^adapters\//, '') }),
   });
-  if (session.json) return printJson(session, ImportAdapterResponse.toJSON(response));
+  if (session.json) return printJson(session, ImportAdapterResponse, response);
   for (const warning of response.warnings) {
     await printLine(session.io.stderr, `${paint(session.io.stderr, 'yellow', 'warning')}  ${warning}`);
   }
@@ -70,14 +70,16 @@ export function adaptersCommand(io: Io): Command {
   withConnection(get).action((name: string, options: ConnectionOptions) =>
     withSession(io, options, async (session) => {
       const adapter = await session.client.getAdapter(adapterName(name));
-      await (session.json ? printJson(session, Adapter.toJSON(adapter)) : printLines(session, describe(adapter)));
+      await (session.json ? printJson(session, Adapter, adapter) : printLines(session, describe(adapter)));
     }),
   );
   const remove = new Command('delete').argument('<adapter>').description('delete an adapter that nothing uses');
   withConnection(remove).action((name: string, options: ConnectionOptions) =>
     withSession(io, options, async (session) => {
       await session.client.deleteAdapter(adapterName(name));
-      await (session.json ? printJson(session, {}) : printLines(session, [`deleted ${adapterName(name)}`]));
+      await (session.json
+        ? printJson(session, DeleteAdapterResponse, {})
+        : printLines(session, [`deleted ${adapterName(name)}`]));
     }),
   );
   const add = new Command('import')
@@ -93,7 +95,7 @@ export function adaptersCommand(io: Io): Command {
   withConnection(write).action((name: string, folder: string, options: ConnectionOptions) =>
     withSession(io, options, async (session) => {
       const response = await session.client.exportAdapter({ name: adapterName(name), path: resolve(folder) });
-      if (session.json) return printJson(session, ExportAdapterResponse.toJSON(response));
+      if (session.json) return printJson(session, ExportAdapterResponse, response);
       await printLines(session, [`exported to ${response.path}, ${formatBytes(response.sizeBytes)}`]);
     }),
   );

@@ -1,6 +1,6 @@
 /** `luthier datasets`: upload, list, get, delete. */
 import { Command } from 'commander';
-import { Dataset, eachPage } from '../../../typescript/src/index.ts';
+import { Dataset, DeleteDatasetResponse, eachPage } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   printJson,
@@ -20,7 +20,7 @@ const formatName = (dataset: Dataset): string =>
   Object.entries(FORMATS).find(([, format]) => format === dataset.format)?.[0] ?? 'unknown';
 
 async function show(session: Session, dataset: Dataset): Promise<void> {
-  if (session.json) return printJson(session, Dataset.toJSON(dataset));
+  if (session.json) return printJson(session, Dataset, dataset);
   await printLines(
     session,
     formatRecord([
@@ -38,7 +38,7 @@ async function list(session: Session): Promise<void> {
   const rows: string[][] = [];
   for await (const { datasets } of eachPage((pageToken) => session.client.listDatasets({ pageToken }))) {
     for (const dataset of datasets) {
-      if (session.json) await printJson(session, Dataset.toJSON(dataset));
+      if (session.json) await printJson(session, Dataset, dataset);
       rows.push([dataset.name, formatName(dataset), String(dataset.examples), formatBytes(dataset.sizeBytes)]);
     }
   }
@@ -73,7 +73,9 @@ export function datasetsCommand(io: Io): Command {
   withConnection(remove).action((name: string, options: ConnectionOptions) =>
     withSession(io, options, async (session) => {
       await session.client.deleteDataset(datasetName(name));
-      await (session.json ? printJson(session, {}) : printLines(session, [`deleted ${datasetName(name)}`]));
+      await (session.json
+        ? printJson(session, DeleteDatasetResponse, {})
+        : printLines(session, [`deleted ${datasetName(name)}`]));
     }),
   );
   const all = new Command('list').description('all data sets');

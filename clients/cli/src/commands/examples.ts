@@ -74,7 +74,7 @@ async function validate(session: Session, data: string, options: ValidateFlags):
     const dataset = uploaded?.name ?? resourceName('datasets', data);
     const maxSeqLength = options.maxSeqLength ?? 0;
     const report = await session.client.validateDataset({ dataset, ...commonOf(options), maxSeqLength, overLength });
-    if (session.json) await printJson(session, DatasetReport.toJSON(report));
+    if (session.json) await printJson(session, DatasetReport, report);
     else await printLines(session, describe(report));
     return report.problemCount === 0 ? EXIT.ok : exitCodeOf(Status.INVALID_ARGUMENT);
   } finally {
@@ -113,7 +113,7 @@ async function preview(session: Session, data: string, options: PreviewFlags): P
     indices,
     format: formatOf(options),
   });
-  if (session.json) return printJson(session, PreviewExamplesResponse.toJSON(response));
+  if (session.json) return printJson(session, PreviewExamplesResponse, response);
   for (const example of response.examples) await printLines(session, [maskPreview(session.io.stdout, example), '']);
 }
 

@@ -65,7 +65,7 @@ export async function streamAnswer(
   let text = '';
   let finished: GenerationFinished | null = null;
   for await (const response of client.generate(request, { signal })) {
-    if (json) await printJson(session, GenerateResponse.toJSON(response));
+    if (json) await printJson(session, GenerateResponse, response);
     switch (response.event?.$case) {
       case 'started':
         if (json) break;

@@ -14,7 +14,7 @@ import type { Io } from '../io.ts';
 
 async function info(session: Session): Promise<void> {
   const found = await session.client.getServerInfo();
-  if (session.json) return printJson(session, GetServerInfoResponse.toJSON(found));
+  if (session.json) return printJson(session, GetServerInfoResponse, found);
   await printLines(
     session,
     formatRecord([

@@ -51,7 +51,7 @@ function listCommand(io: Io): Command {
       const rows: string[][] = [];
       for await (const { jobs } of eachPage((pageToken) => session.client.listTrainingJobs({ pageToken, states }))) {
         for (const job of jobs) {
-          if (session.json) await printJson(session, TrainingJob.toJSON(job));
+          if (session.json) await printJson(session, TrainingJob, job);
           const { lastStep: step } = job;
           const progress = step === undefined ? '' : `${step.globalStep}/${step.maxSteps}`;
           rows.push([
@@ -89,7 +89,7 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
       (job: string, options: ConnectionOptions) =>
         withSession(io, options, async (session) => {
           const found = await session.client[call](jobName(job));
-          if (session.json) await printJson(session, TrainingJob.toJSON(found));
+          if (session.json) await printJson(session, TrainingJob, found);
           else await printLines(session, describe(found));
         }),
     );

@@ -14,7 +14,7 @@ import type { Io } from '../io.ts';
 import { modelName } from '../names.ts';
 
 async function show(session: Session, model: Model): Promise<void> {
-  if (session.json) return printJson(session, Model.toJSON(model));
+  if (session.json) return printJson(session, Model, model);
   await printLines(
     session,
     formatRecord([
@@ -36,7 +36,7 @@ async function list(session: Session): Promise<void> {
   const rows: string[][] = [];
   for await (const { models } of eachPage((pageToken) => session.client.listModels({ pageToken }))) {
     for (const model of models) {
-      if (session.json) await printJson(session, Model.toJSON(model));
+      if (session.json) await printJson(session, Model, model);
       const loaded = model.loaded ? formatBytes(model.loadedBytes) : '';
       rows.push([
         model.name,

@@ -23,7 +23,7 @@ async function score(session: Session, options: ScoreFlags): Promise<void> {
   const prompt = promptOf(options);
   const weights = await weightsOf(session, options);
   const response = await session.client.scoreTokens({ ...weights, prompt, topLogits: options.topLogits });
-  if (session.json) return printJson(session, ScoreTokensResponse.toJSON(response));
+  if (session.json) return printJson(session, ScoreTokensResponse, response);
   const rows = response.tokens.map((token) => [
     String(token.tokenId),
     token.logprob === undefined ? '' : token.logprob.toFixed(4),

@@ -30,7 +30,7 @@ async function tokenize(session: Session, text: string, options: TokenizeFlags):
   const { parseSpecial = false, addSpecialTokens = false } = options;
   const request = { model: modelName(options.model), text, parseSpecial, addSpecialTokens };
   const response = await session.client.tokenize(request);
-  if (session.json) return printJson(session, TokenizeResponse.toJSON(response));
+  if (session.json) return printJson(session, TokenizeResponse, response);
   await printLines(session, [...tokenTable(response.tokenIds, response.pieces), `${response.tokenIds.length} tokens`]);
 }
 
@@ -60,7 +60,7 @@ export function detokenizeCommand(io: Io): Command {
       const { skipSpecialTokens = false } = options;
       const tokenIds = parseTokenIds(ids);
       const text = await session.client.detokenize({ model: modelName(options.model), tokenIds, skipSpecialTokens });
-      await (session.json ? printJson(session, DetokenizeResponse.toJSON({ text })) : printLines(session, [text]));
+      await (session.json ? printJson(session, DetokenizeResponse, { text }) : printLines(session, [text]));
     }),
   );
 }
@@ -87,7 +87,7 @@ export function renderCommand(io: Io): Command {
         template: options.template ?? '',
         addGenerationPrompt: options.generationPrompt,
       });
-      if (session.json) return printJson(session, RenderPromptResponse.toJSON(response));
+      if (session.json) return printJson(session, RenderPromptResponse, response);
       const { template, tokenIds, pieces } = response;
       const of = template === undefined ? '' : `, template ${template.id} ${template.version}`;
       await printLines(session, [...tokenTable(tokenIds, pieces), `${tokenIds.length} tokens${of}`]);

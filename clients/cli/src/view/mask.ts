@@ -1,6 +1,6 @@
 /** An example with its label mask in colour: what is learned stands out. */
 import type { ExamplePreview, PreviewToken } from '../../../typescript/src/index.ts';
-import { paint } from '../io.ts';
+import { type Output, paint } from '../io.ts';
 
 /** Labels of this value are not learned. */
 const IGNORED = -100;
@@ -19,7 +19,7 @@ const visible = (text: string): string =>
     .replaceAll('\t', '→')
     .replace(/[^\P{Cc}\n]/gu, '·');
 
-function paintToken(stream: NodeJS.WriteStream, token: PreviewToken, index: number): string {
+function paintToken(stream: Output, token: PreviewToken, index: number): string {
   const learned = token.label !== IGNORED;
   const style = learned ? [...(LEARNED[index % 2] ?? LEARNED[0])] : (GIVEN[index % 2] ?? GIVEN[0]);
   // A colour that runs over a line end fills the rest of the line on many terminals.
@@ -33,7 +33,7 @@ function paintToken(stream: NodeJS.WriteStream, token: PreviewToken, index: numb
 }
 
 /** The example, then one line of counts. Without colour, learned stretches stand between ⟦ and ⟧. */
-export function maskPreview(stream: NodeJS.WriteStream, example: ExamplePreview): string {
+export function maskPreview(stream: Output, example: ExamplePreview): string {
   const coloured = paint(stream, 'red', 'x') !== 'x';
   let text = '';
   let open = false;

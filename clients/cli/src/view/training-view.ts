@@ -7,7 +7,7 @@ import {
   type TrainingStep,
 } from '../../../typescript/src/index.ts';
 import { formatBytes, formatCount, formatSeconds, stateName } from '../format.ts';
-import { type Io, paint } from '../io.ts';
+import { type Io, type Output, paint } from '../io.ts';
 import { progressBar } from './bar.ts';
 import { lossCurve } from './curve.ts';
 
@@ -42,14 +42,14 @@ function planLine(plan: TrainingPlan): string {
   );
 }
 
-function stateLine(stream: NodeJS.WriteStream, job: string, { to, failure }: StateChange): string {
+function stateLine(stream: Output, job: string, { to, failure }: StateChange): string {
   const style = to === JobState.JOB_STATE_FAILED ? 'red' : to === JobState.JOB_STATE_SUCCEEDED ? 'green' : 'cyan';
   const why = failure === undefined ? '' : `: ${failure.message} (${failure.reason})`;
   return `${paint(stream, style, stateName(to))}  ${job}${why}`;
 }
 
 /** The line of every event that is no step; null for kinds this version does not know. */
-function describeEvent(stream: NodeJS.WriteStream, { job, event }: TrainingEvent): string | null {
+function describeEvent(stream: Output, { job, event }: TrainingEvent): string | null {
   switch (event?.$case) {
     case 'stateChange':
       return stateLine(stream, job, event.value);

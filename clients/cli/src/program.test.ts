@@ -1,0 +1,189 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ServerReadableStream, ServerUnaryCall, ServerWritableStream, sendUnaryData } from '@grpc/grpc-js';
+import { afterAll, expect, test } from 'vitest';
+import { DatasetServiceService } from '../../typescript/src/gen/luthier/v1/dataset_service.ts';
+import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/generation_service.ts';
+import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
+import {
+  type GenerateRequest,
+  GenerateResponse,
+  type GetTrainingJobRequest,
+  GetTrainingJobResponse,
+  type ListTrainingJobsRequest,
+  ListTrainingJobsResponse,
+  type TrainRequest,
+  type TrainResponse,
+  type UploadDatasetRequest,
+  UploadDatasetResponse,
+} from '../../typescript/src/index.ts';
+import { detailedError, eventsOf, scriptedServer } from '../../typescript/src/testing/scripted-server.ts';
+import { run } from './program.ts';
+import { type CapturedIo, capturedIo } from './testing/captured-io.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'luthier-cli-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function file(name: string, text: string): string {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+const JOB = 'trainingJobs/t';
+const services = { ...TrainingServiceService, ...DatasetServiceService, ...GenerationServiceService };
+const requests: { train?: TrainRequest; generate: GenerateRequest[] } = { generate: [] };
+const methods = {
+  train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
+    requests.train = call.request;
+    for (const event of eventsOf(JOB, 3).slice(call.request.afterSequence)) call.write({ event });
+    call.end();
+  },
+  getTrainingJob: (call: ServerUnaryCall<GetTrainingJobRequest, object>, done: sendUnaryData<object>) =>
+    done(null, GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts' } })),
+  listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
+    const first = call.request.pageToken === '';
+    const jobs = [{ name: first ? 'trainingJobs/b' : 'trainingJobs/a' }];
+    done(null, ListTrainingJobsResponse.create({ jobs, nextPageToken: first ? 'next' : '' }));
+  },
+  uploadDataset: (call: ServerReadableStream<UploadDatasetRequest, object>, done: sendUnaryData<object>) => {
+    call.on('data', () => {});
+    call.on('end', () => done(null, UploadDatasetResponse.create({ dataset: { name: 'datasets/d', examples: 2 } })));
+  },
+  getDataset: (_call: unknown, done: sendUnaryData<object>) => done(detailedError()),
+  generate: (call: ServerWritableStream<GenerateRequest, GenerateResponse>) => {
+    requests.generate.push(call.request);
+    call.write(GenerateResponse.create({ event: { $case: 'delta', value: { text: 'Hel', tokenIds: [7] } } }));
+    call.write(GenerateResponse.create({ event: { $case: 'delta', value: { text: 'lo' } } }));
+    call.write(GenerateResponse.create({ event: { $case: 'finished', value: {} } }));
+    call.end();
+  },
+};
+
+/** Runs a command line against the scripted server. */
+async function luthier(args: readonly string[], stdin = ''): Promise<CapturedIo & { readonly code: number }> {
+  await using server = await scriptedServer(services, methods);
+  const io = capturedIo({ stdin, env: { LUTHIER_SERVER: server.address } });
+  const code = await run(args, io);
+  return { ...io, code };
+}
+
+const json = (text: string): unknown[] =>
+  text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as unknown);
+
+test('train uploads, sends the spec and prints one event a line', async () => {
+  const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
+  const flags = ['--learning-rate', '1e-3', '--lora-r', '4', '--no-shuffle', '--json'];
+  const { code, out } = await luthier(['train', '--model', 'models/m', '--data', data, ...flags]);
+  expect(code).toBe(0);
+  const spec = { model: 'models/m', dataset: 'datasets/d', learningRate: 1e-3, shuffle: false, lora: { r: 4 } };
+  expect(requests.train?.target).toMatchObject({ $case: 'spec', value: spec });
+  const events = json(out());
+  expect(events).toHaveLength(3);
+  expect(events[0]).toMatchObject({ sequence: 1, job: JOB, step: { globalStep: 1, loss: 1, gradNorm: 0, tokens: 0 } });
+  expect(events[2]).toMatchObject({ sequence: 3, stateChange: { to: 'JOB_STATE_SUCCEEDED' } });
+});
+
+test('train for people says how to go on', async () => {
+  const { code, out } = await luthier(['train', '--model', 'models/m', '--data', 'datasets/d']);
+  expect(code).toBe(0);
+  expect(out()).toMatch(/^step 1\/0 .* loss 1\.0000/m);
+  expect(out()).toContain('chat with it: luthier chat --adapter facts --server 127.0.0.1:');
+});
+
+test('lists walk every page, one object a line', async () => {
+  const { code, out } = await luthier(['jobs', 'list', '--json']);
+  expect(code).toBe(0);
+  expect(json(out())).toMatchObject([{ name: 'trainingJobs/b' }, { name: 'trainingJobs/a' }]);
+  expect((await luthier(['jobs', 'list'])).out()).toMatch(/^NAME +STATE .*\ntrainingJobs\/b .*\ntrainingJobs\/a /);
+});
+
+test('an error goes to standard error with its fields, and the exit code is the status', async () => {
+  const { code, out, err } = await luthier(['datasets', 'get', 'd', '--json']);
+  expect(code).toBe(13);
+  expect(out()).toBe('');
+  expect(err()).toContain('data set datasets/d has 1 problem (INVALID_ARGUMENT, DATASET_INVALID)');
+  expect(err()).toContain('line[7].messages[1].content: expected text');
+});
+
+test('generate prints the text as it comes, or each event', async () => {
+  const text = await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--top-k', '3', '--stop', 'a', 'b']);
+  expect(text.out()).toBe('Hello\n');
+  expect(requests.generate.at(-1)?.sampling).toMatchObject({ topK: 3, stop: ['a', 'b'], temperature: undefined });
+  const events = await luthier(['generate', '--adapter', JOB, '--token-ids', '1,2', '--json']);
+  expect(json(events.out())[0]).toEqual({ delta: { text: 'Hel', tokenIds: [7], logprobs: [] } });
+  expect(requests.generate.at(-1)).toMatchObject({ model: '', adapter: JOB });
+  expect(requests.generate.at(-1)?.prompt?.input).toEqual({ $case: 'tokenIds', value: { ids: [1, 2] } });
+});
+
+test('chat keeps the conversation, and forgets what it is told to', async () => {
+  const script = 'one\ntwo\n/undo\nthree\n/reset\nfour\n/exit\nfive\n';
+  requests.generate = [];
+  const { code, out } = await luthier(['chat', '--model', 'models/m', '--system', 'be brief'], script);
+  expect(code).toBe(0);
+  expect(out()).toBe('Hello\n'.repeat(4));
+  const turns = requests.generate.map(({ prompt }) =>
+    prompt?.input?.$case === 'messages' ? prompt.input.value.messages.map(({ content }) => content) : [],
+  );
+  expect(turns).toEqual([
+    ['be brief', 'one'],
+    ['be brief', 'one', 'Hello', 'two'],
+    ['be brief', 'one', 'Hello', 'three'],
+    ['be brief', 'four'],
+  ]);
+});
+
+test('what the server does not answer is said by name', async () => {
+  const { code, err } = await luthier(['jobs', 'cancel', 'x']);
+  expect(code).toBe(22);
+  expect(err()).toContain('UNIMPLEMENTED');
+});
+
+test.each([
+  [['doctor'], 22, 'luthier doctor is not built yet'],
+  [['estimate', '--model', 'm'], 22, 'luthier estimate is not built yet'],
+  [['adapters', 'merge', 'a', '--to', 'b'], 22, 'luthier adapters merge is not built yet'],
+  [['train', '--bf16'], 22, '--bf16 is not built yet'],
+  [
+    ['train', '--learning-rate', 'nan', '--model', 'models/m', '--data', 'datasets/d'],
+    2,
+    'expected a number, found "nan"',
+  ],
+  [['train', '--model', 'models/m'], 2, '--data is missing'],
+  [['train', '--model', 'models/m', '--data', 'nowhere.jsonl'], 2, 'there is no such file'],
+  [['generate', '--model', 'models/m'], 2, 'exactly one of --prompt, --messages and --token-ids'],
+  [['generate', '--prompt', 'x'], 2, 'name --model or --adapter'],
+  [['generate', '--model', 'models/m', '--token-ids', '1,-2'], 2, 'expected token ids'],
+  [['info', '--server', 'a:1', '--embedded'], 2, 'exclude each other'],
+  [['info', '--server', 'a:1', '--threads', '2'], 2, '--threads belongs to a server in this process'],
+  [['trane'], 2, 'Did you mean train'],
+  [['jobs', 'watch', 'x', '--after', '-1'], 2, 'at least 0'],
+])('%j ends with %d', async (args, exitCode, message) => {
+  const { code, err, out } = await luthier(args);
+  expect(err()).toContain(message);
+  expect(code).toBe(exitCode);
+  expect(out()).toBe('');
+});
+
+test('messages are read from a file, with or without a frame', async () => {
+  for (const text of ['[{"role":"user","content":"x"}]', '{"messages":[{"role":"user","content":"x"}]}']) {
+    await luthier(['generate', '--model', 'models/m', '--messages', file('m.json', text)]);
+    const input = requests.generate.at(-1)?.prompt?.input;
+    expect(input).toMatchObject({ $case: 'messages', value: { messages: [{ role: 'user', content: 'x' }] } });
+  }
+  const bad = await luthier(['generate', '--model', 'models/m', '--messages', file('m.json', '[{"role":"user"}]')]);
+  expect(bad.code).toBe(2);
+  expect(bad.err()).toContain('messages[0] needs "role" and "content"');
+});
+
+test('--help ends well on standard output', async () => {
+  const { code, out, err } = await luthier(['train', '--help']);
+  expect(code).toBe(0);
+  expect(err()).toBe('');
+  expect(out()).toContain('--per-device-train-batch-size');
+  expect(out()).not.toContain('--bf16');
+});

@@ -1,0 +1,84 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { OverLengthPolicy, TrainOn } from '../../typescript/src/index.ts';
+import { readConfigFile } from './config-file.ts';
+import { trainSettings } from './train-settings.ts';
+
+const settings = (flags: Record<string, unknown>, file: Record<string, unknown> = {}) =>
+  trainSettings(new Map(Object.entries(flags)), new Map(Object.entries(file)));
+
+test('flags become the contract, in its types', () => {
+  const { spec, run } = settings({
+    model: 'models/m',
+    data: 'd.jsonl',
+    'learning-rate': '2e-3',
+    'per-device-train-batch-size': '4',
+    'warmup-steps': '0.1',
+    'lora-r': '16',
+    'lora-alpha': '32',
+    'target-modules': 'q_proj, v_proj',
+    'train-on': 'last',
+    'over-length': 'drop-rounds',
+    'use-rslora': true,
+    shuffle: false,
+    output: 'adapters/facts',
+  });
+  expect(spec).toEqual({
+    model: 'models/m',
+    learningRate: 2e-3,
+    perDeviceTrainBatchSize: 4,
+    warmupSteps: 0.1,
+    lora: { r: 16, loraAlpha: 32, targetModules: ['q_proj', 'v_proj'], useRslora: true },
+    trainOn: TrainOn.TRAIN_ON_LAST,
+    overLength: OverLengthPolicy.OVER_LENGTH_POLICY_DROP_ROUNDS,
+    shuffle: false,
+    output: 'facts',
+  });
+  expect(run).toEqual({ data: 'd.jsonl' });
+});
+
+test('what is not given is left to the server, which knows the defaults', () => {
+  expect(settings({}).spec).toEqual({});
+  // transformers writes its default of "by epochs" as -1.
+  expect(settings({}, { 'max-steps': -1 }).spec).toEqual({});
+});
+
+test('a file gives the same settings; flags win over it', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'luthier-config-'));
+  const path = join(folder, 'train.yaml');
+  writeFileSync(path, 'model: models/m\nlearning_rate: 1e-4\nlora-r: 4\ntarget_modules: [q_proj]\nno_shuffle: true\n');
+  const { spec } = trainSettings(new Map([['lora-r', '8']]), readConfigFile(path));
+  expect(spec).toEqual({
+    model: 'models/m',
+    learningRate: 1e-4,
+    lora: { r: 8, targetModules: ['q_proj'] },
+    shuffle: false,
+  });
+  writeFileSync(path, '{"model": "models/j", "packing": false}');
+  expect(trainSettings(new Map(), readConfigFile(path)).spec).toEqual({ model: 'models/j', packing: false });
+  writeFileSync(path, '- a\n- b\n');
+  expect(() => readConfigFile(path)).toThrow('expected names and values');
+  rmSync(folder, { recursive: true });
+  expect(() => readConfigFile(path)).toThrow('cannot be read');
+});
+
+test.each([
+  ['learning-rate', 'nan', 'expected a number, found "nan"'],
+  ['learning-rate', 'Infinity', 'expected a number, found "Infinity"'],
+  ['max-steps', '1.5', 'expected a whole number, found "1.5"'],
+  ['train-on', 'everything', 'expected assistant, last, all; found "everything"'],
+  ['target-modules', 'q_proj,,v_proj', 'expected a,b,c'],
+  ['learnin-rate', '1', 'is no option of train'],
+])('--%s %s is refused with what was expected', (name, value, message) => {
+  expect(() => settings({ [name]: value })).toThrow(message);
+});
+
+test.each(['bf16', 'gradient-checkpointing', 'warmup-ratio', 'optim'])('--%s is known and refused by name', (name) => {
+  expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
+});
+
+test('a regular expression for modules is refused rather than taken for a name', () => {
+  expect(() => settings({ 'target-modules': '.*_proj' })).toThrow('regular expression is not built yet');
+});
