@@ -1,7 +1,13 @@
 /** `luthier adapters`: list, get, delete, import, export. */
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { Adapter, ExportAdapterResponse, eachPage, ImportAdapterResponse } from '../../../typescript/src/index.ts';
+import {
+  Adapter,
+  DeleteAdapterResponse,
+  ExportAdapterResponse,
+  eachPage,
+  ImportAdapterResponse,
+} from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   printJson,
