@@ -140,6 +140,33 @@ mod tests {
         }
     }
 
+    /// `Trainer.set_initial_training_values` (transformers 5.23) and the epoch of `_inner_training_loop`, written out, for many sizes.
+    #[test]
+    fn steps_and_epochs_equal_trainers() {
+        for examples in 1..40 {
+            for (batch, accumulation, epochs) in [(1, 1, 3.0), (2, 3, 1.5), (8, 4, 0.3), (3, 2, 2.0), (7, 50, 4.7)] {
+                let plan = plan(examples, batch, accumulation, epochs);
+                let loader = examples / batch + usize::from(!examples.is_multiple_of(batch));
+                let updates = (loader / accumulation + usize::from(!loader.is_multiple_of(accumulation))).max(1);
+                let max_steps = (epochs * updates as f64).ceil() as u64;
+                assert_eq!(plan.max_steps(), max_steps, "{examples} examples by {batch} by {accumulation}");
+                // The loop: a step whenever a group is full or the loader ends.
+                let mut step = 0;
+                'epochs: for epoch in 0.. {
+                    for batch in 0..loader {
+                        if (batch + 1).is_multiple_of(accumulation) || batch + 1 == loader {
+                            assert_eq!(plan.epochs_done(step), epoch as f64 + (batch + 1) as f64 / loader as f64);
+                            step += 1;
+                            if step == max_steps {
+                                break 'epochs;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn epochs_may_be_fractions_and_max_steps_overrides_them() {
         assert_eq!(plan(100, 8, 1, 0.5).max_steps(), 7);

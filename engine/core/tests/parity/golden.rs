@@ -1,0 +1,99 @@
+//! Reads `test/parity/golden/<case>/`, which `test/parity/make_goldens.py` writes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use luthier_core::load;
+use luthier_core::lora::LoraConfig;
+use luthier_core::lora::peft::{PeftAdapter, read_adapter};
+use luthier_core::model::{BaseModel, TokenExamples};
+use luthier_core::ops::cpu::{CpuOps, Real};
+use luthier_core::train::TrainConfig;
+use serde_json::Value;
+
+pub struct Golden {
+    pub folder: PathBuf,
+    pub data: Value,
+    pub expected: Value,
+}
+
+impl Golden {
+    pub fn open(case: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden").join(case);
+        let json = |name: &str| -> Value {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}; run test/parity/make_goldens.py", path.display()));
+            serde_json::from_str(&text).unwrap()
+        };
+        Self { data: json("data.json"), expected: json("expected.json"), folder }
+    }
+
+    pub fn model<E: Real>(&self, ops: &CpuOps<E>) -> Arc<BaseModel<CpuOps<E>>> {
+        let files = load::open(&self.folder.join("model")).unwrap();
+        Arc::new(BaseModel::load(ops, &*files).unwrap())
+    }
+
+    pub fn adapter(&self, name: &str) -> PeftAdapter {
+        let files = load::open(&self.folder.join("model")).unwrap();
+        read_adapter(&self.folder.join(name), files.config(), "").unwrap().0
+    }
+
+    pub fn train(&self) -> TokenExamples {
+        examples(&self.data)
+    }
+
+    pub fn evaluation(&self) -> TokenExamples {
+        examples(&self.data["eval"])
+    }
+
+    pub fn config(&self) -> TrainConfig {
+        let config = &self.data["config"];
+        let lora = &config["lora"];
+        let count = |value: &Value| value.as_u64().unwrap();
+        let number = |name: &str| config[name].as_f64().unwrap();
+        let names = |value: &Value| value.as_str().unwrap().to_owned();
+        TrainConfig {
+            lora: LoraConfig {
+                r: count(&lora["r"]) as usize,
+                lora_alpha: lora["lora_alpha"].as_f64().unwrap(),
+                target_modules: lora["target_modules"].as_array().map(|list| list.iter().map(names).collect()),
+                use_rslora: lora["use_rslora"].as_bool().unwrap(),
+                seed: count(&lora["seed"]),
+            },
+            learning_rate: number("learning_rate"),
+            lr_scheduler_type: config["lr_scheduler_type"].as_str().unwrap().parse().unwrap(),
+            warmup_steps: number("warmup_steps"),
+            weight_decay: number("weight_decay"),
+            adam_beta1: number("adam_beta1"),
+            adam_beta2: number("adam_beta2"),
+            adam_epsilon: number("adam_epsilon"),
+            max_grad_norm: number("max_grad_norm"),
+            per_device_train_batch_size: count(&config["per_device_train_batch_size"]) as usize,
+            gradient_accumulation_steps: count(&config["gradient_accumulation_steps"]) as usize,
+            num_train_epochs: number("num_train_epochs"),
+            max_steps: config["max_steps"].as_u64(),
+            per_device_eval_batch_size: count(&config["per_device_eval_batch_size"]) as usize,
+            eval_steps: config["eval_steps"].as_u64(),
+            shuffle: config["shuffle"].as_bool().unwrap(),
+            data_seed: count(&config["data_seed"]),
+        }
+    }
+}
+
+fn examples(value: &Value) -> TokenExamples {
+    let mut examples = TokenExamples { offsets: vec![0], ..TokenExamples::default() };
+    let rows = |name: &str| value[name].as_array().unwrap();
+    for (ids, labels) in rows("input_ids").iter().zip(rows("labels")) {
+        examples.input_ids.extend(ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32));
+        examples.labels.extend(labels.as_array().unwrap().iter().map(|label| label.as_i64().unwrap() as i32));
+        examples.offsets.push(examples.input_ids.len() as u32);
+    }
+    examples
+}
+
+/// Fails where `found` is not within a relative tolerance of `expected`.
+pub fn close(what: &str, found: f64, expected: f64, tolerance: f64) {
+    let difference = (found - expected).abs();
+    assert!(difference <= tolerance * expected.abs(), "{what}: {found}, expected {expected} within {tolerance:e}");
+}

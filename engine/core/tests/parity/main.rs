@@ -1,0 +1,9 @@
+//! The engine beside transformers' Trainer, PEFT and torch, over the golden files of `test/parity/`; and what must hold of whole runs.
+
+mod curve;
+mod first_group;
+mod golden;
+mod greedy;
+mod optimizer;
+mod refusals;
+mod runs;

@@ -1,0 +1,57 @@
+//! Clipping and AdamW beside torch.
+
+use luthier_core::ops::cpu::{CpuOps, Real};
+use luthier_core::ops::{AdamW, AdamWState, Ops, View, ViewMut};
+
+use crate::golden::close;
+
+const START: [f64; 4] = [0.5, -0.25, 1.0, 2.0];
+const GRADIENTS: [[f64; 4]; 4] =
+    [[0.3, -0.8, 0.05, 1.2], [-0.1, 0.4, 0.0, 0.2], [2.0, -3.0, 1.0, 0.5], [0.01, 0.02, -0.03, 0.04]];
+/// Norm before clipping to 1.0, and the parameters after the step; torch 2.15, f64:
+/// ```python
+/// p = torch.nn.Parameter(torch.tensor(START, dtype=torch.float64))
+/// o = torch.optim.AdamW([p], lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False)
+/// for g in GRADIENTS:
+///     p.grad = torch.tensor(g, dtype=torch.float64)
+///     print(torch.nn.utils.clip_grad_norm_([p], 1.0).item(), p.tolist() if o.step() is None else None)
+/// ```
+const EXPECTED: [(f64, [f64; 4]); 4] = [
+    (1.4739402972983675, [0.48950000049131376, -0.23975000018424267, 0.9890000029478817, 1.9880000001228284]),
+    (0.45825756949558405, [0.4862586372016439, -0.23852967408027007, 0.9812245283430486, 1.977635108004193]),
+    (3.774917217635375, [0.47918819382104877, -0.23297187546850925, 0.9734149785065465, 1.9681660511362806]),
+    (0.05477225575051661, [0.47314580493913877, -0.22843790825033033, 0.9674543242680451, 1.9597054244563892]),
+];
+
+fn trajectory<E: Real>(tolerance: f64) {
+    let ops = CpuOps::<E>::new(1);
+    let buffer = |values: [f64; 4]| {
+        let mut buffer = ops.allocate(4).unwrap();
+        ops.write(&values.map(E::from_f64), ViewMut::from(&mut buffer)).unwrap();
+        buffer
+    };
+    let (mut parameters, mut first, mut second) = (buffer(START), buffer([0.0; 4]), buffer([0.0; 4]));
+    for (step, (gradients, (norm, expected))) in (1..).zip(GRADIENTS.into_iter().zip(EXPECTED)) {
+        let mut gradients = buffer(gradients);
+        close("norm", ops.clip_norm(&mut gradients, 1.0).unwrap(), norm, tolerance);
+        let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step };
+        let state = AdamWState {
+            parameters: &mut parameters,
+            gradients: &gradients,
+            first_moments: &mut first,
+            second_moments: &mut second,
+        };
+        ops.adamw(settings, state).unwrap();
+        let mut found = [E::from_f64(0.0); 4];
+        ops.read(View::from(&parameters), &mut found).unwrap();
+        for (found, expected) in found.iter().zip(expected) {
+            close(&format!("parameter after step {step}"), found.to_f64(), expected, tolerance);
+        }
+    }
+}
+
+#[test]
+fn parameters_follow_torchs_in_single_and_double_precision() {
+    trajectory::<f32>(1e-6);
+    trajectory::<f64>(1e-12);
+}
