@@ -111,6 +111,11 @@ export class ActiveCalls {
     for (const call of this.#active) if (!call.policy.finish) call.abort(drainingError());
   }
 
+  /** Ends the calls that were left to finish. */
+  abortUnfinished(): void {
+    for (const call of this.#active) if (!call.policy.accept) call.abort(drainingError());
+  }
+
   /** Ends every call. */
   abortAll(): void {
     for (const call of this.#active) call.abort(drainingError());

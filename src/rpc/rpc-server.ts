@@ -73,7 +73,7 @@ export class RpcServer {
 
   /**
    * Health turns to NOT_SERVING, new calls are refused with DRAINING, streams end with it, other calls may finish within the time given.
-   * Whatever is left then ends with DRAINING too. Resolves when no call is under way.
+   * Whatever is left then ends with DRAINING too; health goes on answering until `close`.
    */
   async drain(timeoutMilliseconds: number): Promise<void> {
     this.#health?.setServing(false);
@@ -84,7 +84,7 @@ export class RpcServer {
     });
     await Promise.race([this.#calls.finished(), timeout]);
     clearTimeout(timer);
-    this.#calls.abortAll();
+    this.#calls.abortUnfinished();
   }
 
   /** Ends what is left and closes every connection. Idempotent. */

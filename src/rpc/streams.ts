@@ -1,4 +1,5 @@
 import type { Readable, Writable } from 'node:stream';
+import { setImmediate } from 'node:timers/promises';
 
 /** Settles with `promise`, or rejects with the signal's reason as soon as it is aborted. */
 export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
@@ -50,7 +51,7 @@ export async function writeAll<T>(
 
 /**
  * What the client sends, as it is asked for: grpc-js reads ahead by a bounded number of messages and then holds the client back.
- * @throws the signal's reason where the client goes away
+ * @throws the signal's reason where the client goes away before it has sent everything
  */
 export async function* readAll<T>(stream: Readable, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
   try {
@@ -59,5 +60,7 @@ export async function* readAll<T>(stream: Readable, signal: AbortSignal): AsyncG
     signal.throwIfAborted();
     throw error;
   }
+  // A client that resets the stream looks at first as if it had sent everything; that it went away is known one turn later.
+  await setImmediate();
   signal.throwIfAborted();
 }
