@@ -50,7 +50,7 @@ export function withConnection(command: Command): Command {
     .option('--data-dir <folder>', 'data folder of a server in this process')
     .option('--device <device>', 'device of a server in this process: cpu')
     .option('--threads <n>', 'threads of a server in this process', numberOption(1, true))
-    .option('--timeout <seconds>', 'give up after this time', numberOption(0.001))
+    .option('--timeout <seconds>', 'longest wait for each single answer', numberOption(0.001))
     .option('--json', 'print one JSON object a line');
 }
 

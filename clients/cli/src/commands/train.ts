@@ -73,7 +73,11 @@ async function train(session: Session, { spec, run }: TrainSettings): Promise<nu
     if (!session.json) await printLines(session, [`exported to ${path}`]);
   }
   if (!session.json) {
-    const command = ['luthier chat --adapter', adapter.replace(/^adapters\//, ''), session.reconnect].filter(Boolean);
+    // A server in this process forgets models that were named by path.
+    const base = session.embedded ? `--model ${spec.model}` : '';
+    const command = ['luthier chat --adapter', adapter.replace(/^adapters\//, ''), base, session.reconnect].filter(
+      Boolean,
+    );
     await printLines(session, [`chat with it: ${command.join(' ')}`]);
   }
   return outcome.exitCode;
