@@ -2,6 +2,6 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['src/**/*.test.ts', 'clients/**/*.test.ts', 'test/**/*.test.ts'],
+    include: ['src/**/*.test.ts', 'clients/**/*.test.ts', 'demo/**/*.test.ts', 'test/**/*.test.ts'],
   },
 });
