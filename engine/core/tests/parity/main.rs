@@ -4,6 +4,7 @@ mod curve;
 mod first_group;
 mod golden;
 mod greedy;
+mod initial;
 mod optimizer;
 mod refusals;
 mod runs;
