@@ -1,4 +1,4 @@
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { HealthService } from '../gen/grpc/health/v1/health.ts';
 import { ServerReflectionService } from '../gen/grpc/reflection/v1/reflection.ts';
 import { ActiveCalls, type CallRecord } from './active-calls.ts';
@@ -32,6 +32,8 @@ export class RpcServer {
   #health: Health | null = null;
 
   constructor(options: RpcServerOptions) {
+    // What goes wrong is thrown here or travels as a status; grpc-js would print it once more.
+    if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE);
     this.#server = new Server({
       'grpc.max_receive_message_length': options.maxReceiveBytes,
       'grpc.keepalive_time_ms': KEEPALIVE_MILLISECONDS,

@@ -1,0 +1,114 @@
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { type ScriptedEngineOptions, scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
+import { tinyMetadata } from '../../test/fixtures/tokenizers.ts';
+import { createModelRegistry } from './create-model-registry.ts';
+
+let root = '';
+
+beforeAll(() => {
+  root = realpathSync(mkdtempSync(join(tmpdir(), 'luthier-models-')));
+  mkdirSync(join(root, 'a'));
+  mkdirSync(join(root, 'b'));
+  for (const path of ['a/My Model.gguf', 'b/My Model.gguf']) writeFileSync(join(root, path), '');
+  symlinkSync(join(root, 'a', 'My Model.gguf'), join(root, 'link.gguf'));
+});
+
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+function setUp(options: ScriptedEngineOptions & { readonly models?: Record<string, string> } = {}) {
+  const engine = scriptedEngine(options);
+  const logger = { warn: vi.fn(), info: vi.fn() };
+  const registry = createModelRegistry({ engine, models: options.models ?? {}, roots: [root], logger });
+  return { engine, logger, registry };
+}
+
+test('configured models are listed by name once they were read; one that cannot be read is logged and reported when asked for', async () => {
+  const { registry, logger } = setUp({ models: { zebra: '/z', ant: '/a', lost: '/lost' }, missing: ['/lost'] });
+  await registry.ready();
+  expect(registry.list().map((model) => model.name)).toEqual(['models/ant', 'models/zebra']);
+  expect(logger.warn).toHaveBeenCalledTimes(1);
+  await expect(registry.get('models/lost')).rejects.toMatchObject({
+    reason: 'MODEL_NOT_FOUND',
+    message: 'there is no model at /lost',
+  });
+});
+
+test('a model is found by resource name, by id and by path; an unknown one names those that exist', async () => {
+  const path = join(root, 'a', 'My Model.gguf');
+  const { registry, engine } = setUp({ models: { tiny: '/tiny' } });
+  expect((await registry.get('models/tiny')).name).toBe('models/tiny');
+  expect((await registry.get('tiny')).name).toBe('models/tiny');
+  // The path of a registered model is no secret, whatever the roots are.
+  expect((await registry.get('/tiny')).name).toBe('models/tiny');
+  expect((await registry.get(path)).name).toBe('models/My-Model');
+  expect((await registry.get(join(root, 'link.gguf'))).name).toBe('models/My-Model');
+  expect((await registry.get(join(root, 'b', 'My Model.gguf'))).name).toBe('models/My-Model-2');
+  expect(engine.reads.filter((read) => read === path)).toHaveLength(1);
+  await expect(registry.get('other')).rejects.toThrow(/models\/My-Model, models\/My-Model-2, models\/tiny/);
+  await expect(registry.get('/etc/passwd')).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
+});
+
+test('calls at once register and load once', async () => {
+  const { registry, engine } = setUp();
+  const path = join(root, 'a', 'My Model.gguf');
+  const leases = await Promise.all([1, 2, 3].map(() => registry.acquire(path)));
+  expect(engine.reads).toEqual([path]);
+  expect(engine.loads).toEqual([path]);
+  expect(new Set(leases.map((lease) => lease.model)).size).toBe(1);
+  expect(await registry.get(path)).toMatchObject({ loaded: true, loadedBytes: 4096, users: 3 });
+});
+
+test('a model in use stays; releasing twice counts once; unloading frees and is idempotent', async () => {
+  const { registry, engine } = setUp({ models: { tiny: '/tiny' } });
+  const [first, second] = [await registry.acquire('tiny'), await registry.acquire('tiny')];
+  first.release();
+  first.release();
+  await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
+  second.release();
+  expect(await registry.unload('tiny')).toMatchObject({ loaded: false, loadedBytes: 0, users: 0 });
+  await registry.unload('tiny');
+  expect(engine.closedModels).toBe(1);
+  (await registry.acquire('tiny')).release();
+  expect(engine.loads).toHaveLength(2);
+});
+
+test('a load under way is use, and one that fails is not held', async () => {
+  let fail = true;
+  const gate = Promise.withResolvers<void>();
+  const { registry } = setUp({
+    models: { tiny: '/tiny' },
+    loading: async () => {
+      await gate.promise;
+      if (fail) throw new Error('no memory');
+    },
+  });
+  await registry.ready();
+  const failing = registry.acquire('tiny');
+  await new Promise(setImmediate);
+  await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
+  gate.resolve();
+  await expect(failing).rejects.toMatchObject({ reason: 'INTERNAL' });
+  fail = false;
+  expect((await registry.acquire('tiny')).registered.users).toBe(1);
+});
+
+test('tokenizer and renderers are made once; templates that do not fit say so', async () => {
+  const { registry } = setUp({ models: { tiny: '/tiny' } });
+  expect(await registry.tokenizer('tiny')).toBe(await registry.tokenizer('models/tiny'));
+  expect(await registry.renderer('tiny', '')).toBe(await registry.renderer('tiny', ''));
+  await expect(registry.renderer('tiny', 'nothing')).rejects.toMatchObject({ reason: 'TEMPLATE_NOT_FOUND' });
+  const bare = tinyMetadata({ chatTemplate: null });
+  const without = setUp({ models: { tiny: '/tiny' }, metadata: { tokenizer: { kind: 'gguf', metadata: bare } } });
+  await expect(without.registry.renderer('tiny', '')).rejects.toMatchObject({ reason: 'TEMPLATE_UNUSABLE' });
+});
+
+test('a long text is encoded as a short one is, on a worker', async () => {
+  const { registry } = setUp({ models: { tiny: '/tiny' } });
+  const tokenizer = await registry.tokenizer('tiny');
+  const text = 'hello hello 你 🙂 '.repeat(2000);
+  expect(await registry.encode('tiny', text, {})).toEqual(tokenizer.encode(text));
+  await registry.close();
+});
