@@ -17,11 +17,11 @@ const DATA_DIR = join(ROOT, '.luthier', 'demo');
 const MODEL = 'smollm2';
 const ADAPTER = 'facts';
 
-/** Chosen so that a run takes two minutes on two cores and the held-out loss has stopped falling. */
+/** Chosen so that a run takes about two minutes on two cores; by the third pass the held-out loss hardly falls any more. */
 const SETTINGS = {
   lora: { r: 16, loraAlpha: 32 },
   learningRate: 1e-3,
-  numTrainEpochs: 5,
+  numTrainEpochs: 3,
   perDeviceTrainBatchSize: 4,
   warmupSteps: 5,
 };
