@@ -1,34 +1,52 @@
-/** Fields that several requests have. */
+/** Fields that several requests have. Every refusal says what was expected and what was found. */
 import { z } from 'zod';
 
 const NAME_CHARACTERS = 4096;
+const SHOWN_CHARACTERS = 80;
+
+function show(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (typeof value === 'number') return String(value);
+  if (typeof value === 'string' && value.length > SHOWN_CHARACTERS) return `${value.length} characters`;
+  if (Array.isArray(value)) return `${value.length} of them`;
+  return JSON.stringify(value);
+}
+
+/** An error text for zod: what was expected, and what was found. */
+export const expected =
+  (what: string) =>
+  (issue: { readonly input?: unknown }): string =>
+    `expected ${what}, found ${show(issue.input)}`;
+
+const atMost = (characters: number) => expected(`at most ${characters} characters`);
 
 /** A resource name or a path; must be there. */
 export const resourceName = (what: string) =>
-  z
-    .string()
-    .min(1, `expected ${what}, found nothing`)
-    .max(NAME_CHARACTERS, `expected at most ${NAME_CHARACTERS} characters`);
+  z.string().min(1, expected(what)).max(NAME_CHARACTERS, atMost(NAME_CHARACTERS));
 
 /** A resource name that may be left out. */
-export const optionalName = z.string().max(NAME_CHARACTERS, `expected at most ${NAME_CHARACTERS} characters`);
+export const optionalName = z.string().max(NAME_CHARACTERS, atMost(NAME_CHARACTERS));
 
 /** What makes repeating a request harmless. */
-export const requestId = z.string().max(128, 'expected at most 128 characters');
+export const requestId = z.string().max(128, atMost(128));
 
 /** A whole number within bounds, both inclusive. */
-export const wholeNumber = (minimum: number, maximum: number) =>
-  z
-    .int(`expected a whole number between ${minimum} and ${maximum}`)
-    .min(minimum, `expected at least ${minimum}`)
-    .max(maximum, `expected at most ${maximum}`);
+export function wholeNumber(minimum: number, maximum: number) {
+  const error = expected(`a whole number between ${minimum} and ${maximum}`);
+  return z.int(error).min(minimum, error).max(maximum, error);
+}
 
 /** A finite number within bounds, both inclusive. */
-export const finiteNumber = (minimum: number, maximum: number) =>
-  z
-    .number(`expected a number between ${minimum} and ${maximum}`)
-    .min(minimum, `expected at least ${minimum}`)
-    .max(maximum, `expected at most ${maximum}`);
+export function finiteNumber(minimum: number, maximum: number) {
+  const error = expected(`a number between ${minimum} and ${maximum}`);
+  return z.number(error).min(minimum, error).max(maximum, error);
+}
+
+/** A finite number above 0 and at most a bound. */
+export function positiveNumber(maximum: number) {
+  const error = expected(`a number above 0 and at most ${maximum}`);
+  return z.number(error).gt(0, error).max(maximum, error);
+}
 
 /** A page of a list. */
-export const page = { pageSize: wholeNumber(0, 1000), pageToken: z.string().max(1024) };
+export const page = { pageSize: wholeNumber(0, 1000), pageToken: z.string().max(1024, atMost(1024)) };

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { finiteNumber, optionalName, wholeNumber } from './fields.ts';
+import { expected, finiteNumber, optionalName, positiveNumber, wholeNumber } from './fields.ts';
 import { promptSchema } from './prompt.ts';
 
 const UINT32 = 2 ** 32 - 1;
@@ -9,21 +9,13 @@ const samplingSchema = z.object({
   maxNewTokens: wholeNumber(1, UINT32).optional(),
   temperature: finiteNumber(0, 100).default(0),
   topK: wholeNumber(0, UINT32).default(0),
-  topP: z
-    .number('expected a number above 0 and at most 1')
-    .gt(0, 'expected above 0')
-    .max(1, 'expected at most 1')
-    .default(1),
+  topP: positiveNumber(1).default(1),
   minP: finiteNumber(0, 1).default(0),
-  repetitionPenalty: z
-    .number('expected a number above 0 and at most 100')
-    .gt(0, 'expected above 0')
-    .max(100, 'expected at most 100')
-    .default(1),
+  repetitionPenalty: positiveNumber(100).default(1),
   seed: wholeNumber(0, UINT32).optional(),
   stop: z
-    .array(z.string().min(1, 'expected at least one character').max(1024, 'expected at most 1024 characters'))
-    .max(16, 'expected at most 16 stop strings')
+    .array(z.string().min(1, expected('at least one character')).max(1024, expected('at most 1024 characters')))
+    .max(16, expected('at most 16 stop strings'))
     .default([]),
   ignoreEos: z.boolean().default(false),
 });

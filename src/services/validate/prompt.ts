@@ -1,11 +1,11 @@
 import { z } from 'zod';
 import { ROLES } from '../../prompt/messages.ts';
-import { wholeNumber } from './fields.ts';
+import { expected, wholeNumber } from './fields.ts';
 
 const MESSAGES = 10_000;
 
 const role = z.enum(ROLES as readonly ['system', 'user', 'assistant', 'tool'], {
-  error: (issue) => `expected one of ${ROLES.join(', ')}; found ${JSON.stringify(issue.input)}`,
+  error: expected(`one of ${ROLES.join(', ')}`),
 });
 
 /** Messages as the renderers take them. */
@@ -20,7 +20,7 @@ export const messagesSchema = z
       })),
   )
   .min(1, 'expected at least one message, found none')
-  .max(MESSAGES, `expected at most ${MESSAGES} messages`);
+  .max(MESSAGES, expected(`at most ${MESSAGES} messages`));
 
 const input = z.discriminatedUnion(
   '$case',
