@@ -12,11 +12,10 @@ function show(value: unknown): string {
   return JSON.stringify(value);
 }
 
-/** An error text for zod: what was expected, and what was found. */
-export const expected =
-  (what: string) =>
-  (issue: { readonly input?: unknown }): string =>
-    `expected ${what}, found ${show(issue.input)}`;
+/** The error of a zod check: what was expected, and what was found. */
+export const expected = (what: string) => ({
+  error: (issue: { readonly input?: unknown }): string => `expected ${what}, found ${show(issue.input)}`,
+});
 
 const atMost = (characters: number) => expected(`at most ${characters} characters`);
 

@@ -4,9 +4,7 @@ import { expected, wholeNumber } from './fields.ts';
 
 const MESSAGES = 10_000;
 
-const role = z.enum(ROLES as readonly ['system', 'user', 'assistant', 'tool'], {
-  error: expected(`one of ${ROLES.join(', ')}`),
-});
+const role = z.enum(ROLES as readonly ['system', 'user', 'assistant', 'tool'], expected(`one of ${ROLES.join(', ')}`));
 
 /** Messages as the renderers take them. */
 export const messagesSchema = z
