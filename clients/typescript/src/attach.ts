@@ -36,8 +36,8 @@ function asLost(error: LuthierError, signal: AbortSignal | undefined): LuthierEr
   return reset ? new LuthierError('the stream was reset', { code: Status.UNAVAILABLE, cause: error }) : error;
 }
 
-/** Opens one stream of events after a sequence number. */
-type OpenStream = (afterSequence: number) => AsyncIterable<{ readonly event?: TrainingEvent | undefined }>;
+/** Opens one stream of events after a sequence number; `job` is empty before the first event named it. */
+type OpenStream = (afterSequence: number, job: string) => AsyncIterable<{ readonly event?: TrainingEvent | undefined }>;
 
 /**
  * Yields every event after `afterSequence` once and in order, until the job has ended. A stream that is lost
@@ -49,11 +49,12 @@ export async function* attach(
 ): AsyncGenerator<TrainingEvent, void, undefined> {
   const backoff = new Backoff(options.retry);
   let last = options.afterSequence ?? 0;
+  let job = '';
   for (;;) {
     let lost: LuthierError;
     let ended = false;
     try {
-      for await (const { event } of open(last)) {
+      for await (const { event } of open(last, job)) {
         if (event === undefined || event.sequence <= last) continue;
         if (event.sequence !== last + 1) {
           throw new LuthierError(`expected event ${last + 1} of ${event.job}, found ${event.sequence}`, {
@@ -62,6 +63,7 @@ export async function* attach(
           });
         }
         last = event.sequence;
+        job = event.job;
         backoff.reset();
         ended ||= event.event?.$case === 'stateChange' && isTerminal(event.event.value.to);
         yield event;

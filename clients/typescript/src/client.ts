@@ -100,24 +100,23 @@ export class LuthierClient {
   ): AsyncGenerator<training.TrainingEvent, void, undefined> {
     const requestId = options.requestId ?? crypto.randomUUID();
     const target = { $case: 'spec' as const, value: training.TrainingSpec.create(spec) };
-    // The same request each time: should the answer to the first be lost, the second finds the job by its request_id.
-    const open = (afterSequence: number) =>
-      this.#stream(
-        training.TrainingServiceService.train,
-        training.TrainRequest.create({ target, requestId, afterSequence }),
-        options,
-      );
+    const { afterSequence = 0 } = options;
+    const request = training.TrainRequest.create({ target, requestId, afterSequence });
+    // The very same request until the job has a name: should the answer to the first be lost, the second finds the job by its
+    // request_id.
+    const open = (
+      after: number,
+      job: string,
+    ): AsyncIterable<{ readonly event?: training.TrainingEvent | undefined }> =>
+      job === ''
+        ? this.#stream(training.TrainingServiceService.train, request, options)
+        : this.#watch(job, after, options);
     return attach(open, { retry: this.#options.retry, ...options });
   }
 
   /** Yields a job's events after `options.afterSequence`, until it ends; re-attaches as `train` does. */
   watchTrainingJob(name: string, options: AttachOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
-    const open = (afterSequence: number) =>
-      this.#stream(
-        training.TrainingServiceService.watchTrainingJob,
-        training.WatchTrainingJobRequest.create({ name, afterSequence }),
-        options,
-      );
+    const open = (after: number) => this.#watch(name, after, options);
     return attach(open, { retry: this.#options.retry, ...options });
   }
 
@@ -328,6 +327,11 @@ export class LuthierClient {
 
   #stream<Request, Response>(method: Method<Request, Response>, request: Request, options: CallOptions) {
     return serverStream(this.#client, method, request, this.#callOptions(options));
+  }
+
+  #watch(name: string, afterSequence: number, options: CallOptions) {
+    const method = training.TrainingServiceService.watchTrainingJob;
+    return this.#stream(method, training.WatchTrainingJobRequest.create({ name, afterSequence }), options);
   }
 
   async #repeat<T>(options: CallOptions, once: () => Promise<T>): Promise<T> {
