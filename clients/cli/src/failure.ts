@@ -41,7 +41,10 @@ export function describeFailure(error: unknown): { readonly lines: readonly stri
   if (error instanceof CliError) return { lines: [`error: ${error.message}`], exitCode: error.exitCode };
   if (error instanceof LuthierError) {
     const reason = error.reason === '' ? error.status : `${error.status}, ${error.reason}`;
-    const violations = error.violations.map(({ field, description }) => `  ${field}: ${description}`);
+    // A single violation is often the whole message.
+    const violations = error.violations
+      .filter(({ description }) => !error.message.includes(description))
+      .map(({ field, description }) => `  ${field}: ${description}`);
     const retry = error.retryable ? ['The same command may succeed later.'] : [];
     return {
       lines: [`error: ${error.message} (${reason})`, ...violations, ...retry],
