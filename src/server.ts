@@ -4,6 +4,7 @@ import type { AdapterStore } from './adapters/adapter-store.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
 import type { Engine } from './engine/engine.ts';
 import { ServerStartError } from './errors/server-start-error.ts';
+import { toLuthierError } from './errors/to-luthier-error.ts';
 import { AdapterServiceService } from './gen/luthier/v1/adapter_service.ts';
 import { DatasetServiceService } from './gen/luthier/v1/dataset_service.ts';
 import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts';
@@ -136,6 +137,8 @@ export async function createServer(options: ServerOptions, overrides: ServerOver
     return await assemble(options, overrides, parts);
   } catch (error) {
     await parts.close();
-    throw error;
+    const known = toLuthierError(error);
+    if (known.reason === 'INTERNAL') throw error;
+    throw new ServerStartError(known.message, { cause: error });
   }
 }
