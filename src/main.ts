@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url';
+import { saveCompileCache, useCompileCache } from './compile-cache.ts';
 import { ConfigError } from './config/errors.ts';
 import { loadConfig } from './config/load.ts';
 import type { ServerOptions } from './config/schema.ts';
@@ -25,13 +26,15 @@ function firstSignal(): Promise<string> {
   return promise;
 }
 
-async function run(options: ServerOptions): Promise<void> {
+async function run(options: ServerOptions, env: NodeJS.ProcessEnv): Promise<void> {
   const signal = firstSignal();
+  useCompileCache(env);
   // Loaded here: `--help` and a wrong option answer without it.
   const { createServer } = await import('./server.ts');
   const server = await createServer(options);
   try {
     await server.start();
+    saveCompileCache();
     await server.drain(await signal);
   } finally {
     await server.close();
@@ -45,7 +48,7 @@ async function run(options: ServerOptions): Promise<void> {
 export async function serve(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   try {
     const command = loadConfig(argv, env);
-    if (command.kind === 'serve') await run(command.options);
+    if (command.kind === 'serve') await run(command.options, env);
     else process.stdout.write(command.kind === 'help' ? command.text : `${packageVersion()}\n`);
     return EXIT.ok;
   } catch (error) {
