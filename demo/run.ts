@@ -142,6 +142,7 @@ const modelPath = process.argv[2];
 if (modelPath === undefined)
   throw new Error('usage: demo/run.ts MODEL.gguf; `npm run demo` fetches one and calls this');
 process.once('SIGINT', () => process.exit(130));
+process.once('SIGTERM', () => process.exit(143));
 try {
   process.exitCode = await demo(modelPath);
 } catch (error) {

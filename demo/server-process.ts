@@ -40,7 +40,7 @@ export async function startServer(
   const logFile = join(dataDir, 'server.log');
   const log = openSync(logFile, 'w');
   const port = await freePort();
-  const settings = ['--port', String(port), '--data-dir', dataDir];
+  const settings = ['--port', String(port), '--data-dir', dataDir, '--log-format', 'text'];
   for (const [name, path] of Object.entries(models)) settings.push('--model', `${name}=${path}`);
   const command = [join(root, 'bin', 'luthier.mjs'), 'serve', ...settings];
   const child = spawn(process.execPath, command, { cwd: root, stdio: ['ignore', log, log] });

@@ -102,9 +102,10 @@ export class TrainingView {
     if (this.#live) this.#draw();
   }
 
-  /** Leaves the last picture on the screen. */
+  /** Leaves the last picture on the screen; notes may still follow below it. */
   close(): void {
-    if (this.#live && this.#step !== null) this.#draw();
+    if (this.#live) this.#draw();
+    this.#step = null;
     this.#drawn = 0;
   }
 
