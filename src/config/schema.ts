@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { z } from 'zod';
 
 /** How a setting is written as text, on the command line and in the environment. */
-export type SettingKind = 'text' | 'number' | 'switch' | 'list' | 'map';
+type SettingKind = 'text' | 'number' | 'switch' | 'list' | 'map';
 
 /** What `--help` says, and how text becomes a value. */
 export interface SettingInfo {
@@ -153,9 +153,6 @@ export const serverConfigSchema = z
 
 /** The server's settings, checked. */
 export type ServerOptions = z.output<typeof serverConfigSchema>;
-
-/** Settings as given by a program: those with a default may be left out. */
-export type ServerOptionsInput = z.input<typeof serverConfigSchema>;
 
 /** Fills in the defaults that depend on the system. */
 export function withSystemDefaults(

@@ -35,7 +35,7 @@ export interface CallRecord {
   readonly milliseconds: number;
 }
 
-export const drainingError = (): LuthierError =>
+const drainingError = (): LuthierError =>
   new LuthierError('DRAINING', 'the server is shutting down; repeat the request at another server or when it is back');
 
 /** A call under way: its context for the handler, and its end. */

@@ -16,7 +16,7 @@ import type {
 import { readAll, writeAll } from './streams.ts';
 
 /** One method of a generated service definition. */
-export interface MethodDefinition<Request, Response> {
+interface MethodDefinition<Request, Response> {
   readonly path: string;
   readonly requestStream: boolean;
   readonly responseStream: boolean;
@@ -25,7 +25,7 @@ export interface MethodDefinition<Request, Response> {
 }
 
 /** The handler type that a generated method asks for. */
-export type HandlerOf<Method> = Method extends {
+type HandlerOf<Method> = Method extends {
   readonly requestStream: infer In;
   readonly responseStream: infer Out;
   readonly requestDeserialize: (bytes: Buffer) => infer Request;

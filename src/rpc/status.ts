@@ -6,10 +6,10 @@ import { BadRequest, ErrorInfo, ResourceInfo, RetryInfo } from '../gen/google/rp
 import { Status } from '../gen/google/rpc/status.ts';
 
 /** ErrorInfo.domain of every failure. */
-export const ERROR_DOMAIN = 'luthier.v1';
+const ERROR_DOMAIN = 'luthier.v1';
 
 /** Where `google.rpc.Status` travels. */
-export const DETAILS_KEY = 'grpc-status-details-bin';
+const DETAILS_KEY = 'grpc-status-details-bin';
 
 const DEFAULT_RETRY_MILLISECONDS = 1000;
 
