@@ -1,5 +1,6 @@
 /** `npm test`: sets up, fetches the tests' model, builds, runs every suite and adds up their counts into one closing line. */
 import { stripVTControlCharacters } from 'node:util';
+import { buildNative } from './build-native.mjs';
 import { childEnvironment, ROOT } from './node24.mjs';
 import { run } from './run.mjs';
 import { installPackages } from './setup.mjs';
@@ -27,6 +28,7 @@ export function vitestCounts(output) {
 }
 
 await installPackages();
+await buildNative();
 const env = childEnvironment({ LUTHIER_TEST_GGUF: await fetchSmolLm2() });
 const suites = [
   { name: 'rust', command: 'cargo', args: ['test', '--release', '--workspace'], count: cargoCounts },

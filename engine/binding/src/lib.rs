@@ -1,1 +1,11 @@
-//! binding
+//! The engine as a Node-API addon. Conversions only: what is computed, and on which thread, is `luthier-core`'s.
+//!
+//! Promises reject with an `Error` whose `cause.message` is the engine's error code. `src/engine/native.ts` is the only caller.
+
+mod adapter;
+mod dto;
+mod engine;
+mod generation;
+mod model;
+mod promise;
+mod training;

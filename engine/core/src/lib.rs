@@ -3,6 +3,7 @@
 //! It knows ids and numbers only: nothing of text, prompts, gRPC, jobs or Node.
 
 pub mod config;
+pub mod device;
 pub mod error;
 pub mod generate;
 pub mod load;

@@ -1,0 +1,64 @@
+//! The engine object.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use luthier_core::device::Device;
+use luthier_core::load;
+use luthier_core::lora::peft::read_adapter_info;
+use napi::Env;
+use napi::bindgen_prelude::Object;
+use napi_derive::napi;
+
+use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeModelMetadata};
+use crate::model::NativeModel;
+use crate::promise::{background, to_napi};
+
+/// A device and its thread.
+#[napi]
+pub struct NativeEngine(Arc<Device>);
+
+#[napi]
+impl NativeEngine {
+    /// The processor, with so many threads for matrix products; null: as many as the process may use.
+    #[napi(constructor)]
+    pub fn new(threads: Option<u32>) -> napi::Result<Self> {
+        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = threads.map_or_else(available, |threads| threads as usize);
+        Ok(Self(Arc::new(Device::open(threads).map_err(|error| to_napi(&error))?)))
+    }
+
+    #[napi]
+    pub fn info(&self) -> NativeEngineInfo {
+        self.0.info().into()
+    }
+
+    #[napi]
+    pub fn read_metadata<'env>(&self, env: &'env Env, path: String) -> napi::Result<Object<'env>> {
+        background(env, move || Ok(NativeModelMetadata::from(load::open(&PathBuf::from(path))?.metadata()?)))
+    }
+
+    #[napi]
+    pub fn load_model<'env>(&self, env: &'env Env, path: String) -> napi::Result<Object<'env>> {
+        let device = self.0.clone();
+        background(env, move || {
+            let model = Arc::new(device.load(&PathBuf::from(path))?);
+            Ok(NativeModel { device, model })
+        })
+    }
+
+    #[napi]
+    pub fn read_adapter<'env>(&self, env: &'env Env, folder: String) -> napi::Result<Object<'env>> {
+        background(env, move || Ok(NativeAdapterInfo::from(&read_adapter_info(&PathBuf::from(folder))?)))
+    }
+
+    /// Waits, on a thread of its own, for the device's current turn.
+    #[napi]
+    pub fn close<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let device = self.0.clone();
+        background(env, move || {
+            device.close();
+            Ok(())
+        })
+    }
+}

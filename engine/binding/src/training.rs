@@ -1,0 +1,253 @@
+//! Training runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use luthier_core::device::{Batch, RunEvent, TrainingRun};
+use luthier_core::lora::LoraConfig;
+use luthier_core::lora::peft::write_adapter;
+use luthier_core::train::{EvaluationResult, TrainConfig, TrainingEvent, TrainingStep};
+use luthier_core::{EngineError, ErrorCode};
+use napi::Env;
+use napi::bindgen_prelude::Object;
+use napi_derive::napi;
+
+use crate::dto::{NativeAdapterMetadata, NativeSavedAdapter};
+use crate::promise::{background, promise};
+
+#[napi(object, object_to_js = false)]
+pub struct NativeLoraConfig {
+    pub r: u32,
+    pub lora_alpha: f64,
+    pub target_modules: Option<Vec<String>>,
+    pub use_rslora: bool,
+    pub seed: u32,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct NativeTrainingConfig {
+    pub lora: NativeLoraConfig,
+    pub init_adapter_path: Option<String>,
+    pub learning_rate: f64,
+    pub lr_scheduler_type: String,
+    pub warmup_steps: f64,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    pub max_grad_norm: f64,
+    pub per_device_train_batch_size: u32,
+    pub gradient_accumulation_steps: u32,
+    pub num_train_epochs: f64,
+    pub max_steps: Option<u32>,
+    pub per_device_eval_batch_size: u32,
+    pub eval_steps: Option<u32>,
+    pub shuffle: bool,
+    pub data_seed: u32,
+}
+
+impl TryFrom<NativeTrainingConfig> for TrainConfig {
+    type Error = EngineError;
+
+    fn try_from(found: NativeTrainingConfig) -> luthier_core::Result<Self> {
+        Ok(Self {
+            lora: LoraConfig {
+                r: found.lora.r as usize,
+                lora_alpha: found.lora.lora_alpha,
+                target_modules: found.lora.target_modules,
+                use_rslora: found.lora.use_rslora,
+                seed: u64::from(found.lora.seed),
+            },
+            learning_rate: found.learning_rate,
+            lr_scheduler_type: found.lr_scheduler_type.parse()?,
+            warmup_steps: found.warmup_steps,
+            weight_decay: found.weight_decay,
+            adam_beta1: found.adam_beta1,
+            adam_beta2: found.adam_beta2,
+            adam_epsilon: found.adam_epsilon,
+            max_grad_norm: found.max_grad_norm,
+            per_device_train_batch_size: found.per_device_train_batch_size as usize,
+            gradient_accumulation_steps: found.gradient_accumulation_steps as usize,
+            num_train_epochs: found.num_train_epochs,
+            max_steps: found.max_steps.map(u64::from),
+            per_device_eval_batch_size: found.per_device_eval_batch_size as usize,
+            eval_steps: found.eval_steps.map(u64::from),
+            shuffle: found.shuffle,
+            data_seed: u64::from(found.data_seed),
+        })
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeTrainingStep {
+    pub global_step: f64,
+    pub max_steps: f64,
+    pub epoch: f64,
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub tokens: f64,
+    pub label_tokens: f64,
+    pub tokens_per_second: f64,
+    pub allocated_bytes: f64,
+    pub peak_allocated_bytes: f64,
+    pub eta_seconds: f64,
+}
+
+impl From<TrainingStep> for NativeTrainingStep {
+    fn from(step: TrainingStep) -> Self {
+        Self {
+            global_step: step.global_step as f64,
+            max_steps: step.max_steps as f64,
+            epoch: step.epoch,
+            loss: step.loss,
+            grad_norm: step.grad_norm,
+            learning_rate: step.learning_rate,
+            tokens: step.tokens as f64,
+            label_tokens: step.label_tokens as f64,
+            tokens_per_second: step.tokens_per_second,
+            allocated_bytes: step.allocated_bytes as f64,
+            peak_allocated_bytes: step.peak_allocated_bytes as f64,
+            eta_seconds: step.eta_seconds,
+        }
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeEvaluation {
+    pub global_step: f64,
+    pub epoch: f64,
+    pub loss: f64,
+    pub trainer_loss: f64,
+    pub label_tokens: f64,
+    pub examples: f64,
+}
+
+impl From<EvaluationResult> for NativeEvaluation {
+    fn from(result: EvaluationResult) -> Self {
+        Self {
+            global_step: result.global_step as f64,
+            epoch: result.epoch,
+            loss: result.loss,
+            trainer_loss: result.trainer_loss,
+            label_tokens: result.label_tokens as f64,
+            examples: result.examples as f64,
+        }
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeTrainingPlan {
+    pub max_steps: f64,
+    pub trainable_parameters: f64,
+    pub target_modules: Vec<String>,
+}
+
+/// `kind` is `started`, `step`, `evaluation`, `finished` or `cancelled`; the object of that name is set where there is one.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct NativeTrainingEvent {
+    pub kind: String,
+    pub plan: Option<NativeTrainingPlan>,
+    pub step: Option<NativeTrainingStep>,
+    pub evaluation: Option<NativeEvaluation>,
+}
+
+impl From<RunEvent> for NativeTrainingEvent {
+    fn from(event: RunEvent) -> Self {
+        let bare = |kind: &str| Self { kind: kind.to_owned(), plan: None, step: None, evaluation: None };
+        match event {
+            RunEvent::Training(TrainingEvent::Started { max_steps, trainable_parameters, target_modules }) => {
+                let (max_steps, trainable_parameters) = (max_steps as f64, trainable_parameters as f64);
+                let plan = NativeTrainingPlan { max_steps, trainable_parameters, target_modules };
+                Self { plan: Some(plan), ..bare("started") }
+            }
+            RunEvent::Training(TrainingEvent::Step(step)) => Self { step: Some(step.into()), ..bare("step") },
+            RunEvent::Training(TrainingEvent::Evaluation(result)) => {
+                Self { evaluation: Some(result.into()), ..bare("evaluation") }
+            }
+            RunEvent::Training(TrainingEvent::Finished) => bare("finished"),
+            RunEvent::Cancelled => bare("cancelled"),
+        }
+    }
+}
+
+/// What happened since the last batch. A failure comes after every event before it: as an error code and message on the last batch.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct NativeTrainingEvents {
+    pub events: Vec<NativeTrainingEvent>,
+    pub ended: bool,
+    pub failure_code: Option<String>,
+    pub failure_message: Option<String>,
+}
+
+/// A training run.
+#[napi]
+pub struct NativeTrainingRun(Mutex<Option<Arc<TrainingRun>>>);
+
+impl NativeTrainingRun {
+    pub(crate) fn new(run: TrainingRun) -> Self {
+        Self(Mutex::new(Some(Arc::new(run))))
+    }
+
+    fn run(&self) -> Option<Arc<TrainingRun>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn closed() -> EngineError {
+    EngineError::new(ErrorCode::Closed, "the run was closed; nothing can be asked of it")
+}
+
+#[napi]
+impl NativeTrainingRun {
+    /// The next batch; ask for it again until it says `ended`.
+    #[napi]
+    pub fn next<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let (settle, promise) = promise(env)?;
+        match self.run() {
+            Some(run) => run.events.next(move |batch| settle.with(Ok(events(batch)))),
+            None => settle.with(Err(closed())),
+        }
+        Ok(promise)
+    }
+
+    /// Takes effect within one micro-batch. Idempotent.
+    #[napi]
+    pub fn cancel(&self) {
+        if let Some(run) = self.run() {
+            run.cancel();
+        }
+    }
+
+    /// Writes PEFT's two files into an existing folder.
+    #[napi]
+    pub fn save_adapter<'env>(
+        &self,
+        env: &'env Env,
+        folder: String,
+        metadata: NativeAdapterMetadata,
+    ) -> napi::Result<Object<'env>> {
+        let run = self.run();
+        background(env, move || {
+            let mut adapter = run.ok_or_else(closed)?.adapter()?;
+            adapter.metadata = Some(metadata.into());
+            Ok(NativeSavedAdapter::from(write_adapter(&PathBuf::from(folder), &adapter)?))
+        })
+    }
+
+    /// Cancels, and frees the memory once the device's thread has seen it. Idempotent.
+    #[napi]
+    pub fn close(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+fn events(batch: Batch<RunEvent>) -> NativeTrainingEvents {
+    let failure = batch.end.as_ref().and_then(|end| end.as_ref().err());
+    NativeTrainingEvents {
+        ended: batch.end.is_some(),
+        failure_code: failure.map(|error| error.code.as_str().to_owned()),
+        failure_message: failure.map(|error| error.message.clone()),
+        events: batch.items.into_iter().map(Into::into).collect(),
+    }
+}

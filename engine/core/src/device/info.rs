@@ -1,0 +1,43 @@
+//! What the device is.
+
+/// Field for field the `EngineInfo` of `src/engine/engine.ts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    pub version: String,
+    /// `cpu`.
+    pub device: String,
+    /// The processor's name as the system gives it.
+    pub device_name: String,
+    pub threads: usize,
+    /// `avx512`, `avx2` or `scalar`.
+    pub instruction_set: String,
+    pub total_memory_bytes: u64,
+}
+
+impl DeviceInfo {
+    pub(super) fn of_processor(threads: usize, instruction_set: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: "cpu".to_owned(),
+            device_name: processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            threads,
+            instruction_set: instruction_set.to_owned(),
+            total_memory_bytes: memory_bytes().unwrap_or(0),
+        }
+    }
+}
+
+/// `model name` of `/proc/cpuinfo`.
+fn processor_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// `MemTotal` of `/proc/meminfo`; 0 on systems without it.
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,27 @@
+//! One operating-system thread owns the device and everything that computes on it. Others hand it runs and read what they tell.
+//!
+//! Policy. A turn is the shortest piece of work: a micro-batch, 128 tokens of a prompt, one token, a piece of a score. Generation and scoring
+//! take turns one after another, and between two micro-batches they have together as long as the last micro-batch took, at least a turn
+//! each. A request that has waited for two micro-batches goes on until it has its first result. Cancelling, dropping a run and closing take effect at the next turn.
+//!
+//! A panic ends the run that caused it, with an `INTERNAL` error; the thread goes on.
+
+mod channel;
+mod generation;
+mod info;
+mod model;
+mod scheduler;
+mod scoring;
+mod task;
+mod thread;
+mod training;
+
+pub use channel::{Batch, Events};
+pub use generation::{GenerationEnd, GenerationRun};
+pub use info::DeviceInfo;
+pub use model::{LoadedAdapter, LoadedModel};
+pub use thread::Device;
+pub use training::{RunEvent, TrainingRequest, TrainingRun};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Whose turn it is. The policy is in the module's description.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use super::task::{Machine, Task, Turn};
+use crate::error::{EngineError, ErrorCode};
+
+struct Waiting {
+    task: Box<dyn Task>,
+    /// Micro-batches computed since it came.
+    micro_batches: u32,
+}
+
+/// The device thread's list.
+pub(super) struct Scheduler {
+    machine: Machine,
+    inbox: Receiver<Box<dyn Task>>,
+    training: VecDeque<Box<dyn Task>>,
+    others: VecDeque<Waiting>,
+}
+
+impl Scheduler {
+    pub fn new(machine: Machine, inbox: Receiver<Box<dyn Task>>) -> Self {
+        Self { machine, inbox, training: VecDeque::new(), others: VecDeque::new() }
+    }
+
+    /// Works until the inbox is closed; what is unfinished then fails with `CLOSED`.
+    pub fn run(mut self) {
+        while self.receive() {
+            let spent = self.train();
+            self.serve(spent);
+        }
+        for mut task in self.training.into_iter().chain(self.others.into_iter().map(|waiting| waiting.task)) {
+            task.fail(EngineError::new(ErrorCode::Closed, "the engine was closed while this was running"));
+        }
+    }
+
+    /// Takes what has come; waits where there is nothing to do. False once the inbox is closed.
+    fn receive(&mut self) -> bool {
+        if self.training.is_empty() && self.others.is_empty() {
+            match self.inbox.recv() {
+                Ok(task) => self.add(task),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(task) => self.add(task),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn add(&mut self, task: Box<dyn Task>) {
+        match task.is_training() {
+            true => self.training.push_back(task),
+            false => self.others.push_back(Waiting { task, micro_batches: 0 }),
+        }
+    }
+
+    /// One micro-batch of the next training run; returns how long it took.
+    fn train(&mut self) -> Duration {
+        let Some(mut task) = self.training.pop_front() else { return Duration::ZERO };
+        let begin = Instant::now();
+        if turn(&mut *task, &mut self.machine) == Turn::Again {
+            self.training.push_back(task);
+        }
+        for waiting in &mut self.others {
+            waiting.micro_batches += 1;
+        }
+        begin.elapsed()
+    }
+
+    /// Turns of everything else: a round, and while training waits, rounds for as long as the last micro-batch took.
+    fn serve(&mut self, share: Duration) {
+        let begin = Instant::now();
+        loop {
+            for _ in 0..self.others.len() {
+                let Some(mut waiting) = self.others.pop_front() else { break };
+                if turn(&mut *waiting.task, &mut self.machine) == Turn::Again {
+                    self.others.push_back(waiting);
+                }
+            }
+            let overdue = |waiting: &Waiting| waiting.micro_batches > 0 && waiting.task.awaits_first_result();
+            let within = begin.elapsed() < share || self.others.iter().any(overdue);
+            // Without training the caller comes round again at once, having looked into the inbox.
+            if self.training.is_empty() || self.others.is_empty() || !within {
+                return;
+            }
+        }
+    }
+}
+
+/// One turn; a panic is that task's failure.
+fn turn(task: &mut dyn Task, machine: &mut Machine) -> Turn {
+    // A task that panicked is not touched again, except to say so; the machine's own state is rebuilt by every turn.
+    match catch_unwind(AssertUnwindSafe(|| task.advance(machine))) {
+        Ok(turn) => turn,
+        Err(panic) => {
+            task.fail(EngineError::internal(format!("the engine failed: {}; please report this", message(&*panic))));
+            Turn::Done
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+}

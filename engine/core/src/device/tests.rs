@@ -1,0 +1,251 @@
+//! The thread's policy, with tasks that only count, and real runs on the tiny model of the golden files.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::task::{Machine, Task, Turn};
+use super::*;
+use crate::error::{EngineError, ErrorCode, Result};
+use crate::generate::SamplingConfig;
+use crate::lora::LoraConfig;
+use crate::model::TokenExamples;
+use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Log = Arc<Mutex<Vec<&'static str>>>;
+
+/// Writes its name at every turn.
+struct Counted {
+    name: &'static str,
+    turns: usize,
+    training: bool,
+    takes: Duration,
+    log: Log,
+    done: Sender<Option<EngineError>>,
+}
+
+impl Task for Counted {
+    fn advance(&mut self, _: &mut Machine) -> Turn {
+        let begin = Instant::now();
+        while begin.elapsed() < self.takes {
+            std::hint::spin_loop();
+        }
+        self.log.lock().unwrap().push(self.name);
+        assert!(self.name != "bad", "a bug");
+        self.turns -= 1;
+        if self.turns > 0 {
+            return Turn::Again;
+        }
+        self.done.send(None).unwrap();
+        Turn::Done
+    }
+
+    fn fail(&mut self, error: EngineError) {
+        // The test may have ended before the device did.
+        let _ = self.done.send(Some(error));
+    }
+
+    fn is_training(&self) -> bool {
+        self.training
+    }
+}
+
+struct Bench {
+    device: Device,
+    log: Log,
+    done: (Sender<Option<EngineError>>, Receiver<Option<EngineError>>),
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { device: Device::open(1).unwrap(), log: Log::default(), done: channel() }
+    }
+
+    fn task(&self, name: &'static str, turns: usize, training: bool, takes: u64) -> Box<dyn Task> {
+        let (log, done) = (self.log.clone(), self.done.0.clone());
+        Box::new(Counted { name, turns, training, takes: Duration::from_micros(takes), log, done })
+    }
+
+    fn wait(&self) -> Option<EngineError> {
+        self.done.1.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+#[test]
+fn requests_take_turns() {
+    let bench = Bench::new();
+    // Holds the thread until both are on its list.
+    bench.device.submit(bench.task("first", 1, false, 20_000));
+    bench.device.submit(bench.task("a", 50, false, 0));
+    bench.device.submit(bench.task("b", 50, false, 0));
+    for _ in 0..3 {
+        assert!(bench.wait().is_none());
+    }
+    let log = bench.log.lock().unwrap();
+    assert!(log[1..].chunks(2).all(|pair| pair == ["a", "b"]), "{log:?}");
+}
+
+#[test]
+fn between_micro_batches_requests_have_as_long_as_a_micro_batch() {
+    let bench = Bench::new();
+    bench.device.submit(bench.task("training", 12, true, 20_000));
+    bench.device.submit(bench.task("request", 100, false, 1_000));
+    assert!(bench.wait().is_none());
+    let log = bench.log.lock().unwrap().clone();
+    let position = |name| log.iter().position(|found| *found == name).unwrap();
+    assert!(position("request") <= 2, "it waits for two micro-batches at most: {log:?}");
+    // About 20 turns between two micro-batches; the machine may be busy, so only that there are several counts.
+    let between: Vec<usize> = log.split(|name| *name == "training").map(<[_]>::len).collect();
+    assert!(between.iter().max().unwrap() >= &2, "{between:?}");
+    assert!(between.iter().filter(|count| **count > 0).count() >= 2, "{between:?}");
+    assert!(bench.wait().is_none());
+}
+
+#[test]
+fn two_training_runs_take_turns() {
+    let bench = Bench::new();
+    bench.device.submit(bench.task("first", 1, true, 20_000));
+    bench.device.submit(bench.task("a", 10, true, 100));
+    bench.device.submit(bench.task("b", 10, true, 100));
+    for _ in 0..3 {
+        assert!(bench.wait().is_none());
+    }
+    let log = bench.log.lock().unwrap();
+    assert!(log[1..].chunks(2).all(|pair| pair == ["a", "b"]), "{log:?}");
+}
+
+#[test]
+fn a_panic_ends_only_its_own_run() {
+    let bench = Bench::new();
+    bench.device.submit(bench.task("bad", 1, false, 0));
+    let error = bench.wait().unwrap();
+    assert_eq!(error.code, ErrorCode::Internal);
+    assert!(error.message.contains("a bug"), "{error}");
+    bench.device.submit(bench.task("good", 1, true, 0));
+    assert!(bench.wait().is_none());
+}
+
+#[test]
+fn closing_ends_what_is_under_way_and_refuses_what_comes() {
+    let bench = Bench::new();
+    bench.device.submit(bench.task("endless", usize::MAX, true, 100));
+    bench.device.close();
+    assert_eq!(bench.wait().unwrap().code, ErrorCode::Closed);
+    bench.device.submit(bench.task("late", 1, false, 0));
+    assert_eq!(bench.wait().unwrap().code, ErrorCode::Closed);
+    bench.device.close();
+}
+
+fn tiny(device: &Device) -> Arc<LoadedModel> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
+    Arc::new(device.load(&path).unwrap())
+}
+
+/// A run of many steps over one example.
+fn request(model: Arc<LoadedModel>) -> TrainingRequest {
+    let config = TrainConfig {
+        lora: LoraConfig { r: 4, lora_alpha: 8.0, target_modules: None, use_rslora: false, seed: 0 },
+        learning_rate: 1e-3,
+        lr_scheduler_type: LrSchedulerType::Constant,
+        warmup_steps: 0.0,
+        weight_decay: 0.0,
+        adam_beta1: 0.9,
+        adam_beta2: 0.999,
+        adam_epsilon: 1e-8,
+        max_grad_norm: 1.0,
+        per_device_train_batch_size: 1,
+        gradient_accumulation_steps: 1,
+        num_train_epochs: 1.0,
+        max_steps: Some(1_000_000),
+        per_device_eval_batch_size: 1,
+        eval_steps: None,
+        shuffle: false,
+        data_seed: 0,
+    };
+    let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
+    TrainingRequest { model, config, train, evaluation: None, initial: None }
+}
+
+fn start(device: &Device, request: TrainingRequest) -> Result<TrainingRun> {
+    let (started, wait) = channel();
+    device.train(request, move |run| started.send(run).unwrap());
+    wait.recv_timeout(PATIENCE).unwrap()
+}
+
+fn next<T: Send + 'static>(events: &Events<T>) -> Batch<T> {
+    let (sender, receiver) = channel();
+    events.next(move |batch| sender.send(batch).unwrap());
+    receiver.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn a_training_run_is_cancelled_and_keeps_its_adapter() {
+    let device = Device::open(2).unwrap();
+    let run = start(&device, request(tiny(&device))).unwrap();
+    assert_eq!(run.adapter().unwrap_err().code, ErrorCode::InvalidArgument);
+    let mut steps = 0;
+    let last = loop {
+        let batch = next(&run.events);
+        let counted = |event: &&RunEvent| matches!(event, RunEvent::Training(TrainingEvent::Step(_)));
+        steps += batch.items.iter().filter(counted).count();
+        if steps > 3 {
+            run.cancel();
+        }
+        if let Some(end) = batch.end {
+            end.unwrap();
+            break batch.items.into_iter().last();
+        }
+    };
+    assert_eq!(last, Some(RunEvent::Cancelled));
+    assert_eq!(run.adapter().unwrap().modules.len(), 14);
+}
+
+#[test]
+fn a_request_that_cannot_start_says_why() {
+    let device = Device::open(1).unwrap();
+    let mut wrong = request(tiny(&device));
+    wrong.config.learning_rate = f64::NAN;
+    assert_eq!(start(&device, wrong).err().unwrap().code, ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn generation_is_served_while_a_run_trains() {
+    let device = Device::open(2).unwrap();
+    let model = tiny(&device);
+    let run = start(&device, request(model.clone())).unwrap();
+    let sampling = SamplingConfig {
+        max_new_tokens: 20,
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+        eos_token_ids: Vec::new(),
+    };
+    let generation = device.generate(&model, None, vec![1, 2, 3], sampling).unwrap();
+    let mut tokens = 0;
+    loop {
+        let batch = next(&generation.events);
+        tokens += batch.items.iter().filter(|(token, _)| token.is_some()).count();
+        if let Some(end) = batch.end {
+            end.unwrap();
+            assert_eq!(batch.items.last().unwrap().1, Some(GenerationEnd::Length));
+            break;
+        }
+    }
+    assert_eq!(tokens, 20);
+    assert!(next(&run.events).end.is_none(), "training goes on");
+}
+
+#[test]
+fn a_dropped_run_ends() {
+    let device = Device::open(1).unwrap();
+    drop(start(&device, request(tiny(&device))).unwrap());
+    let (answer, wait) = channel();
+    device.score(&tiny(&device), None, vec![1, 2], 1, move |scores| answer.send(scores).unwrap());
+    assert_eq!(wait.recv_timeout(PATIENCE).unwrap().unwrap().logprobs.len(), 2);
+}

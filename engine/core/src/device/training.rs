@@ -1,0 +1,160 @@
+//! Training as a task.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::channel::{Events, Teller, channel};
+use super::model::LoadedModel;
+use super::task::{Machine, Task, Turn};
+use crate::error::{EngineError, Result};
+use crate::lora::peft::PeftAdapter;
+use crate::model::TokenExamples;
+use crate::ops::cpu::CpuOps;
+use crate::train::{Progress, TrainConfig, Trainer, TrainingEvent};
+
+/// What to train.
+pub struct TrainingRequest {
+    pub model: Arc<LoadedModel>,
+    pub config: TrainConfig,
+    pub train: TokenExamples,
+    pub evaluation: Option<TokenExamples>,
+    /// An adapter to start from.
+    pub initial: Option<PeftAdapter>,
+}
+
+/// What a run tells. The last one is `Training(Finished)` or `Cancelled`, or the run's end is an error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunEvent {
+    Training(TrainingEvent),
+    Cancelled,
+}
+
+type Slot = Arc<Mutex<Option<PeftAdapter>>>;
+
+fn lock(slot: &Slot) -> MutexGuard<'_, Option<PeftAdapter>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A run under way. Dropping it cancels.
+pub struct TrainingRun {
+    pub events: Events<RunEvent>,
+    cancelled: Arc<AtomicBool>,
+    adapter: Slot,
+}
+
+impl TrainingRun {
+    /// Takes effect within one micro-batch. Idempotent.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// The adapter as the last whole step left it, once the run has ended; `INVALID_ARGUMENT` before.
+    pub fn adapter(&self) -> Result<PeftAdapter> {
+        lock(&self.adapter).clone().ok_or_else(|| {
+            EngineError::invalid("the run is still going; its adapter can be had once it has finished or was cancelled")
+        })
+    }
+}
+
+impl Drop for TrainingRun {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+type Started = Box<dyn FnOnce(Result<TrainingRun>) + Send>;
+
+/// Memory is allocated in the first turn, on the device thread.
+enum State {
+    Requested(Box<TrainingRequest>, Started),
+    Running(Box<Running>),
+    Over,
+}
+
+struct Running {
+    trainer: Trainer<CpuOps<f32>>,
+    cancelled: Arc<AtomicBool>,
+    adapter: Slot,
+    teller: Teller<RunEvent>,
+}
+
+pub(super) struct TrainingTask(State);
+
+impl TrainingTask {
+    pub fn new(request: TrainingRequest, started: Started) -> Self {
+        Self(State::Requested(Box::new(request), started))
+    }
+}
+
+impl Running {
+    fn advance(&mut self) -> Turn {
+        if self.cancelled.load(Ordering::Relaxed) {
+            self.keep_adapter();
+            self.teller.finish(RunEvent::Cancelled);
+            return Turn::Done;
+        }
+        match self.trainer.advance() {
+            Ok(Progress::Pending) => Turn::Again,
+            Ok(Progress::Event(TrainingEvent::Finished)) => {
+                self.keep_adapter();
+                self.teller.finish(RunEvent::Training(TrainingEvent::Finished));
+                Turn::Done
+            }
+            Ok(Progress::Event(event)) => {
+                self.teller.tell(RunEvent::Training(event));
+                Turn::Again
+            }
+            Ok(Progress::Finished) => Turn::Done,
+            Err(error) => {
+                self.keep_adapter();
+                self.teller.end(Err(error));
+                Turn::Done
+            }
+        }
+    }
+
+    /// Before the end is told, so that whoever reads the end finds it.
+    fn keep_adapter(&self) {
+        *lock(&self.adapter) = self.trainer.adapter().ok();
+    }
+}
+
+fn start(request: TrainingRequest, started: Started, machine: &Machine) -> Option<Running> {
+    let TrainingRequest { model, config, train, evaluation, initial } = request;
+    let trainer = match Trainer::new(machine.ops.clone(), model.base.clone(), config, train, evaluation, initial) {
+        Ok(trainer) => trainer,
+        Err(error) => {
+            started(Err(error));
+            return None;
+        }
+    };
+    let (teller, events) = channel();
+    let (cancelled, adapter) = (Arc::new(AtomicBool::new(false)), Slot::default());
+    started(Ok(TrainingRun { events, cancelled: cancelled.clone(), adapter: adapter.clone() }));
+    Some(Running { trainer, cancelled, adapter, teller })
+}
+
+impl Task for TrainingTask {
+    fn advance(&mut self, machine: &mut Machine) -> Turn {
+        // Running stays in place: a panic must find the teller.
+        if let State::Running(running) = &mut self.0 {
+            return running.advance();
+        }
+        let State::Requested(request, started) = std::mem::replace(&mut self.0, State::Over) else { return Turn::Done };
+        let Some(running) = start(*request, started, machine) else { return Turn::Done };
+        self.0 = State::Running(Box::new(running));
+        Turn::Again
+    }
+
+    fn fail(&mut self, error: EngineError) {
+        match std::mem::replace(&mut self.0, State::Over) {
+            State::Requested(_, started) => started(Err(error)),
+            State::Running(running) => running.teller.end(Err(error)),
+            State::Over => {}
+        }
+    }
+
+    fn is_training(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,27 @@
+/** `npm run build`: compiles the engine's addon and puts it where the server loads it from. Cargo does nothing where all is current. */
+import { copyFileSync, existsSync, renameSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { childEnvironment, ROOT } from './node24.mjs';
+import { mustRun } from './run.mjs';
+
+const LIBRARY =
+  { darwin: 'libluthier_binding.dylib', win32: 'luthier_binding.dll' }[process.platform] ?? 'libluthier_binding.so';
+
+/** Builds the addon and returns its path. */
+export async function buildNative() {
+  await mustRun('cargo', ['build', '--release', '--package', 'luthier-binding'], {
+    cwd: ROOT,
+    env: childEnvironment(),
+  });
+  const target = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
+  const built = join(target, 'release', LIBRARY);
+  const addon = join(ROOT, 'engine', 'binding', 'luthier.node');
+  if (existsSync(addon) && statSync(addon).mtimeMs >= statSync(built).mtimeMs) return addon;
+  // A server that runs keeps the file it has mapped: the new one takes its name, not its place.
+  copyFileSync(built, `${addon}.new`);
+  renameSync(`${addon}.new`, addon);
+  return addon;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await buildNative();

@@ -1,0 +1,251 @@
+/** The engine's interface over the Rust addon. */
+import type {
+  AdapterHandle,
+  AdapterMetadata,
+  BaseModel,
+  Engine,
+  GeneratedTokens,
+  GenerationRun,
+  ModelMetadata,
+  SamplingConfig,
+  TokenExamples,
+  TokenScores,
+  TrainingConfig,
+  TrainingEvent,
+  TrainingRun,
+} from './engine.ts';
+import { EngineError, type EngineErrorCode } from './errors.ts';
+import {
+  loadAddon,
+  type NativeAdapter,
+  type NativeEngine,
+  type NativeGenerationRun,
+  type NativeModel,
+  type NativeModelMetadata,
+  type NativeTrainingConfig,
+  type NativeTrainingEvent,
+  type NativeTrainingRun,
+} from './native-addon.ts';
+
+export interface NativeEngineOptions {
+  /** `auto` takes the best there is; today that is the processor. */
+  readonly device: 'auto' | 'cpu';
+  /** Threads for matrix products; null: as many as the process may use. */
+  readonly threads: number | null;
+}
+
+/** The addon's errors carry the engine's code as the message of their cause. */
+function toEngineError(error: unknown): EngineError {
+  if (error instanceof EngineError) return error;
+  if (!(error instanceof Error)) return new EngineError('INTERNAL', String(error), { cause: error });
+  const code = error.cause instanceof Error ? error.cause.message : 'INTERNAL';
+  return new EngineError(code as EngineErrorCode, error.message, { cause: error });
+}
+
+async function settled<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw toEngineError(error);
+  }
+}
+
+function toMetadata({ tokenizerGguf, tokenizerFolder, ...rest }: NativeModelMetadata): ModelMetadata {
+  return {
+    ...rest,
+    tokenizer:
+      tokenizerGguf === null
+        ? { kind: 'huggingface', folder: tokenizerFolder ?? rest.path }
+        : { kind: 'gguf', metadata: tokenizerGguf },
+  };
+}
+
+function toNativeConfig({ lora, initAdapterPath, maxSteps, evalSteps, ...rest }: TrainingConfig): NativeTrainingConfig {
+  const targetModules = lora.targetModules === null ? undefined : [...lora.targetModules];
+  return {
+    ...rest,
+    lora: { ...lora, targetModules },
+    initAdapterPath: initAdapterPath ?? undefined,
+    maxSteps: maxSteps ?? undefined,
+    evalSteps: evalSteps ?? undefined,
+  };
+}
+
+function toEvent({ kind, plan, step, evaluation }: NativeTrainingEvent): TrainingEvent {
+  if (plan !== null) return { kind: 'started', ...plan };
+  if (step !== null) return { kind: 'step', step };
+  if (evaluation !== null) return { kind: 'evaluation', evaluation };
+  return { kind: kind === 'cancelled' ? 'cancelled' : 'finished' };
+}
+
+class NativeRun implements TrainingRun {
+  readonly #run: NativeTrainingRun;
+
+  constructor(run: NativeTrainingRun) {
+    this.#run = run;
+  }
+
+  async *events(): AsyncGenerator<TrainingEvent> {
+    for (;;) {
+      const batch = await settled(this.#run.next());
+      for (const event of batch.events) yield toEvent(event);
+      if (batch.failureCode !== null) {
+        throw new EngineError(batch.failureCode as EngineErrorCode, batch.failureMessage ?? '');
+      }
+      if (batch.ended) return;
+    }
+  }
+
+  cancel(): void {
+    this.#run.cancel();
+  }
+
+  saveAdapter(folder: string, metadata: AdapterMetadata) {
+    return settled(this.#run.saveAdapter(folder, metadata));
+  }
+
+  close(): void {
+    this.#run.close();
+  }
+}
+
+class NativeGeneration implements GenerationRun {
+  readonly #run: NativeGenerationRun;
+
+  constructor(run: NativeGenerationRun) {
+    this.#run = run;
+  }
+
+  async *tokens(): AsyncGenerator<GeneratedTokens> {
+    try {
+      for (;;) {
+        const batch = await settled(this.#run.next());
+        const eosTokenId = batch.finishReason === 'eos' ? (batch.tokenIds.at(-1) ?? null) : null;
+        // The id that ends the sequence is no part of it.
+        const count = eosTokenId === null ? batch.tokenIds.length : batch.tokenIds.length - 1;
+        yield {
+          tokenIds: batch.tokenIds.subarray(0, count),
+          logprobs: batch.logprobs.subarray(0, count),
+          finishReason: batch.finishReason,
+          eosTokenId,
+        };
+        if (batch.finishReason !== null) return;
+      }
+    } finally {
+      this.#run.cancel();
+    }
+  }
+
+  cancel(): void {
+    this.#run.cancel();
+  }
+}
+
+class NativeAdapterHandle implements AdapterHandle {
+  readonly info: AdapterHandle['info'];
+  /** Null once closed. */
+  #adapter: NativeAdapter | null;
+
+  constructor(adapter: NativeAdapter) {
+    this.info = adapter.info();
+    this.#adapter = adapter;
+  }
+
+  static native(handle: AdapterHandle | null): NativeAdapter | null {
+    if (handle === null) return null;
+    if (!(handle instanceof NativeAdapterHandle)) {
+      throw new EngineError('INVALID_ARGUMENT', 'the adapter was loaded by another engine; load it with this one');
+    }
+    if (handle.#adapter === null) throw new EngineError('CLOSED', 'the adapter is closed; load it again');
+    return handle.#adapter;
+  }
+
+  close(): void {
+    this.#adapter = null;
+  }
+}
+
+class NativeBaseModel implements BaseModel {
+  readonly metadata: ModelMetadata;
+  readonly loadedBytes: number;
+  /** Null once closed; the memory goes with the last run that uses it. */
+  #model: NativeModel | null;
+
+  constructor(model: NativeModel) {
+    this.metadata = toMetadata(model.metadata());
+    this.loadedBytes = this.metadata.storedBytes;
+    this.#model = model;
+  }
+
+  get #open(): NativeModel {
+    if (this.#model !== null) return this.#model;
+    throw new EngineError('CLOSED', `the model ${this.metadata.name} is closed; load it again`);
+  }
+
+  async loadAdapter(folder: string): Promise<AdapterHandle> {
+    return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder)));
+  }
+
+  async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun> {
+    return new NativeRun(await settled(this.#open.train(toNativeConfig(config), train, evaluation)));
+  }
+
+  generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun {
+    const model = this.#open;
+    const native = NativeAdapterHandle.native(adapter);
+    try {
+      return new NativeGeneration(model.generate(inputIds, sampling, native));
+    } catch (error) {
+      throw toEngineError(error);
+    }
+  }
+
+  async score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores> {
+    return settled(this.#open.score(inputIds, topLogits, NativeAdapterHandle.native(adapter)));
+  }
+
+  close(): void {
+    this.#model = null;
+  }
+}
+
+class AddonEngine implements Engine {
+  readonly #engine: NativeEngine;
+
+  constructor(engine: NativeEngine) {
+    this.#engine = engine;
+  }
+
+  info() {
+    return this.#engine.info();
+  }
+
+  async readMetadata(path: string): Promise<ModelMetadata> {
+    return toMetadata(await settled(this.#engine.readMetadata(path)));
+  }
+
+  async loadModel(path: string): Promise<BaseModel> {
+    return new NativeBaseModel(await settled(this.#engine.loadModel(path)));
+  }
+
+  readAdapter(folder: string) {
+    return settled(this.#engine.readAdapter(folder));
+  }
+
+  close(): Promise<void> {
+    return settled(this.#engine.close());
+  }
+}
+
+/**
+ * Opens the device. Errors of this engine and of everything it gives are `EngineError`.
+ * @throws EngineError INTERNAL where the addon is missing or cannot be loaded
+ */
+export async function openNativeEngine(options: NativeEngineOptions): Promise<Engine> {
+  const { NativeEngine } = loadAddon();
+  try {
+    return new AddonEngine(new NativeEngine(options.threads));
+  } catch (error) {
+    throw toEngineError(error);
+  }
+}

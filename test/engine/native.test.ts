@@ -1,0 +1,228 @@
+/** The engine's interface over the real addon, with the tiny model of the golden files. */
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BaseModel, Engine, SamplingConfig, TrainingConfig, TrainingEvent } from '../../src/engine/engine.ts';
+import { openNativeEngine } from '../../src/engine/native.ts';
+
+const golden = fileURLToPath(new URL('../parity/golden', import.meta.url));
+const scratch = mkdtempSync(join(tmpdir(), 'luthier-native-'));
+let engine: Engine;
+let model: BaseModel;
+
+beforeAll(async () => {
+  engine = await openNativeEngine({ device: 'auto', threads: 2 });
+  model = await engine.loadModel(join(golden, 'tied/model'));
+});
+
+afterAll(async () => {
+  model.close();
+  await engine.close();
+  rmSync(scratch, { recursive: true });
+});
+
+const greedy: SamplingConfig = {
+  maxNewTokens: 12,
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  seed: 0,
+  eosTokenIds: [],
+};
+
+const config: TrainingConfig = {
+  lora: { r: 4, loraAlpha: 8, targetModules: null, useRslora: false, seed: 0 },
+  initAdapterPath: null,
+  learningRate: 1e-2,
+  lrSchedulerType: 'linear',
+  warmupSteps: 0,
+  weightDecay: 0,
+  adamBeta1: 0.9,
+  adamBeta2: 0.999,
+  adamEpsilon: 1e-8,
+  maxGradNorm: 1,
+  perDeviceTrainBatchSize: 1,
+  gradientAccumulationSteps: 1,
+  numTrainEpochs: 4,
+  maxSteps: null,
+  perDeviceEvalBatchSize: 1,
+  evalSteps: null,
+  shuffle: false,
+  dataSeed: 0,
+};
+
+const examples = {
+  inputIds: Uint32Array.from([72, 101, 108, 108, 111, 33]),
+  labels: Int32Array.from([-100, -100, 108, 108, 111, 33]),
+  offsets: Uint32Array.from([0, 6]),
+};
+
+async function events(settings: Partial<TrainingConfig>, cancelAfter = Number.POSITIVE_INFINITY) {
+  const run = await model.train({ ...config, ...settings }, examples, examples);
+  const all: TrainingEvent[] = [];
+  for await (const event of run.events()) if (all.push(event) === cancelAfter) run.cancel();
+  return { run, all };
+}
+
+async function generate(adapterFolder: string | null): Promise<number[]> {
+  const adapter = adapterFolder === null ? null : await model.loadAdapter(adapterFolder);
+  const ids: number[] = [];
+  for await (const batch of model.generate(Uint32Array.from([72, 105]), greedy, adapter).tokens())
+    ids.push(...batch.tokenIds);
+  adapter?.close();
+  return ids;
+}
+
+describe('training', () => {
+  it('tells every step, saves an adapter, and generates with it', async () => {
+    const { run, all } = await events({});
+    expect(all.map(({ kind }) => kind)).toEqual([
+      'started',
+      'evaluation',
+      ...['step', 'evaluation', 'step', 'evaluation', 'step', 'evaluation', 'step', 'evaluation'],
+      'finished',
+    ]);
+    const steps = all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
+    expect(steps.map(({ learningRate }) => learningRate)).toEqual([0.01, 0.0075, 0.005, 0.0025]);
+    expect(steps.at(-1)?.loss).toBeLessThan(steps[0]?.loss ?? 0);
+    expect(steps[0]).toMatchObject({ globalStep: 1, maxSteps: 4, epoch: 1, tokens: 6, labelTokens: 4 });
+
+    const folder = mkdtempSync(join(scratch, 'adapter-'));
+    const metadata = {
+      baseModelName: 'tied',
+      baseModelHash: model.metadata.contentHash,
+      templateId: 't',
+      templateHash: 'h',
+    };
+    const saved = await run.saveAdapter(folder, metadata);
+    run.close();
+    const info = await engine.readAdapter(folder);
+    expect(info).toMatchObject({ r: 4, loraAlpha: 8, sha256: saved.sha256, metadata, parameterCount: 6400 });
+    expect(await generate(folder)).not.toEqual(await generate(null));
+  });
+
+  it('is cancelled between two micro-batches', async () => {
+    const { run, all } = await events({ maxSteps: 1_000_000 }, 5);
+    expect(all.at(-1)).toEqual({ kind: 'cancelled' });
+    const folder = mkdtempSync(join(scratch, 'cancelled-'));
+    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+    expect((await run.saveAdapter(folder, metadata)).bytes).toBeGreaterThan(0);
+    run.close();
+    await expect(run.saveAdapter(folder, metadata)).rejects.toMatchObject({ code: 'CLOSED' });
+  });
+
+  it.each([
+    [{ learningRate: Number.NaN }, 'INVALID_ARGUMENT', /learning_rate is NaN/],
+    [{ lrSchedulerType: 'polynomial' }, 'INVALID_ARGUMENT', /polynomial.*cosine/],
+    [{ lora: { ...config.lora, targetModules: ['qq_proj'] } }, 'UNKNOWN_TARGET_MODULE', /qq_proj.*q_proj/],
+    [{ initAdapterPath: join(golden, 'untied/init_adapter') }, 'ADAPTER_MISMATCH', /expected/],
+    [{ initAdapterPath: join(golden, 'none') }, 'ADAPTER_NOT_FOUND', /none/],
+  ])('refuses %j', async (settings, code, message) => {
+    await expect(events(settings)).rejects.toMatchObject({
+      name: 'EngineError',
+      code,
+      message: expect.stringMatching(message),
+    });
+  });
+});
+
+describe('generation', () => {
+  it('reports the id that ends the sequence beside the others', async () => {
+    const whole = await generate(null);
+    const eos = whole[3] ?? 0;
+    const batches = [];
+    for await (const batch of model
+      .generate(Uint32Array.from([72, 105]), { ...greedy, eosTokenIds: [eos] }, null)
+      .tokens()) {
+      batches.push(batch);
+    }
+    expect(batches.at(-1)).toMatchObject({ finishReason: 'eos', eosTokenId: eos });
+    expect(batches.flatMap(({ tokenIds }) => [...tokenIds])).toEqual(whole.slice(0, whole.indexOf(eos)));
+  });
+
+  it('ends when it is cancelled, and when its reader leaves', async () => {
+    const long = model.generate(Uint32Array.from([1]), { ...greedy, maxNewTokens: 500 }, null);
+    let reason: string | null = null;
+    for await (const batch of long.tokens()) {
+      long.cancel();
+      reason = batch.finishReason;
+    }
+    expect(reason).toBe('cancelled');
+    for await (const _ of model.generate(Uint32Array.from([1]), { ...greedy, maxNewTokens: 500 }, null).tokens()) break;
+  });
+
+  it('refuses a prompt without room and ids outside the vocabulary', async () => {
+    expect(() => model.generate(new Uint32Array(512), greedy, null)).toThrow(
+      expect.objectContaining({ code: 'SEQUENCE_TOO_LONG' }),
+    );
+    expect(() => model.generate(Uint32Array.from([288]), greedy, null)).toThrow(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+    );
+    await expect(model.score(new Uint32Array(0), 0, null)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+});
+
+describe('files', () => {
+  it('knows what a folder holds without loading it', async () => {
+    const metadata = await engine.readMetadata(join(golden, 'untied/model'));
+    expect(metadata).toMatchObject({
+      architecture: 'llama',
+      vocabSize: 288,
+      tieWordEmbeddings: false,
+      eosTokenIds: [257, 259],
+    });
+    expect(metadata.tokenizer).toEqual({ kind: 'huggingface', folder: join(golden, 'untied/model') });
+  });
+
+  it('refuses what is missing, cut off or something else', async () => {
+    const broken = join(scratch, 'broken');
+    cpSync(join(golden, 'tied/model'), broken, { recursive: true });
+    truncateSync(join(broken, 'model.safetensors'), 20_000);
+    await expect(engine.loadModel(broken)).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
+    const text = join(scratch, 'text.gguf');
+    writeFileSync(text, 'no model');
+    await expect(engine.loadModel(text)).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
+    await expect(engine.loadModel(join(scratch, 'none'))).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    await expect(model.loadAdapter(join(golden, 'untied/init_adapter'))).rejects.toMatchObject({
+      code: 'ADAPTER_MISMATCH',
+    });
+  });
+});
+
+describe('closing', () => {
+  it('refuses a closed model and ends runs of a closed engine', async () => {
+    const other = await openNativeEngine({ device: 'cpu', threads: 1 });
+    const base = await other.loadModel(join(golden, 'tied/model'));
+    const run = await base.train({ ...config, maxSteps: 1_000_000 }, examples, null);
+    const reading = (async () => {
+      for await (const _ of run.events());
+    })();
+    const ended = expect(reading).rejects.toMatchObject({ code: 'CLOSED' });
+    await other.close();
+    await ended;
+    base.close();
+    expect(() => base.generate(Uint32Array.from([1]), greedy, null)).toThrow(/closed/);
+  });
+
+  it('a process that leaves a run behind ends by itself', () => {
+    const program = `
+      import { openNativeEngine } from ${JSON.stringify(fileURLToPath(new URL('../../src/engine/native.ts', import.meta.url)))};
+      const engine = await openNativeEngine({ device: 'cpu', threads: 1 });
+      const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))});
+      await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
+        inputIds: Uint32Array.from([1, 2, 3]), labels: Int32Array.from([1, 2, 3]), offsets: Uint32Array.from([0, 3]),
+      }, null);
+      console.log('left');`;
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
+      timeout: 30_000,
+    });
+    expect(stderr.toString()).toBe('');
+    expect(stdout.toString()).toBe('left\n');
+    expect(status).toBe(0);
+  });
+});
