@@ -1,0 +1,148 @@
+//! candle's autograd as an oracle: the same decoder written with its tensors.
+
+use std::collections::HashMap;
+
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+use luthier_core::ModelConfig;
+
+use super::model::{Computation, examples, folder, peft};
+
+struct Oracle {
+    tensors: HashMap<String, Tensor>,
+    config: ModelConfig,
+    /// By module path: A, B.
+    adapter: HashMap<String, (Var, Var)>,
+    scale: f64,
+}
+
+impl Oracle {
+    fn new(case: &str, config: ModelConfig) -> Result<Self> {
+        let device = Device::Cpu;
+        let tensors = candle_core::safetensors::load(folder(case).join("model/model.safetensors"), &device)?;
+        let peft = peft(case);
+        let pair = |matrices: &luthier_core::lora::peft::LoraMatrices| -> Result<(Var, Var)> {
+            let a = Tensor::from_slice(&matrices.a, (peft.r, matrices.in_features), &device)?;
+            let b = Tensor::from_slice(&matrices.b, (matrices.out_features, peft.r), &device)?;
+            Ok((Var::from_tensor(&a)?, Var::from_tensor(&b)?))
+        };
+        let adapter = peft.modules.iter().map(|(path, matrices)| Ok((path.clone(), pair(matrices)?)));
+        Ok(Self { tensors, config, adapter: adapter.collect::<Result<_>>()?, scale: peft.scale() })
+    }
+
+    fn linear(&self, path: &str, x: &Tensor) -> Result<Tensor> {
+        let y = x.matmul(&self.tensors[&format!("{path}.weight")].t()?)?;
+        let Some((a, b)) = self.adapter.get(path) else { return Ok(y) };
+        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scale)?
+    }
+
+    fn norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + self.config.rms_norm_eps)?;
+        x.broadcast_div(&mean.sqrt()?)?.broadcast_mul(&self.tensors[&format!("{name}.weight")])
+    }
+
+    /// `[rows, heads * head_dim]` to `[heads, rows, head_dim]`.
+    fn heads(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
+        x.reshape((x.dim(0)?, heads, self.config.head_dim))?.transpose(0, 1)?.contiguous()
+    }
+
+    fn rope(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, half) = (x.dim(1)?, self.config.head_dim / 2);
+        let angle = |row: usize, i: usize| {
+            row as f32 * (1.0 / (self.config.rope_theta as f32).powf(2.0 * i as f32 / self.config.head_dim as f32))
+        };
+        let angles: Vec<f32> =
+            (0..rows).flat_map(|row| (0..half).map(move |i| (row, i))).map(|(row, i)| angle(row, i)).collect();
+        let angles = Tensor::from_vec(angles, (1, rows, half), &Device::Cpu)?;
+        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        let (first, second) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let left = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+        let right = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[left, right], D::Minus1)
+    }
+
+    fn attention(&self, prefix: &str, x: &Tensor) -> Result<Tensor> {
+        let (config, rows) = (&self.config, x.dim(0)?);
+        let projected = |name: &str, heads| self.heads(&self.linear(&format!("{prefix}.{name}"), x)?, heads);
+        let query = self.rope(&projected("q_proj", config.num_attention_heads)?)?;
+        let groups = config.num_attention_heads / config.num_key_value_heads;
+        let repeated = |x: Tensor| -> Result<Tensor> {
+            let (heads, rows, width) = x.dims3()?;
+            x.unsqueeze(1)?.expand((heads, groups, rows, width))?.reshape((heads * groups, rows, width))
+        };
+        let key = repeated(self.rope(&projected("k_proj", config.num_key_value_heads)?)?)?;
+        let value = repeated(projected("v_proj", config.num_key_value_heads)?)?;
+        let scores = (query.matmul(&key.transpose(1, 2)?.contiguous()?)? / (config.head_dim as f64).sqrt())?;
+        let mask: Vec<f32> =
+            (0..rows * rows).map(|at| if at % rows > at / rows { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let scores = scores.broadcast_add(&Tensor::from_vec(mask, (1, rows, rows), &Device::Cpu)?)?;
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        let output = weights.matmul(&value)?.transpose(0, 1)?.reshape((rows, config.query_size()))?;
+        self.linear(&format!("{prefix}.o_proj"), &output)
+    }
+
+    /// Σ cross-entropy of one example.
+    fn loss(&self, ids: &[u32], labels: &[i32]) -> Result<Tensor> {
+        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
+        let table = &self.tensors["model.embed_tokens.weight"];
+        let mut x = table.index_select(&ids, 0)?;
+        for layer in 0..self.config.num_hidden_layers {
+            let prefix = format!("model.layers.{layer}");
+            let normed = self.norm(&format!("{prefix}.input_layernorm"), &x)?;
+            x = (&x + self.attention(&format!("{prefix}.self_attn"), &normed)?)?;
+            let normed = self.norm(&format!("{prefix}.post_attention_layernorm"), &x)?;
+            let gate = self.linear(&format!("{prefix}.mlp.gate_proj"), &normed)?.silu()?;
+            let up = self.linear(&format!("{prefix}.mlp.up_proj"), &normed)?;
+            x = (&x + self.linear(&format!("{prefix}.mlp.down_proj"), &(gate * up)?)?)?;
+        }
+        let output = self.tensors.get("lm_head.weight").unwrap_or(table);
+        let logits = self.norm("model.norm", &x)?.matmul(&output.t()?)?;
+        let sums = logits.exp()?.sum(D::Minus1)?.log()?;
+        let mut loss = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        for (row, label) in labels.iter().skip(1).enumerate() {
+            if let Ok(label) = usize::try_from(*label) {
+                loss = (loss + (sums.get(row)? - logits.get(row)?.get(label)?)?)?;
+            }
+        }
+        Ok(loss)
+    }
+}
+
+fn against_autograd(case: &str) {
+    let computation = Computation::<f32>::new(case);
+    let oracle = Oracle::new(case, computation.base.config.clone()).unwrap();
+    let examples = examples();
+    let losses = (0..examples.len()).map(|index| {
+        let (ids, labels) = examples.example(index);
+        oracle.loss(ids, labels)
+    });
+    let expected = losses.reduce(|sum, loss| sum? + loss?).unwrap().unwrap();
+    let grads = expected.backward().unwrap();
+
+    let (loss, found) = computation.run(&examples, &[0, 1, 2], 1.0);
+    let expected = f64::from(expected.to_scalar::<f32>().unwrap());
+    assert!((loss - expected).abs() < 1e-6 * expected, "{loss} {expected}");
+    let layout = &computation.adapter.layout;
+    for module in layout.modules() {
+        let (a, b) = &oracle.adapter[&module.path()];
+        for (half, offset, var) in [("A", module.a_offset, a), ("B", module.b_offset, b)] {
+            let grad = grads.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let largest = grad.iter().fold(0f64, |largest, value| largest.max(f64::from(value.abs())));
+            assert!(largest > 0.0);
+            for (found, expected) in found[offset..].iter().zip(&grad) {
+                let difference = (found - f64::from(*expected)).abs();
+                assert!(difference < 1e-5 * largest, "{} {half}: off by {difference:e} of {largest}", module.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn tied_with_grouped_heads() {
+    against_autograd("tied");
+}
+
+#[test]
+fn untied_with_some_targets() {
+    against_autograd("untied");
+}

@@ -1,0 +1,197 @@
+//! Every operation that has a gradient.
+
+use std::sync::Arc;
+
+use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
+use luthier_core::ops::{
+    AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm, Ops, View, ViewMut,
+};
+use luthier_core::{HostTensor, StoredType, TensorBytes};
+
+use super::differences::{Numbers, check};
+
+type Buffer = CpuBuffer<f64>;
+
+fn ops() -> CpuOps<f64> {
+    CpuOps::new(2)
+}
+
+fn buffer(ops: &CpuOps<f64>, values: &[f64]) -> Buffer {
+    let mut buffer = ops.allocate(values.len()).unwrap();
+    ops.write(values, (&mut buffer).into()).unwrap();
+    buffer
+}
+
+fn values(ops: &CpuOps<f64>, buffer: &Buffer, len: usize) -> Vec<f64> {
+    let mut values = vec![0.0; len];
+    ops.read(buffer.into(), &mut values).unwrap();
+    values
+}
+
+fn indices(ops: &CpuOps<f64>, numbers: &[u32]) -> <CpuOps<f64> as Ops>::Indices {
+    let mut indices = ops.allocate_indices(numbers.len()).unwrap();
+    ops.write_indices(numbers, &mut indices).unwrap();
+    indices
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// A frozen matrix; its numbers are f32, as in files.
+fn weight(ops: &CpuOps<f64>, rows: usize, columns: usize, numbers: &mut Numbers) -> <CpuOps<f64> as Ops>::Weight {
+    let bytes: Vec<u8> = (0..rows * columns).flat_map(|_| (numbers.next() as f32).to_le_bytes()).collect();
+    let bytes = TensorBytes::Owned(bytes.into());
+    ops.upload_weight(HostTensor { stored: StoredType::F32, shape: vec![rows, columns], bytes }).unwrap()
+}
+
+#[test]
+fn rms_norm() {
+    let (ops, mut numbers, rows, width, epsilon) = (ops(), Numbers::new(1), 5, 7, 1e-3);
+    let (x, weight, grad) = (numbers.many(rows * width), numbers.many(width), numbers.many(rows * width));
+    let weight = buffer(&ops, &weight);
+    let run = |x: &[f64]| {
+        let (mut out, mut factors) = (buffer(&ops, &[0.0; 35]), buffer(&ops, &[0.0; 5]));
+        let x = buffer(&ops, x);
+        ops.rms_norm(rows, width, (&x).into(), &weight, epsilon, (&mut out).into(), (&mut factors).into()).unwrap();
+        (out, factors)
+    };
+    let (_, factors) = run(&x);
+    // Gradients are added to what is there.
+    let mut input_grad = buffer(&ops, &vec![2.0; rows * width]);
+    let (on_device, output_grad) = (buffer(&ops, &x), buffer(&ops, &grad));
+    let (from, factors, output) = ((&on_device).into(), (&factors).into(), (&output_grad).into());
+    ops.rms_norm_backward(rows, width, from, &weight, factors, output, (&mut input_grad).into()).unwrap();
+    let found = values(&ops, &input_grad, rows * width).iter().map(|value| value - 2.0).collect();
+    check("rms_norm", &[x], &[found], |inputs| dot(&values(&ops, &run(&inputs[0]).0, rows * width), &grad));
+}
+
+#[test]
+fn rope() {
+    let (ops, mut numbers) = (ops(), Numbers::new(2));
+    let (heads, head_dim, positions) = (3, 8, [0, 1, 2, 0, 1]);
+    let len = positions.len() * heads * head_dim;
+    let (x, grad) = (numbers.many(len), numbers.many(len));
+    let turn = |position: usize, pair: usize| position as f64 * 0.7f64.powi(pair as i32);
+    let angles = (0..3).flat_map(|position| {
+        let cosines = (0..4).map(move |pair| turn(position, pair).cos());
+        cosines.chain((0..4).map(move |pair| turn(position, pair).sin()))
+    });
+    let angles = buffer(&ops, &angles.collect::<Vec<_>>());
+    let positions = indices(&ops, &positions);
+    let run = |x: &[f64], inverse: bool| {
+        let mut x = buffer(&ops, x);
+        ops.rope((&mut x).into(), heads, head_dim, &angles, &positions, inverse).unwrap();
+        values(&ops, &x, len)
+    };
+    let found = run(&grad, true);
+    check("rope", &[x], &[found], |inputs| dot(&run(&inputs[0], false), &grad));
+}
+
+#[test]
+fn swiglu() {
+    let (ops, mut numbers, len) = (ops(), Numbers::new(3), 50);
+    let inputs =
+        [numbers.many(len), numbers.many(len)].map(|list| list.iter().map(|value| 4.0 * value).collect::<Vec<_>>());
+    let grad = numbers.many(len);
+    let (mut gate, mut up, output_grad) = (buffer(&ops, &inputs[0]), buffer(&ops, &inputs[1]), buffer(&ops, &grad));
+    ops.swiglu_backward(len, (&output_grad).into(), (&mut gate).into(), (&mut up).into()).unwrap();
+    let found = [values(&ops, &gate, len), values(&ops, &up, len)];
+    check("swiglu", &inputs, &found, |inputs| {
+        let (gate, up, mut out) = (buffer(&ops, &inputs[0]), buffer(&ops, &inputs[1]), buffer(&ops, &vec![0.0; len]));
+        ops.swiglu(len, (&gate).into(), (&up).into(), (&mut out).into()).unwrap();
+        dot(&values(&ops, &out, len), &grad)
+    });
+}
+
+/// Grouped heads, and three sequences of different lengths side by side; one is longer than a tile of rows.
+#[test]
+fn attention() {
+    let (ops, mut numbers) = (ops(), Numbers::new(4));
+    let shape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4 };
+    let borders = indices(&ops, &[0, 1, 12, 31]);
+    let (rows, wide, narrow) = (31, 31 * 24, 31 * 8);
+    let inputs = [numbers.many(wide), numbers.many(narrow), numbers.many(narrow)];
+    let grad = numbers.many(wide);
+    let run = |inputs: &[Vec<f64>]| {
+        let [query, key, value] = [0, 1, 2].map(|which| buffer(&ops, &inputs[which]));
+        let (mut output, mut sums) = (buffer(&ops, &vec![0.0; wide]), buffer(&ops, &vec![0.0; rows * 6]));
+        let views = AttentionInputs { query: (&query).into(), key: (&key).into(), value: (&value).into() };
+        ops.attention(shape, &borders, views, (&mut output).into(), (&mut sums).into()).unwrap();
+        (output, sums)
+    };
+    let (output, sums) = run(&inputs);
+    let [query, key, value] = [0, 1, 2].map(|which| buffer(&ops, &inputs[which]));
+    let output_grad = buffer(&ops, &grad);
+    let mut grads = [wide, narrow, narrow].map(|len| buffer(&ops, &vec![0.0; len]));
+    let [query_grad, key_grad, value_grad] = &mut grads;
+    ops.attention_backward(
+        shape,
+        &borders,
+        AttentionInputs { query: (&query).into(), key: (&key).into(), value: (&value).into() },
+        AttentionSaved { output: (&output).into(), log_sum_exp: (&sums).into(), output_grad: (&output_grad).into() },
+        AttentionGrads { query: query_grad.into(), key: key_grad.into(), value: value_grad.into() },
+    )
+    .unwrap();
+    let found = [values(&ops, &grads[0], wide), values(&ops, &grads[1], narrow), values(&ops, &grads[2], narrow)];
+    check("attention", &inputs, &found, |inputs| dot(&values(&ops, &run(inputs).0, wide), &grad));
+}
+
+/// The gradient of a linear layer with its low-rank half, with respect to its input; two layers share the input.
+#[test]
+fn linear_layers_that_share_an_input() {
+    let (ops, mut numbers) = (Arc::new(ops()), Numbers::new(5));
+    let (rows, in_features, out_features, rank) = (6, 10, [7, 4], 3);
+    let weights = out_features.map(|out| weight(&ops, out, in_features, &mut numbers));
+    let x = numbers.many(rows * in_features);
+    let a = numbers.many(rank * in_features);
+    let b = numbers.many(out_features[0] * rank);
+    let grads = out_features.map(|out| numbers.many(rows * out));
+    let function = |x: &[f64]| {
+        let (x, a, b) = (buffer(&ops, x), buffer(&ops, &a), buffer(&ops, &b));
+        let mut inner = buffer(&ops, &vec![0.0; rows * rank]);
+        let (left, right) = (View::from(&x).rows(in_features), View::from(&a).columns(in_features));
+        ops.gemm(rows, rank, in_features, 0.5, left, right, false, ViewMut::from(&mut inner).rows(rank)).unwrap();
+        let mut sum = 0.0;
+        for (which, grad) in grads.iter().enumerate() {
+            let mut out = buffer(&ops, &vec![0.0; rows * out_features[which]]);
+            let low_rank = (which == 0).then(|| LowRankTerm {
+                rank,
+                left: View::from(&inner).rows(rank),
+                right: View::from(&b).columns(rank),
+            });
+            ops.linear_forward(rows, (&x).into(), &weights[which], None, low_rank, None, (&mut out).into()).unwrap();
+            sum += dot(&values(&ops, &out, grad.len()), grad);
+        }
+        sum
+    };
+    let grads_on_device = [buffer(&ops, &grads[0]), buffer(&ops, &grads[1])];
+    // Through the low-rank half: (grad · B) · A, scaled.
+    let mut inner = buffer(&ops, &vec![0.0; rows * rank]);
+    let (b, a) = (buffer(&ops, &b), buffer(&ops, &a));
+    let (left, right) = (View::from(&grads_on_device[0]).rows(out_features[0]), View::from(&b).rows(rank));
+    ops.gemm(rows, rank, out_features[0], 0.5, left, right, false, ViewMut::from(&mut inner).rows(rank)).unwrap();
+    let terms =
+        [0, 1].map(|which| LinearGradTerm { output_grad: (&grads_on_device[which]).into(), weight: &weights[which] });
+    let low_rank = LowRankTerm { rank, left: View::from(&inner).rows(rank), right: View::from(&a).rows(in_features) };
+    let mut input_grad = buffer(&ops, &vec![0.0; rows * in_features]);
+    ops.linear_grad_input(rows, &terms, Some(low_rank), (&mut input_grad).into()).unwrap();
+    let found = values(&ops, &input_grad, rows * in_features);
+    check("linear", &[x], &[found], |inputs| function(&inputs[0]));
+}
+
+#[test]
+fn cross_entropy() {
+    let (ops, mut numbers) = (ops(), Numbers::new(6));
+    let (rows, vocabulary, scale) = (4, 37, 0.25);
+    let targets = indices(&ops, &[3, 36, 0, 3]);
+    let logits: Vec<f64> = numbers.many(rows * vocabulary).iter().map(|value| 5.0 * value).collect();
+    let run = |logits: &[f64], grad_scale: Option<f64>| {
+        let (mut logits, mut losses) = (buffer(&ops, logits), buffer(&ops, &[0.0; 4]));
+        ops.cross_entropy(vocabulary, &targets, grad_scale, (&mut logits).into(), (&mut losses).into()).unwrap();
+        (values(&ops, &logits, rows * vocabulary), values(&ops, &losses, rows))
+    };
+    let (found, losses) = run(&logits, Some(scale));
+    assert_eq!(losses, run(&logits, None).1);
+    check("cross_entropy", &[logits], &[found], |inputs| scale * run(&inputs[0], None).1.iter().sum::<f64>());
+}
