@@ -90,7 +90,7 @@ function decodeDetail(type: string, value: Uint8Array): Details {
   switch (type) {
     case 'google.rpc.ErrorInfo': {
       const { reason, metadata } = ErrorInfo.decode(value);
-      return { reason, metadata, ...(metadata.retryable === 'true' ? { retryable: true } : {}) };
+      return { reason, metadata };
     }
     case 'google.rpc.BadRequest':
       return { violations: BadRequest.decode(value).fieldViolations };
