@@ -1,0 +1,183 @@
+/** Training runs of the fake engine: the events of a real run, with numbers that follow from the settings alone. */
+import { setImmediate } from 'node:timers/promises';
+import type {
+  AdapterMetadata,
+  EvaluationResult,
+  ModelMetadata,
+  SavedAdapter,
+  TokenExamples,
+  TrainingConfig,
+  TrainingEvent,
+  TrainingRun,
+  TrainingStep,
+} from './engine.ts';
+import { EngineError } from './errors.ts';
+import { writeFakeAdapter } from './fake-adapter.ts';
+import { EventQueue } from './fake-events.ts';
+
+const IGNORED_LABEL = -100;
+
+/** Awaited before each step, which counts from 1: what it waits for holds the run, what it throws fails it. */
+export type BeforeStep = (globalStep: number) => void | Promise<void>;
+
+interface FakeTrainingRequest {
+  readonly model: ModelMetadata;
+  readonly config: TrainingConfig;
+  readonly targetModules: readonly string[];
+  readonly train: TokenExamples;
+  readonly evaluation: TokenExamples | null;
+  readonly beforeStep: BeforeStep;
+}
+
+const countOf = (examples: TokenExamples): number => Math.max(0, examples.offsets.length - 1);
+
+function labelTokensOf(examples: TokenExamples, example: number): number {
+  // The first position has nothing before it to be predicted from.
+  const labels = examples.labels.subarray((examples.offsets[example] ?? 0) + 1, examples.offsets[example + 1]);
+  return labels.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0);
+}
+
+/** Refuses what the engine refuses. */
+export function checkExamples(model: ModelMetadata, examples: TokenExamples, what: string): void {
+  if (countOf(examples) === 0) throw new EngineError('INVALID_ARGUMENT', `there are no ${what} examples`);
+  for (let example = 0; example < countOf(examples); example++) {
+    const ids = examples.inputIds.subarray(examples.offsets[example], examples.offsets[example + 1]);
+    if (ids.some((id) => id >= model.vocabSize)) {
+      throw new EngineError('INVALID_ARGUMENT', `${what} example ${example}: an id outside the vocabulary`);
+    }
+    if (ids.length > model.maxPositionEmbeddings) {
+      throw new EngineError('SEQUENCE_TOO_LONG', `${what} example ${example} has ${ids.length} tokens; shorten it`);
+    }
+    if (labelTokensOf(examples, example) === 0) {
+      throw new EngineError('NO_TRAINABLE_TOKENS', `${what} example ${example} has no trainable token`);
+    }
+  }
+}
+
+export class FakeTrainingRun implements TrainingRun {
+  readonly #request: FakeTrainingRequest;
+  readonly #queue = new EventQueue<TrainingEvent>();
+  readonly #stopped = Promise.withResolvers<void>();
+  #cancelled = false;
+  #closed = false;
+  #stepsDone = 0;
+
+  constructor(request: FakeTrainingRequest) {
+    this.#request = request;
+    void this.#run();
+  }
+
+  events(): AsyncIterable<TrainingEvent> {
+    return this.#queue.read();
+  }
+
+  cancel(): void {
+    this.#cancelled = true;
+    this.#stopped.resolve();
+  }
+
+  async saveAdapter(folder: string, metadata: AdapterMetadata): Promise<SavedAdapter> {
+    if (this.#closed) throw new EngineError('CLOSED', 'the run was closed; nothing can be asked of it');
+    if (!this.#queue.ended) {
+      throw new EngineError('INVALID_ARGUMENT', 'the run is still going; wait for its end or cancel it');
+    }
+    const { model, config, targetModules } = this.#request;
+    return writeFakeAdapter(folder, model, { ...config.lora, targetModules }, this.#stepsDone, metadata);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.fail(new EngineError('CLOSED', 'the run was closed; nothing can be asked of it'));
+  }
+
+  /** Ends the run with an error, where it has not ended yet. */
+  fail(error: EngineError): void {
+    this.#queue.end(error);
+    this.cancel();
+  }
+
+  get #stepsPerEpoch(): number {
+    const { config, train } = this.#request;
+    const batches = Math.ceil(countOf(train) / config.perDeviceTrainBatchSize);
+    return Math.ceil(batches / config.gradientAccumulationSteps);
+  }
+
+  get #maxSteps(): number {
+    const { config } = this.#request;
+    return config.maxSteps ?? Math.ceil(this.#stepsPerEpoch * config.numTrainEpochs);
+  }
+
+  async #run(): Promise<void> {
+    try {
+      await this.#train();
+      this.#queue.end(null);
+    } catch (error) {
+      this.#queue.end(
+        error instanceof EngineError ? error : new EngineError('INTERNAL', String(error), { cause: error }),
+      );
+    }
+  }
+
+  async #train(): Promise<void> {
+    const { model, config, targetModules, evaluation, beforeStep } = this.#request;
+    const width = 2 * model.hiddenSize * config.lora.r;
+    const trainableParameters = model.numHiddenLayers * targetModules.length * width;
+    this.#queue.push({ kind: 'started', maxSteps: this.#maxSteps, trainableParameters, targetModules });
+    if (evaluation !== null) this.#evaluate(evaluation);
+    for (let globalStep = 1; globalStep <= this.#maxSteps; globalStep++) {
+      await Promise.race([this.#stopped.promise, setImmediate().then(() => beforeStep(globalStep))]);
+      if (this.#cancelled) {
+        this.#queue.push({ kind: 'cancelled' });
+        return;
+      }
+      this.#queue.push({ kind: 'step', step: this.#step(globalStep) });
+      this.#stepsDone = globalStep;
+      const every = config.evalSteps ?? this.#stepsPerEpoch;
+      const due = globalStep % every === 0 || globalStep === this.#maxSteps;
+      if (evaluation !== null && due) this.#evaluate(evaluation);
+    }
+    this.#queue.push({ kind: 'finished' });
+  }
+
+  /** Falls from 4 towards 1. */
+  #loss(step: number): number {
+    return 1 + 3 / (1 + step / 4);
+  }
+
+  #step(globalStep: number): TrainingStep {
+    const { config, train } = this.#request;
+    const size = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
+    const first = ((globalStep - 1) % this.#stepsPerEpoch) * size;
+    const last = Math.min(first + size, countOf(train));
+    const examples = Array.from({ length: last - first }, (_, index) => first + index);
+    const tokens = (train.offsets[last] ?? 0) - (train.offsets[first] ?? 0);
+    return {
+      globalStep,
+      maxSteps: this.#maxSteps,
+      epoch: globalStep / this.#stepsPerEpoch,
+      loss: this.#loss(globalStep),
+      gradNorm: 1 / globalStep,
+      learningRate: config.learningRate * (1 - (globalStep - 1) / this.#maxSteps),
+      tokens,
+      labelTokens: examples.reduce((sum, example) => sum + labelTokensOf(train, example), 0),
+      tokensPerSecond: 1000,
+      allocatedBytes: 1 << 20,
+      peakAllocatedBytes: 2 << 20,
+      etaSeconds: (this.#maxSteps - globalStep) * (tokens / 1000),
+    };
+  }
+
+  #evaluate(evaluation: TokenExamples): void {
+    const examples = countOf(evaluation);
+    const labels = Array.from({ length: examples }, (_, example) => labelTokensOf(evaluation, example));
+    const result: EvaluationResult = {
+      globalStep: this.#stepsDone,
+      epoch: this.#stepsDone / this.#stepsPerEpoch,
+      loss: this.#loss(this.#stepsDone) + 0.5,
+      trainerLoss: this.#loss(this.#stepsDone) + 0.5,
+      labelTokens: labels.reduce((sum, count) => sum + count, 0),
+      examples,
+    };
+    this.#queue.push({ kind: 'evaluation', evaluation: result });
+  }
+}

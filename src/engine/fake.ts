@@ -1,0 +1,190 @@
+/** An engine without a device, for tests of everything above it. It keeps the interface's promises; its numbers mean nothing. */
+import type {
+  AdapterHandle,
+  AdapterInfo,
+  BaseModel,
+  Engine,
+  ModelMetadata,
+  SamplingConfig,
+  TokenExamples,
+  TokenScores,
+  TrainingConfig,
+} from './engine.ts';
+import { EngineError } from './errors.ts';
+import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
+import { type BeforeToken, FakeGenerationRun } from './fake-generation.ts';
+import { fakeMetadata } from './fake-metadata.ts';
+import { type BeforeStep, checkExamples, FakeTrainingRun } from './fake-training.ts';
+
+export interface FakeEngineOptions {
+  /** Models by path, with what differs from the default one; null: every path has the default one. */
+  readonly models?: Readonly<Record<string, Partial<ModelMetadata>>> | null;
+  /** Awaited by every `loadModel`; what it throws fails the load. */
+  readonly beforeLoad?: (path: string) => void | Promise<void>;
+  readonly beforeStep?: BeforeStep;
+  readonly beforeToken?: BeforeToken;
+  /** Ids to draw for a prompt, repeated up to `maxNewTokens`; without it the prompt is echoed. */
+  readonly generate?: (inputIds: readonly number[]) => readonly number[];
+}
+
+/** What ends when the engine is closed. */
+interface Run {
+  fail(error: EngineError): void;
+}
+
+class FakeAdapterHandle implements AdapterHandle {
+  readonly info: AdapterInfo;
+  closed = false;
+
+  constructor(info: AdapterInfo) {
+    this.info = info;
+  }
+
+  close(): void {
+    this.closed = true;
+  }
+}
+
+class FakeModel implements BaseModel {
+  readonly metadata: ModelMetadata;
+  readonly loadedBytes: number;
+  readonly #options: FakeEngineOptions;
+  readonly #runs: Run[];
+  #closed = false;
+
+  constructor(metadata: ModelMetadata, options: FakeEngineOptions, runs: Run[]) {
+    this.metadata = metadata;
+    this.loadedBytes = metadata.storedBytes;
+    this.#options = options;
+    this.#runs = runs;
+  }
+
+  async loadAdapter(folder: string): Promise<AdapterHandle> {
+    this.#checkOpen();
+    return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder));
+  }
+
+  async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null) {
+    this.#checkOpen();
+    if (!Number.isFinite(config.learningRate) || config.learningRate < 0) {
+      throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
+    }
+    const { linearModules } = this.metadata;
+    const unknown = config.lora.targetModules?.find((name) => !linearModules.includes(name));
+    if (unknown !== undefined) {
+      throw new EngineError(
+        'UNKNOWN_TARGET_MODULE',
+        `there is no module ${unknown}; expected ${linearModules.join(', ')}`,
+      );
+    }
+    const initial =
+      config.initAdapterPath === null ? null : await readFakeAdapterFor(this.metadata, config.initAdapterPath);
+    const targetModules = initial?.targetModules ?? config.lora.targetModules ?? linearModules;
+    checkExamples(this.metadata, train, 'training');
+    if (evaluation !== null) checkExamples(this.metadata, evaluation, 'evaluation');
+    const lora = initial === null ? config.lora : { ...config.lora, ...initial, targetModules };
+    const run = new FakeTrainingRun({
+      model: this.metadata,
+      config: { ...config, lora },
+      targetModules,
+      train,
+      evaluation,
+      beforeStep: this.#options.beforeStep ?? (() => undefined),
+    });
+    this.#runs.push(run);
+    return run;
+  }
+
+  generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null) {
+    this.#checkOpen();
+    this.#checkIds(inputIds, adapter);
+    const { maxPositionEmbeddings } = this.metadata;
+    if (inputIds.length >= maxPositionEmbeddings) {
+      const message = `the prompt has ${inputIds.length} tokens; the model's context is ${maxPositionEmbeddings}; shorten it`;
+      throw new EngineError('SEQUENCE_TOO_LONG', message);
+    }
+    const prompt = Array.from(inputIds);
+    const maxNewTokens = Math.min(sampling.maxNewTokens, maxPositionEmbeddings - inputIds.length);
+    const ids = this.#options.generate?.(prompt) ?? prompt;
+    const run = new FakeGenerationRun(
+      ids,
+      { ...sampling, maxNewTokens },
+      this.#options.beforeToken ?? (() => undefined),
+    );
+    this.#runs.push(run);
+    return run;
+  }
+
+  /** The id at position i has the log-probability -i; candidate k has the id and the negative logit k. */
+  async score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores> {
+    this.#checkOpen();
+    this.#checkIds(inputIds, adapter);
+    const length = inputIds.length * topLogits;
+    return {
+      logprobs: Float32Array.from(inputIds, (_, index) => (index === 0 ? Number.NaN : -index)),
+      topTokenIds: Uint32Array.from({ length }, (_, index) => index % topLogits),
+      topLogits: Float32Array.from({ length }, (_, index) => -(index % topLogits)),
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new EngineError('CLOSED', `the model ${this.metadata.name} is closed; load it again`);
+  }
+
+  #checkIds(ids: Uint32Array, adapter: AdapterHandle | null): void {
+    if (ids.length === 0) throw new EngineError('INVALID_ARGUMENT', 'there are no input ids; expected at least one');
+    const wrong = ids.find((id) => id >= this.metadata.vocabSize);
+    if (wrong !== undefined) {
+      const message = `input id ${wrong} is outside the vocabulary of ${this.metadata.vocabSize}`;
+      throw new EngineError('INVALID_ARGUMENT', message);
+    }
+    if (adapter instanceof FakeAdapterHandle && adapter.closed) {
+      throw new EngineError('CLOSED', 'the adapter is closed; load it again');
+    }
+  }
+}
+
+/** See the head of the file. Without options every path has the default model, and nothing waits or fails. */
+export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
+  const runs: Run[] = [];
+  let closed = false;
+  const checkOpen = (): void => {
+    if (closed) throw new EngineError('CLOSED', 'the engine is closed; open a new one');
+  };
+  const metadataAt = (path: string): ModelMetadata => {
+    checkOpen();
+    const models = options.models ?? null;
+    const given = models === null ? {} : Object.hasOwn(models, path) ? models[path] : undefined;
+    if (given === undefined) throw new EngineError('MODEL_NOT_FOUND', `there is no model at ${path}`);
+    return fakeMetadata(path, given);
+  };
+  return {
+    info: () => ({
+      version: '0.0.0',
+      device: 'cpu',
+      deviceName: 'fake',
+      threads: 1,
+      instructionSet: 'scalar',
+      totalMemoryBytes: 1 << 30,
+    }),
+    readMetadata: async (path) => metadataAt(path),
+    loadModel: async (path) => {
+      const metadata = metadataAt(path);
+      await options.beforeLoad?.(path);
+      return new FakeModel(metadata, options, runs);
+    },
+    readAdapter: async (folder) => {
+      checkOpen();
+      return (await readFakeAdapter(folder)).info;
+    },
+    close: async () => {
+      closed = true;
+      const error = new EngineError('CLOSED', 'the engine was closed while this was running');
+      for (const run of runs.splice(0)) run.fail(error);
+    },
+  };
+}
