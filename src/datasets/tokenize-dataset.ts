@@ -1,0 +1,102 @@
+/** A whole data set to token ids, piece by piece, on worker threads. */
+import { LuthierError } from '../errors/luthier-error.ts';
+import type { ModelRegistry } from '../models/model-registry.ts';
+import { RenderPool } from '../prompt/render-pool.ts';
+import type { TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
+import type { ParsedPiece } from './example-parser.ts';
+import type { FormatName } from './formats.ts';
+import type { OverLength, OverLengthCounts } from './over-length.ts';
+import { ProblemList } from './problems.ts';
+import { ExampleTokenizer, type TokenizedExample } from './tokenize-examples.ts';
+
+/** How examples become what a model reads. */
+export interface RenderingOptions {
+  /** `models/{id}` or a path. */
+  readonly model: string;
+  /** Template id; empty: the model's own chat template. Not used for exact ids. */
+  readonly template: string;
+  readonly trainOn: TrainOn;
+  /** Longest example in tokens; 0: the model's context. */
+  readonly maxSeqLength: number;
+  readonly overLength: OverLength;
+}
+
+/** Examples and where they come from. */
+export interface ExampleSource {
+  readonly format: FormatName;
+  read(): AsyncIterable<ParsedPiece>;
+}
+
+export interface TokenizedDataset {
+  /** Null for exact ids: no template made them. */
+  readonly template: TemplateIdentity | null;
+  readonly maxSeqLength: number;
+  readonly problems: ProblemList;
+  readonly counts: OverLengthCounts;
+  /** Examples read, kept or not. */
+  readonly examples: number;
+}
+
+/** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
+const BATCH = 1024;
+
+async function limitOf(registry: ModelRegistry, options: RenderingOptions) {
+  const { metadata } = await registry.get(options.model);
+  const { maxPositionEmbeddings, vocabSize, tokenizer } = metadata;
+  if (options.maxSeqLength > maxPositionEmbeddings) {
+    const description = `expected at most the model's context of ${maxPositionEmbeddings} tokens, found ${options.maxSeqLength}`;
+    throw new LuthierError('INVALID_REQUEST', `max_seq_length: ${description}`, {
+      violations: [{ field: 'max_seq_length', description, reason: '' }],
+    });
+  }
+  return { maxSeqLength: options.maxSeqLength || maxPositionEmbeddings, vocabSize, tokenizer };
+}
+
+function refuseDropRounds(): never {
+  const description = 'exact ids have no rounds; expected error, truncate or drop';
+  throw new LuthierError('INVALID_REQUEST', `over_length: ${description}`, {
+    violations: [{ field: 'over_length', description, reason: '' }],
+  });
+}
+
+/**
+ * Renders every example and gives what is kept to `keep`, in order. Problems of single examples are collected, not thrown.
+ * @param stopAtProblems Ends once there are more problems than can be told.
+ * @throws LuthierError MODEL_NOT_FOUND, TEMPLATE_NOT_FOUND, TEMPLATE_UNUSABLE, TOKENIZER_UNSUPPORTED, INVALID_REQUEST; the signal's reason
+ */
+export async function tokenizeDataset(
+  registry: ModelRegistry,
+  source: ExampleSource,
+  options: RenderingOptions,
+  keep: (examples: readonly TokenizedExample[]) => void,
+  signal: AbortSignal,
+  stopAtProblems = false,
+): Promise<TokenizedDataset> {
+  const limit = await limitOf(registry, options);
+  const exact = source.format === 'tokens';
+  if (exact && options.overLength === 'drop_rounds') refuseDropRounds();
+  const renderer = exact ? null : await registry.renderer(options.model, options.template);
+  const setup = { source: limit.tokenizer, template: options.template === '' ? null : options.template };
+  const pool = renderer === null ? null : new RenderPool(renderer, setup);
+  const problems = new ProblemList();
+  const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
+  let examples = 0;
+  try {
+    for await (const piece of source.read()) {
+      problems.add(...piece.problems);
+      for (let first = 0; first < piece.examples.length; first += BATCH) {
+        signal.throwIfAborted();
+        const batch = piece.examples.slice(first, first + BATCH);
+        examples += batch.length;
+        const tokenized = await tokenizer.tokenize(batch);
+        problems.add(...tokenized.problems);
+        keep(tokenized.kept);
+      }
+      if (stopAtProblems && problems.full) break;
+    }
+  } finally {
+    await pool?.close();
+  }
+  const { maxSeqLength } = limit;
+  return { template: renderer?.template ?? null, maxSeqLength, problems, counts: tokenizer.counts, examples };
+}
