@@ -1,0 +1,188 @@
+/** The stored data sets: a file each, and a row that says what it holds. */
+
+import { createReadStream } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { DatabaseSync } from 'node:sqlite';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { isTaken, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
+import { ExampleParser, type ParsedPiece } from './example-parser.ts';
+import type { FormatName } from './formats.ts';
+import type { ExampleSource } from './tokenize-dataset.ts';
+
+/** A stored data set. Never changes. */
+export interface StoredDataset {
+  /** `datasets/{id}`. */
+  readonly name: string;
+  readonly format: FormatName;
+  readonly examples: number;
+  readonly sizeBytes: number;
+  /** Of the file; hex. */
+  readonly sha256: string;
+  readonly createTime: Date;
+}
+
+export interface DatasetStore {
+  /** Where data sets are written before they are added; on the same file system as the store. */
+  readonly folder: string;
+  has(name: string): boolean;
+  /** @throws LuthierError DATASET_NOT_FOUND */
+  get(name: string): StoredDataset;
+  /** By name, ascending. @param after The last name of the page before; empty: from the start. */
+  list(after: string, count: number): readonly StoredDataset[];
+  /** Reads the examples in the order of the file. @throws LuthierError DATASET_NOT_FOUND */
+  open(name: string): ExampleSource;
+  /**
+   * Takes over a folder that holds `data.jsonl`, already synced.
+   * @throws LuthierError DATASET_EXISTS
+   */
+  add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset>;
+  /** @throws LuthierError DATASET_NOT_FOUND, DATASET_IN_USE */
+  delete(name: string): Promise<void>;
+}
+
+/** The table, for the database's list of migrations. */
+export const DATASET_TABLE = `CREATE TABLE datasets (
+  name TEXT PRIMARY KEY,
+  format TEXT NOT NULL,
+  examples INTEGER NOT NULL,
+  size_bytes INTEGER NOT NULL,
+  sha256 TEXT NOT NULL,
+  create_time INTEGER NOT NULL
+) STRICT, WITHOUT ROWID`;
+
+/** Name of the file within a data set's folder. */
+export const DATA_FILE = 'data.jsonl';
+
+const PREFIX = 'datasets/';
+/** Bytes read at once: what the event loop parses in a few milliseconds. */
+const READ_BYTES = 256 * 1024;
+
+interface Row {
+  readonly name: string;
+  readonly format: string;
+  readonly examples: number;
+  readonly size_bytes: number;
+  readonly sha256: string;
+  readonly create_time: number;
+}
+
+const fromRow = (row: Row): StoredDataset => ({
+  name: row.name,
+  format: row.format as FormatName,
+  examples: row.examples,
+  sizeBytes: row.size_bytes,
+  sha256: row.sha256,
+  createTime: new Date(row.create_time),
+});
+
+/** The pieces of a file as examples. */
+export async function* readExamples(
+  bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  format: FormatName | null,
+): AsyncGenerator<ParsedPiece, void, undefined> {
+  const parser = new ExampleParser(format);
+  for await (const piece of bytes) yield parser.push(piece);
+  yield parser.end();
+}
+
+/** The error of a name that is taken. */
+export function datasetExists(name: string): LuthierError {
+  return new LuthierError('DATASET_EXISTS', `${name} is there already; choose another dataset_id or leave it out`, {
+    resource: { type: 'dataset', name },
+  });
+}
+
+export interface DatasetStoreOptions {
+  readonly database: DatabaseSync;
+  /** Absolute; made where it does not exist. */
+  readonly folder: string;
+  /** Whether an unfinished job reads the data set. */
+  readonly inUse: (name: string) => boolean;
+}
+
+class Store implements DatasetStore {
+  readonly folder: string;
+  readonly #options: DatasetStoreOptions;
+  readonly #get;
+  readonly #list;
+  readonly #insert;
+  readonly #delete;
+
+  constructor(options: DatasetStoreOptions) {
+    this.#options = options;
+    this.folder = options.folder;
+    const { database } = options;
+    this.#get = database.prepare('SELECT * FROM datasets WHERE name = ?');
+    this.#list = database.prepare('SELECT * FROM datasets WHERE name > ? ORDER BY name LIMIT ?');
+    this.#insert = database.prepare('INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)');
+    this.#delete = database.prepare('DELETE FROM datasets WHERE name = ?');
+  }
+
+  has(name: string): boolean {
+    return this.#get.get(name) !== undefined;
+  }
+
+  get(name: string): StoredDataset {
+    const row = this.#get.get(name) as Row | undefined;
+    if (row) return fromRow(row);
+    throw new LuthierError(
+      'DATASET_NOT_FOUND',
+      `there is no data set ${JSON.stringify(name)}; expected datasets/{id} of one that was uploaded`,
+      { resource: { type: 'dataset', name } },
+    );
+  }
+
+  list(after: string, count: number): readonly StoredDataset[] {
+    return (this.#list.all(after, count) as unknown as Row[]).map(fromRow);
+  }
+
+  open(name: string): ExampleSource {
+    const { format } = this.get(name);
+    const path = join(this.#folderOf(name), DATA_FILE);
+    return { format, read: () => readExamples(createReadStream(path, { highWaterMark: READ_BYTES }), format) };
+  }
+
+  async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset> {
+    const { name, format, examples, sizeBytes, sha256 } = dataset;
+    if (this.has(name)) throw datasetExists(name);
+    const target = this.#folderOf(name);
+    await moveIntoPlace(folder, target).catch((error: unknown) => {
+      throw isTaken(error) ? datasetExists(name) : error;
+    });
+    try {
+      this.#insert.run(name, format, examples, sizeBytes, sha256, Date.now());
+    } catch (error) {
+      await removeFolder(target);
+      throw error;
+    }
+    return this.get(name);
+  }
+
+  async delete(name: string): Promise<void> {
+    this.get(name);
+    if (this.#options.inUse(name)) {
+      throw new LuthierError(
+        'DATASET_IN_USE',
+        `${name} is read by a training job that has not ended; cancel it or wait`,
+        {
+          resource: { type: 'dataset', name },
+        },
+      );
+    }
+    this.#delete.run(name);
+    await removeFolder(this.#folderOf(name));
+  }
+
+  #folderOf(name: string): string {
+    return join(this.folder, name.slice(PREFIX.length));
+  }
+}
+
+/** Opens the store and deletes what uploads and deletions left behind that were cut off. */
+export async function openDatasetStore(options: DatasetStoreOptions): Promise<DatasetStore> {
+  await mkdir(options.folder, { recursive: true });
+  const store = new Store(options);
+  await removeLeftovers(options.folder, (id) => store.has(`${PREFIX}${id}`));
+  return store;
+}
