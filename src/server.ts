@@ -3,6 +3,7 @@ import { isIPv6 } from 'node:net';
 import type { AdapterStore } from './adapters/adapter-store.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
 import type { Engine } from './engine/engine.ts';
+import { EngineError } from './engine/errors.ts';
 import { ServerStartError } from './errors/server-start-error.ts';
 import { toLuthierError } from './errors/to-luthier-error.ts';
 import { AdapterServiceService } from './gen/luthier/v1/adapter_service.ts';
@@ -56,7 +57,13 @@ class OpenParts {
 
 async function openEngine(options: ServerOptions): Promise<Engine> {
   const { openNativeEngine } = await import('./engine/native.ts');
-  return openNativeEngine({ device: options.device, threads: options.threads });
+  try {
+    return await openNativeEngine({ device: options.device, threads: options.threads });
+  } catch (error) {
+    // Whoever starts the server may read what a client may not, such as an engine that was never built.
+    if (error instanceof EngineError) throw new ServerStartError(error.message, { cause: error });
+    throw error;
+  }
 }
 
 const hostAndPort = (host: string, port: number): string => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
