@@ -1,0 +1,91 @@
+/** A PEFT adapter's files: copied in and out, whole or not at all. */
+import { constants } from 'node:fs';
+import { copyFile, mkdir, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { checkPath } from '../models/allowed-path.ts';
+import { isTaken, makeWritingFolder, moveIntoPlace, sync } from '../store/durable-folders.ts';
+
+/** What an adapter's folder holds; anything else in it is not part of the adapter. */
+export const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
+
+const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
+const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error));
+
+/** Writes the files through to the disk. @returns Their bytes. */
+export async function syncAdapterFiles(folder: string): Promise<number> {
+  let bytes = 0;
+  for (const name of ADAPTER_FILES) {
+    const file = join(folder, name);
+    await sync(file);
+    bytes += (await stat(file)).size;
+  }
+  return bytes;
+}
+
+/**
+ * Copies an adapter that a client named by path into an empty folder.
+ * @throws LuthierError PATH_NOT_ALLOWED, for a link inside the folder that leads outside of the roots, too; ADAPTER_NOT_FOUND
+ */
+export async function copyFromPath(path: string, roots: readonly string[], folder: string): Promise<void> {
+  const source = await checkPath(path, roots);
+  for (const name of ADAPTER_FILES) {
+    const file = await checkPath(join(source, name), roots);
+    await copyFile(file, join(folder, name), constants.COPYFILE_FICLONE).catch((error: unknown) => {
+      if (!isMissing(error)) throw error;
+      throw new LuthierError(
+        'ADAPTER_NOT_FOUND',
+        `expected ${ADAPTER_FILES.join(' and ')} in ${source}, found no ${name}`,
+        {
+          cause: error,
+          resource: { type: 'adapter', name: path },
+        },
+      );
+    });
+  }
+}
+
+function notEmpty(path: string): LuthierError {
+  return new LuthierError(
+    'EXPORT_TARGET_NOT_EMPTY',
+    `${path} is there already and not an empty folder; choose another path or empty it`,
+    { resource: { type: 'path', name: path } },
+  );
+}
+
+/** Clears the way where an empty folder stands there. */
+async function removeEmptyFolder(path: string): Promise<void> {
+  try {
+    await rmdir(path);
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return;
+    throw isTaken(error) || codeOf(error) === 'ENOTDIR' ? notEmpty(path) : error;
+  }
+}
+
+/**
+ * Copies an adapter's files to a folder that a client named; it appears whole or not at all.
+ * @returns The folder and its bytes.
+ * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY
+ */
+export async function copyToPath(
+  folder: string,
+  path: string,
+  roots: readonly string[],
+): Promise<{ readonly path: string; readonly sizeBytes: number }> {
+  const target = await checkPath(path, roots);
+  await mkdir(dirname(target), { recursive: true });
+  await removeEmptyFolder(target);
+  const writing = await makeWritingFolder(dirname(target));
+  try {
+    for (const name of ADAPTER_FILES)
+      await copyFile(join(folder, name), join(writing, name), constants.COPYFILE_FICLONE);
+    const sizeBytes = await syncAdapterFiles(writing);
+    await moveIntoPlace(writing, target).catch((error: unknown) => {
+      throw isTaken(error) ? notEmpty(target) : error;
+    });
+    return { path: target, sizeBytes };
+  } finally {
+    await rm(writing, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,219 @@
+/** The adapter store: folders in the data folder, rows in SQLite, what is used in memory. */
+import { randomUUID } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import type { DatabaseSync } from 'node:sqlite';
+import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { toLuthierError } from '../errors/to-luthier-error.ts';
+import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
+import type { TemplateIdentity } from '../prompt/renderer.ts';
+import { isTaken, makeWritingFolder, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
+import { adapterExists, adapterInUse, adapterNotFound, checkBaseHash } from './adapter-errors.ts';
+import { copyFromPath, copyToPath, syncAdapterFiles } from './adapter-files.ts';
+import { AdapterRows } from './adapter-rows.ts';
+import type { AdapterLease, AdapterStore, StoredAdapter } from './adapter-store.ts';
+import { LoadedAdapters } from './loaded-adapters.ts';
+
+export interface AdapterStoreOptions {
+  readonly database: DatabaseSync;
+  /** Absolute; made where it does not exist. */
+  readonly folder: string;
+  readonly engine: Pick<Engine, 'readAdapter'>;
+  readonly models: ModelRegistry;
+  /** Folders that clients may import from. */
+  readonly modelRoots: readonly string[];
+  /** Folders that clients may export to. */
+  readonly exportRoots: readonly string[];
+  /** Whether an unfinished job starts from the adapter. */
+  readonly inUse: (name: string) => boolean;
+}
+
+/** An adapter that a training run wrote. */
+export interface AdoptionSpec {
+  /** A folder on the data folder's file system with the adapter's files; it is moved away. */
+  readonly folder: string;
+  /** Empty: chosen here. */
+  readonly id: string;
+  /** `models/{id}`. */
+  readonly baseModel: string;
+  /** Null: exact ids, no template. */
+  readonly template: TemplateIdentity | null;
+  /** `trainingJobs/{id}`. */
+  readonly trainingJob: string;
+  readonly origin: AdapterMetadata;
+}
+
+/** A PEFT folder to take into the store. */
+export interface ImportSpec {
+  readonly path: string;
+  /** Empty: chosen here. */
+  readonly id: string;
+  /** `models/{id}` or a path; empty: the registered model whose content hash the adapter carries. */
+  readonly baseModel: string;
+}
+
+export interface ManagedAdapterStore extends AdapterStore {
+  /** @param name `adapters/{id}` */
+  has(name: string): boolean;
+  /** By name, ascending. @param after The last name of the page before; empty: from the start. */
+  list(after: string, count: number): readonly StoredAdapter[];
+  /** Takes over what a run wrote. @throws LuthierError ADAPTER_EXISTS, ADAPTER_CORRUPT */
+  adopt(spec: AdoptionSpec): Promise<StoredAdapter>;
+  /**
+   * Copies a folder into the store, checked against its base: shapes and names by loading it beside the base, the hash where it carries one.
+   * @throws LuthierError PATH_NOT_ALLOWED, ADAPTER_NOT_FOUND, ADAPTER_CORRUPT, ADAPTER_UNSUPPORTED, ADAPTER_MISMATCH, ADAPTER_EXISTS
+   */
+  import(spec: ImportSpec): Promise<{ readonly adapter: StoredAdapter; readonly warnings: readonly string[] }>;
+  /** @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY */
+  export(adapter: string, path: string): Promise<{ readonly path: string; readonly sizeBytes: number }>;
+  /** @throws LuthierError ADAPTER_NOT_FOUND, ADAPTER_IN_USE */
+  delete(adapter: string): Promise<void>;
+  /** Frees what is in memory. */
+  close(): void;
+}
+
+const PREFIX = 'adapters/';
+const NO_ORIGIN: AdapterMetadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+
+class SqliteAdapterStore implements ManagedAdapterStore {
+  readonly #options: AdapterStoreOptions;
+  readonly #rows: AdapterRows;
+  readonly #loaded = new LoadedAdapters();
+
+  constructor(options: AdapterStoreOptions) {
+    this.#options = options;
+    this.#rows = new AdapterRows(options.database, options.folder);
+  }
+
+  has(name: string): boolean {
+    return this.#rows.find(name) !== null;
+  }
+
+  get(adapter: string): StoredAdapter {
+    const found = this.#rows.find(adapter);
+    if (found === null) throw adapterNotFound(adapter);
+    return found;
+  }
+
+  list(after: string, count: number): readonly StoredAdapter[] {
+    return this.#rows.list(after, count);
+  }
+
+  async acquire(adapter: string, base: ModelLease): Promise<AdapterLease> {
+    return this.#loaded.acquire(this.get(adapter), base);
+  }
+
+  async adopt(spec: AdoptionSpec): Promise<StoredAdapter> {
+    const info = await this.#read(spec.folder);
+    return this.#add(spec.folder, spec.id, {
+      baseModel: spec.baseModel,
+      info,
+      origin: spec.origin,
+      templateVersion: spec.template?.version ?? '',
+      trainingJob: spec.trainingJob,
+    });
+  }
+
+  async import(spec: ImportSpec): ReturnType<ManagedAdapterStore['import']> {
+    if (spec.id !== '' && this.has(PREFIX + spec.id)) throw adapterExists(PREFIX + spec.id);
+    const folder = await makeWritingFolder(this.#options.folder);
+    try {
+      await copyFromPath(spec.path, this.#options.modelRoots, folder);
+      const info = await this.#read(folder);
+      const origin = info.metadata ?? NO_ORIGIN;
+      const base = await this.#options.models.acquire(await this.#baseOf(spec.baseModel, origin));
+      try {
+        checkBaseHash(spec.path, origin.baseModelHash, base);
+        (await base.model.loadAdapter(folder)).close();
+      } catch (error) {
+        throw toLuthierError(error);
+      } finally {
+        base.release();
+      }
+      const baseModel = base.registered.name;
+      const adapter = await this.#add(folder, spec.id, {
+        baseModel,
+        info,
+        origin,
+        templateVersion: '',
+        trainingJob: '',
+      });
+      return { adapter, warnings: importWarnings(origin, baseModel) };
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
+  async export(adapter: string, path: string): ReturnType<ManagedAdapterStore['export']> {
+    return copyToPath(this.get(adapter).folder, path, this.#options.exportRoots);
+  }
+
+  async delete(adapter: string): Promise<void> {
+    const { name, folder } = this.get(adapter);
+    if (this.#loaded.users(name) > 0) throw adapterInUse(name, 'a call');
+    if (this.#options.inUse(name)) throw adapterInUse(name, 'a training job');
+    this.#rows.delete(name);
+    this.#loaded.forget(name);
+    await removeFolder(folder);
+  }
+
+  close(): void {
+    this.#loaded.close();
+  }
+
+  async #read(folder: string): Promise<AdapterInfo> {
+    try {
+      return await this.#options.engine.readAdapter(folder);
+    } catch (error) {
+      throw toLuthierError(error);
+    }
+  }
+
+  async #baseOf(asked: string, origin: AdapterMetadata): Promise<string> {
+    if (asked !== '') return asked;
+    const { models } = this.#options;
+    await models.ready();
+    const known = models.list().find(({ metadata }) => metadata.contentHash === origin.baseModelHash);
+    if (known) return known.name;
+    const description = 'expected a model; the adapter names none that is registered here by its content hash';
+    throw new LuthierError('INVALID_REQUEST', `base_model: ${description}`, {
+      violations: [{ field: 'base_model', description, reason: '' }],
+    });
+  }
+
+  async #add(
+    folder: string,
+    asked: string,
+    facts: Pick<StoredAdapter, 'baseModel' | 'info' | 'origin' | 'templateVersion' | 'trainingJob'>,
+  ): Promise<StoredAdapter> {
+    const name = `${PREFIX}${asked === '' ? `a-${randomUUID()}` : asked}`;
+    if (this.has(name)) throw adapterExists(name);
+    const sizeBytes = await syncAdapterFiles(folder);
+    const target = this.#rows.folderOf(name);
+    await moveIntoPlace(folder, target).catch((error: unknown) => {
+      throw isTaken(error) ? adapterExists(name) : error;
+    });
+    const adapter = { ...facts, name, sizeBytes, createTime: new Date(), folder: target };
+    try {
+      this.#rows.insert(adapter);
+    } catch (error) {
+      await removeFolder(target);
+      throw error;
+    }
+    return adapter;
+  }
+}
+
+function importWarnings(origin: AdapterMetadata, baseModel: string): string[] {
+  const hash = `the adapter carries no content hash of its base: that it was trained on ${baseModel} could be checked by names and shapes only`;
+  const template = 'the adapter carries no template: prompts are rendered with the template that a request names';
+  return [...(origin.baseModelHash === '' ? [hash] : []), ...(origin.templateId === '' ? [template] : [])];
+}
+
+/** Opens the store and deletes what imports and deletions left behind that were cut off. */
+export async function openAdapterStore(options: AdapterStoreOptions): Promise<ManagedAdapterStore> {
+  await mkdir(options.folder, { recursive: true });
+  const store = new SqliteAdapterStore(options);
+  await removeLeftovers(options.folder, (id) => store.has(`${PREFIX}${id}`));
+  return store;
+}
