@@ -1,6 +1,6 @@
 /** `npm run build`: compiles the engine's addon and puts it where the server loads it from. Cargo does nothing where all is current. */
 import { copyFileSync, existsSync, renameSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { childEnvironment, ROOT } from './node24.mjs';
 import { mustRun } from './run.mjs';
@@ -14,8 +14,7 @@ export async function buildNative() {
     cwd: ROOT,
     env: childEnvironment(),
   });
-  const target = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
-  const built = join(target, 'release', LIBRARY);
+  const built = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'release', LIBRARY);
   const addon = join(ROOT, 'engine', 'binding', 'luthier.node');
   if (existsSync(addon) && statSync(addon).mtimeMs >= statSync(built).mtimeMs) return addon;
   // A server that runs keeps the file it has mapped: the new one takes its name, not its place.

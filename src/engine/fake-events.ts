@@ -1,5 +1,5 @@
 /** Events between a fake run and its reader: kept until they are read, so that a slow reader holds nobody up. */
-import type { EngineError } from './errors.ts';
+import { EngineError } from './errors.ts';
 
 export class EventQueue<T extends object> {
   readonly #items: T[] = [];
@@ -22,6 +22,11 @@ export class EventQueue<T extends object> {
   end(error: EngineError | null): void {
     this.#end ??= { error };
     this.#wake?.();
+  }
+
+  /** Ends with whatever was thrown. */
+  fail(cause: unknown): void {
+    this.end(cause instanceof EngineError ? cause : new EngineError('INTERNAL', String(cause), { cause }));
   }
 
   /** Every event once, in order; throws the error the run ended with. */

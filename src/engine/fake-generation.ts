@@ -16,7 +16,7 @@ export class FakeGenerationRun implements GenerationRun {
 
   /** Draws `ids` from the beginning, again and again, until `sampling` ends it. */
   constructor(ids: readonly number[], sampling: SamplingConfig, beforeToken: BeforeToken) {
-    void this.#run(ids, sampling, beforeToken).catch((error: EngineError) => this.#queue.end(error));
+    void this.#run(ids, sampling, beforeToken).catch((error: unknown) => this.#queue.fail(error));
   }
 
   async *tokens(): AsyncGenerator<GeneratedTokens> {

@@ -112,9 +112,7 @@ export class FakeTrainingRun implements TrainingRun {
       await this.#train();
       this.#queue.end(null);
     } catch (error) {
-      this.#queue.end(
-        error instanceof EngineError ? error : new EngineError('INTERNAL', String(error), { cause: error }),
-      );
+      this.#queue.fail(error);
     }
   }
 

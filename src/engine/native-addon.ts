@@ -44,7 +44,7 @@ export interface NativeTrainingEvent {
   readonly evaluation: EvaluationResult | null;
 }
 
-export interface NativeTrainingEvents {
+interface NativeTrainingEvents {
   readonly events: readonly NativeTrainingEvent[];
   readonly ended: boolean;
   readonly failureCode: string | null;
@@ -59,7 +59,7 @@ export interface NativeTrainingRun {
 }
 
 /** `eosTokenId` follows from the last id. */
-export type NativeGeneratedTokens = Omit<GeneratedTokens, 'eosTokenId'>;
+type NativeGeneratedTokens = Omit<GeneratedTokens, 'eosTokenId'>;
 
 export interface NativeGenerationRun {
   next(): Promise<NativeGeneratedTokens>;
@@ -68,6 +68,7 @@ export interface NativeGenerationRun {
 
 export interface NativeAdapter {
   info(): AdapterInfo;
+  close(): void;
 }
 
 export interface NativeModel {
@@ -80,6 +81,7 @@ export interface NativeModel {
   ): Promise<NativeTrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: NativeAdapter | null): NativeGenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: NativeAdapter | null): Promise<TokenScores>;
+  close(): void;
 }
 
 export interface NativeEngine {

@@ -161,6 +161,7 @@ class NativeAdapterHandle implements AdapterHandle {
   }
 
   close(): void {
+    this.#adapter?.close();
     this.#adapter = null;
   }
 }
@@ -205,15 +206,23 @@ class NativeBaseModel implements BaseModel {
   }
 
   close(): void {
+    this.#model?.close();
     this.#model = null;
   }
 }
 
 class AddonEngine implements Engine {
   readonly #engine: NativeEngine;
+  /** Null until it is closed. */
+  #closing: Promise<void> | null = null;
 
   constructor(engine: NativeEngine) {
     this.#engine = engine;
+  }
+
+  get #open(): NativeEngine {
+    if (this.#closing === null) return this.#engine;
+    throw new EngineError('CLOSED', 'the engine is closed; open a new one');
   }
 
   info() {
@@ -221,19 +230,20 @@ class AddonEngine implements Engine {
   }
 
   async readMetadata(path: string): Promise<ModelMetadata> {
-    return toMetadata(await settled(this.#engine.readMetadata(path)));
+    return toMetadata(await settled(this.#open.readMetadata(path)));
   }
 
   async loadModel(path: string): Promise<BaseModel> {
-    return new NativeBaseModel(await settled(this.#engine.loadModel(path)));
+    return new NativeBaseModel(await settled(this.#open.loadModel(path)));
   }
 
-  readAdapter(folder: string) {
-    return settled(this.#engine.readAdapter(folder));
+  async readAdapter(folder: string) {
+    return settled(this.#open.readAdapter(folder));
   }
 
   close(): Promise<void> {
-    return settled(this.#engine.close());
+    this.#closing ??= settled(this.#engine.close());
+    return this.#closing;
   }
 }
 

@@ -1,6 +1,6 @@
 /** The engine's interface over the real addon, with the tiny model of the golden files. */
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -207,6 +207,43 @@ describe('closing', () => {
     await ended;
     base.close();
     expect(() => base.generate(Uint32Array.from([1]), greedy, null)).toThrow(/closed/);
+    await other.close();
+    const closed = { name: 'EngineError', code: 'CLOSED' };
+    await expect(other.loadModel(join(golden, 'tied/model'))).rejects.toMatchObject(closed);
+    await expect(other.readMetadata(join(golden, 'tied/model'))).rejects.toMatchObject(closed);
+    await expect(other.readAdapter(join(golden, 'tied/init_adapter'))).rejects.toMatchObject(closed);
+  });
+
+  // Other systems do not say what a process has mapped.
+  it.runIf(process.platform === 'linux')('frees the weights at once, or with the last run that uses them', async () => {
+    const folder = join(scratch, 'mapped');
+    cpSync(join(golden, 'tied/model'), folder, { recursive: true });
+    const mapped = () => readFileSync('/proc/self/maps', 'utf8').includes(join(folder, 'model.safetensors'));
+    const idle = await engine.loadModel(folder);
+    expect(mapped()).toBe(true);
+    idle.close();
+    expect(mapped()).toBe(false);
+
+    const busy = await engine.loadModel(folder);
+    const run = await busy.train({ ...config, maxSteps: 1_000_000 }, examples, null);
+    busy.close();
+    let steps = 0;
+    for await (const { kind } of run.events()) {
+      if (kind !== 'step' || ++steps !== 3) continue;
+      expect(mapped()).toBe(true);
+      run.cancel();
+    }
+    await expect.poll(mapped).toBe(false);
+    run.close();
+  });
+
+  it('refuses a closed adapter', async () => {
+    const adapter = await model.loadAdapter(join(golden, 'tied/init_adapter'));
+    adapter.close();
+    adapter.close();
+    expect(() => model.generate(Uint32Array.from([1]), greedy, adapter)).toThrow(
+      expect.objectContaining({ code: 'CLOSED' }),
+    );
   });
 
   it('a process that leaves a run behind ends by itself', () => {

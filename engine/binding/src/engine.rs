@@ -42,8 +42,8 @@ impl NativeEngine {
     pub fn load_model<'env>(&self, env: &'env Env, path: String) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
         background(env, move || {
-            let model = Arc::new(device.load(&PathBuf::from(path))?);
-            Ok(NativeModel { device, model })
+            let model = device.load(&PathBuf::from(path))?;
+            Ok(NativeModel::new(device, model))
         })
     }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use luthier_core::device::{Device, LoadedModel, TrainingRequest};
+use luthier_core::device::{Device, LoadedAdapter, LoadedModel, TrainingRequest};
 use luthier_core::model::TokenExamples;
+use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
 use napi::bindgen_prelude::{ClassInstance, Int32Array, Object, Uint32Array};
 use napi_derive::napi;
@@ -12,14 +13,31 @@ use napi_derive::napi;
 use crate::adapter::NativeAdapter;
 use crate::dto::NativeModelMetadata;
 use crate::generation::{NativeGenerationRun, NativeSampling, NativeTokenScores};
-use crate::promise::{background, promise, to_napi};
+use crate::promise::{background, on_thread, promise, to_napi};
 use crate::training::{NativeTrainingConfig, NativeTrainingRun};
 
-/// Shared with the runs that use it; freed with the last of them.
+/// Shared with the runs that use it. Nothing once closed: the collector does not see the memory behind it.
 #[napi]
 pub struct NativeModel {
-    pub(crate) device: Arc<Device>,
-    pub(crate) model: Arc<LoadedModel>,
+    device: Arc<Device>,
+    model: Option<Arc<LoadedModel>>,
+}
+
+impl NativeModel {
+    pub(crate) fn new(device: Arc<Device>, model: LoadedModel) -> Self {
+        Self { device, model: Some(Arc::new(model)) }
+    }
+
+    fn open(&self) -> napi::Result<Arc<LoadedModel>> {
+        let closed = || to_napi(&EngineError::new(ErrorCode::Closed, "the model is closed; load it again"));
+        self.model.clone().ok_or_else(closed)
+    }
+}
+
+type AdapterArgument<'a> = Option<ClassInstance<'a, NativeAdapter>>;
+
+fn open_adapter(adapter: AdapterArgument<'_>) -> napi::Result<Option<Arc<LoadedAdapter>>> {
+    adapter.map(|found| found.open()).transpose()
 }
 
 /// Examples, concatenated. The arrays are copied.
@@ -39,14 +57,14 @@ impl From<NativeTokenExamples> for TokenExamples {
 #[napi]
 impl NativeModel {
     #[napi]
-    pub fn metadata(&self) -> NativeModelMetadata {
-        self.model.metadata.clone().into()
+    pub fn metadata(&self) -> napi::Result<NativeModelMetadata> {
+        Ok(self.open()?.metadata.clone().into())
     }
 
     #[napi]
     pub fn load_adapter<'env>(&self, env: &'env Env, folder: String) -> napi::Result<Object<'env>> {
-        let model = self.model.clone();
-        background(env, move || Ok(NativeAdapter(Arc::new(model.load_adapter(&PathBuf::from(folder))?))))
+        let model = self.open()?;
+        background(env, move || Ok(NativeAdapter::new(model.load_adapter(&PathBuf::from(folder))?)))
     }
 
     #[napi]
@@ -57,9 +75,9 @@ impl NativeModel {
         train: NativeTokenExamples,
         evaluation: Option<NativeTokenExamples>,
     ) -> napi::Result<Object<'env>> {
+        let (device, model) = (self.device.clone(), self.open()?);
         let (settle, promise) = promise(env)?;
         let (train, evaluation) = (train.into(), evaluation.map(Into::into));
-        let (device, model) = (self.device.clone(), self.model.clone());
         let init_adapter_path = config.init_adapter_path.clone();
         let prepare = move || {
             let config = config.try_into()?;
@@ -67,7 +85,7 @@ impl NativeModel {
             Ok(TrainingRequest { model, config, train, evaluation, initial: initial.map(|(adapter, _)| adapter) })
         };
         // Reading the initial adapter may take a moment; the device's thread has better things to do.
-        std::thread::spawn(move || match prepare() {
+        on_thread(move || match prepare() {
             Ok(request) => {
                 device.train(request, |started| settle.with(started.map(NativeTrainingRun::new)));
             }
@@ -76,30 +94,36 @@ impl NativeModel {
         Ok(promise)
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn generate(
         &self,
         input_ids: Uint32Array,
         sampling: NativeSampling,
-        adapter: Option<ClassInstance<'_, NativeAdapter>>,
+        adapter: AdapterArgument<'_>,
     ) -> napi::Result<NativeGenerationRun> {
-        let adapter = adapter.map(|found| found.0.clone());
-        let run = self.device.generate(&self.model, adapter.as_deref(), input_ids.to_vec(), sampling.into());
+        let (model, adapter) = (self.open()?, open_adapter(adapter)?);
+        let run = self.device.generate(&model, adapter.as_deref(), input_ids.to_vec(), sampling.into());
         Ok(NativeGenerationRun::new(run.map_err(|error| to_napi(&error))?))
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn score<'env>(
         &self,
         env: &'env Env,
         input_ids: Uint32Array,
         top_logits: u32,
-        adapter: Option<ClassInstance<'_, NativeAdapter>>,
+        adapter: AdapterArgument<'_>,
     ) -> napi::Result<Object<'env>> {
+        let (model, adapter) = (self.open()?, open_adapter(adapter)?);
         let (settle, promise) = promise(env)?;
-        let adapter = adapter.map(|found| found.0.clone());
         let answer = |scores: luthier_core::Result<_>| settle.with(scores.map(NativeTokenScores::from));
-        self.device.score(&self.model, adapter.as_deref(), input_ids.to_vec(), top_logits as usize, answer);
+        self.device.score(&model, adapter.as_deref(), input_ids.to_vec(), top_logits as usize, answer);
         Ok(promise)
+    }
+
+    /// Frees the weights once no run uses them. Idempotent.
+    #[napi]
+    pub fn close(&mut self) {
+        self.model = None;
     }
 }

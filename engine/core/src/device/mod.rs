@@ -2,7 +2,8 @@
 //!
 //! Policy. A turn is the shortest piece of work: a micro-batch, 128 tokens of a prompt, one token, a piece of a score. Generation and scoring
 //! take turns one after another, and between two micro-batches they have together as long as the last micro-batch took, at least a turn
-//! each. A request that has waited for two micro-batches goes on until it has its first result. Cancelling, dropping a run and closing take effect at the next turn.
+//! each. What comes during a micro-batch is served right after it; a request that then waits through a second one goes on until it has its
+//! first result. Cancelling, dropping a run and closing take effect at the next turn.
 //!
 //! A panic ends the run that caused it, with an `INTERNAL` error; the thread goes on.
 

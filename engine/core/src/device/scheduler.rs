@@ -30,12 +30,17 @@ impl Scheduler {
 
     /// Works until the inbox is closed; what is unfinished then fails with `CLOSED`.
     pub fn run(mut self) {
+        // What came during a micro-batch is served right after it, not after the next one.
         while self.receive() {
             let spent = self.train();
+            if !self.take_waiting() {
+                break;
+            }
             self.serve(spent);
         }
-        for mut task in self.training.into_iter().chain(self.others.into_iter().map(|waiting| waiting.task)) {
-            task.fail(EngineError::new(ErrorCode::Closed, "the engine was closed while this was running"));
+        for task in self.training.into_iter().chain(self.others.into_iter().map(|waiting| waiting.task)) {
+            let error = EngineError::new(ErrorCode::Closed, "the engine was closed while this was running");
+            drop_quietly(task, Some(error));
         }
     }
 
@@ -47,6 +52,11 @@ impl Scheduler {
                 Err(_) => return false,
             }
         }
+        self.take_waiting()
+    }
+
+    /// Takes what has come. False once the inbox is closed.
+    fn take_waiting(&mut self) -> bool {
         loop {
             match self.inbox.try_recv() {
                 Ok(task) => self.add(task),
@@ -65,11 +75,9 @@ impl Scheduler {
 
     /// One micro-batch of the next training run; returns how long it took.
     fn train(&mut self) -> Duration {
-        let Some(mut task) = self.training.pop_front() else { return Duration::ZERO };
+        let Some(task) = self.training.pop_front() else { return Duration::ZERO };
         let begin = Instant::now();
-        if turn(&mut *task, &mut self.machine) == Turn::Again {
-            self.training.push_back(task);
-        }
+        self.training.extend(turn(task, &mut self.machine));
         for waiting in &mut self.others {
             waiting.micro_batches += 1;
         }
@@ -81,10 +89,8 @@ impl Scheduler {
         let begin = Instant::now();
         loop {
             for _ in 0..self.others.len() {
-                let Some(mut waiting) = self.others.pop_front() else { break };
-                if turn(&mut *waiting.task, &mut self.machine) == Turn::Again {
-                    self.others.push_back(waiting);
-                }
+                let Some(Waiting { task, micro_batches }) = self.others.pop_front() else { break };
+                self.others.extend(turn(task, &mut self.machine).map(|task| Waiting { task, micro_batches }));
             }
             let overdue = |waiting: &Waiting| waiting.micro_batches > 0 && waiting.task.awaits_first_result();
             let within = begin.elapsed() < share || self.others.iter().any(overdue);
@@ -96,16 +102,27 @@ impl Scheduler {
     }
 }
 
-/// One turn; a panic is that task's failure.
-fn turn(task: &mut dyn Task, machine: &mut Machine) -> Turn {
+/// One turn; gives the task back where it goes on. A panic is that task's failure.
+fn turn(mut task: Box<dyn Task>, machine: &mut Machine) -> Option<Box<dyn Task>> {
     // A task that panicked is not touched again, except to say so; the machine's own state is rebuilt by every turn.
     match catch_unwind(AssertUnwindSafe(|| task.advance(machine))) {
-        Ok(turn) => turn,
+        Ok(Turn::Again) => return Some(task),
+        Ok(Turn::Done) => drop_quietly(task, None),
         Err(panic) => {
-            task.fail(EngineError::internal(format!("the engine failed: {}; please report this", message(&*panic))));
-            Turn::Done
+            let error = format!("the engine failed: {}; please report this", message(&*panic));
+            drop_quietly(task, Some(EngineError::internal(error)));
         }
     }
+    None
+}
+
+/// Frees a task, having told it its error. What breaks here is its own: nobody is left to be told, and the thread goes on.
+fn drop_quietly(mut task: Box<dyn Task>, error: Option<EngineError>) {
+    let _ = catch_unwind(AssertUnwindSafe(move || {
+        if let Some(error) = error {
+            task.fail(error);
+        }
+    }));
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

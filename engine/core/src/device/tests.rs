@@ -77,10 +77,12 @@ impl Bench {
 #[test]
 fn requests_take_turns() {
     let bench = Bench::new();
-    // Holds the thread until both are on its list.
-    bench.device.submit(bench.task("first", 1, false, 20_000));
+    // No turn ends before all have come.
+    let held = bench.log.lock().unwrap();
+    bench.device.submit(bench.task("first", 1, false, 0));
     bench.device.submit(bench.task("a", 50, false, 0));
     bench.device.submit(bench.task("b", 50, false, 0));
+    drop(held);
     for _ in 0..3 {
         assert!(bench.wait().is_none());
     }
@@ -107,9 +109,11 @@ fn between_micro_batches_requests_have_as_long_as_a_micro_batch() {
 #[test]
 fn two_training_runs_take_turns() {
     let bench = Bench::new();
-    bench.device.submit(bench.task("first", 1, true, 20_000));
+    let held = bench.log.lock().unwrap();
+    bench.device.submit(bench.task("first", 1, true, 0));
     bench.device.submit(bench.task("a", 10, true, 100));
     bench.device.submit(bench.task("b", 10, true, 100));
+    drop(held);
     for _ in 0..3 {
         assert!(bench.wait().is_none());
     }
@@ -126,6 +130,59 @@ fn a_panic_ends_only_its_own_run() {
     assert!(error.message.contains("a bug"), "{error}");
     bench.device.submit(bench.task("good", 1, true, 0));
     assert!(bench.wait().is_none());
+}
+
+/// Breaks wherever it can.
+struct Hostile;
+
+impl Task for Hostile {
+    fn advance(&mut self, _: &mut Machine) -> Turn {
+        panic!("while it works");
+    }
+
+    fn fail(&mut self, _: EngineError) {
+        panic!("while it is told");
+    }
+}
+
+/// Breaks while it is freed.
+struct HostileAtTheEnd;
+
+impl Task for HostileAtTheEnd {
+    fn advance(&mut self, _: &mut Machine) -> Turn {
+        Turn::Done
+    }
+
+    fn fail(&mut self, _: EngineError) {}
+}
+
+impl Drop for HostileAtTheEnd {
+    fn drop(&mut self) {
+        panic!("while it is freed");
+    }
+}
+
+#[test]
+fn nothing_that_a_run_does_ends_the_thread() {
+    let bench = Bench::new();
+    bench.device.submit(Box::new(Hostile));
+    bench.device.submit(Box::new(HostileAtTheEnd));
+    bench.device.submit(bench.task("good", 1, false, 0));
+    assert!(bench.wait().is_none());
+}
+
+#[test]
+fn a_request_that_came_during_a_micro_batch_is_served_right_after_it() {
+    let bench = Bench::new();
+    // The first turn cannot end before the request has come.
+    let held = bench.log.lock().unwrap();
+    bench.device.submit(bench.task("training", 3, true, 0));
+    std::thread::sleep(Duration::from_millis(20));
+    bench.device.submit(bench.task("request", 1, false, 0));
+    drop(held);
+    assert!(bench.wait().is_none());
+    assert!(bench.wait().is_none());
+    assert_eq!(*bench.log.lock().unwrap(), ["training", "request", "training", "training"]);
 }
 
 #[test]

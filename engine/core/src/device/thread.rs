@@ -98,7 +98,8 @@ impl Device {
     pub fn close(&self) {
         drop(self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        // The device's own thread may be the one that drops the last reference to it; it ends by itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
             // Its panics were told to the runs that caused them.
             let _ = thread.join();
         }

@@ -66,7 +66,7 @@ type Started = Box<dyn FnOnce(Result<TrainingRun>) + Send>;
 
 /// Memory is allocated in the first turn, on the device thread.
 enum State {
-    Requested(Box<TrainingRequest>, Started),
+    Requested(Box<TrainingRequest>),
     Running(Box<Running>),
     Over,
 }
@@ -78,11 +78,21 @@ struct Running {
     teller: Teller<RunEvent>,
 }
 
-pub(super) struct TrainingTask(State);
+pub(super) struct TrainingTask {
+    state: State,
+    /// Stays here until it is told, so that it is told also where starting panics.
+    started: Option<Started>,
+}
 
 impl TrainingTask {
     pub fn new(request: TrainingRequest, started: Started) -> Self {
-        Self(State::Requested(Box::new(request), started))
+        Self { state: State::Requested(Box::new(request)), started: Some(started) }
+    }
+
+    fn tell_started(&mut self, result: Result<TrainingRun>) {
+        if let Some(started) = self.started.take() {
+            started(result);
+        }
     }
 }
 
@@ -119,38 +129,40 @@ impl Running {
     }
 }
 
-fn start(request: TrainingRequest, started: Started, machine: &Machine) -> Option<Running> {
+/// Both sides of a run.
+fn start(request: TrainingRequest, machine: &Machine) -> Result<(Running, TrainingRun)> {
     let TrainingRequest { model, config, train, evaluation, initial } = request;
-    let trainer = match Trainer::new(machine.ops.clone(), model.base.clone(), config, train, evaluation, initial) {
-        Ok(trainer) => trainer,
-        Err(error) => {
-            started(Err(error));
-            return None;
-        }
-    };
+    let trainer = Trainer::new(machine.ops.clone(), model.base.clone(), config, train, evaluation, initial)?;
     let (teller, events) = channel();
     let (cancelled, adapter) = (Arc::new(AtomicBool::new(false)), Slot::default());
-    started(Ok(TrainingRun { events, cancelled: cancelled.clone(), adapter: adapter.clone() }));
-    Some(Running { trainer, cancelled, adapter, teller })
+    let run = TrainingRun { events, cancelled: cancelled.clone(), adapter: adapter.clone() };
+    Ok((Running { trainer, cancelled, adapter, teller }, run))
 }
 
 impl Task for TrainingTask {
     fn advance(&mut self, machine: &mut Machine) -> Turn {
         // Running stays in place: a panic must find the teller.
-        if let State::Running(running) = &mut self.0 {
+        if let State::Running(running) = &mut self.state {
             return running.advance();
         }
-        let State::Requested(request, started) = std::mem::replace(&mut self.0, State::Over) else { return Turn::Done };
-        let Some(running) = start(*request, started, machine) else { return Turn::Done };
-        self.0 = State::Running(Box::new(running));
-        Turn::Again
+        let State::Requested(request) = std::mem::replace(&mut self.state, State::Over) else { return Turn::Done };
+        match start(*request, machine) {
+            Ok((running, run)) => {
+                self.state = State::Running(Box::new(running));
+                self.tell_started(Ok(run));
+                Turn::Again
+            }
+            Err(error) => {
+                self.tell_started(Err(error));
+                Turn::Done
+            }
+        }
     }
 
     fn fail(&mut self, error: EngineError) {
-        match std::mem::replace(&mut self.0, State::Over) {
-            State::Requested(_, started) => started(Err(error)),
-            State::Running(running) => running.teller.end(Err(error)),
-            State::Over => {}
+        self.tell_started(Err(error.clone()));
+        if let State::Running(running) = std::mem::replace(&mut self.state, State::Over) {
+            running.teller.end(Err(error));
         }
     }
 
