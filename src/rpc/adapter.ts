@@ -51,23 +51,29 @@ export interface ServiceOptions<Definition> {
 }
 
 /** A request as decoded; grpc-js hands it through unseen. */
-type Decoded = { readonly request: unknown } | { readonly failure: string };
+type Decoded = { readonly request: unknown } | { readonly failure: LuthierError };
 
-function decode(method: MethodDefinition<unknown, unknown>, bytes: Buffer): Decoded {
+function decode(method: MethodDefinition<unknown, unknown>, bytes: Buffer, maxReceiveBytes: number): Decoded {
+  if (bytes.length > maxReceiveBytes) {
+    const message = `${method.path}: expected a message of at most ${maxReceiveBytes} bytes, found ${bytes.length}`;
+    return { failure: new LuthierError('MESSAGE_TOO_LARGE', message) };
+  }
   try {
     return { request: method.requestDeserialize(bytes) };
-  } catch (error) {
-    return { failure: error instanceof Error ? error.message : String(error) };
+  } catch (cause) {
+    const problem = cause instanceof Error ? cause.message : String(cause);
+    const message = `the request of ${method.path} is no valid message: ${problem}`;
+    return { failure: new LuthierError('INVALID_REQUEST', message, { cause }) };
   }
 }
 
-function requestOf(decoded: Decoded, path: string): unknown {
+function requestOf(decoded: Decoded): unknown {
   if ('request' in decoded) return decoded.request;
-  throw new LuthierError('INVALID_REQUEST', `the request of ${path} is no valid message: ${decoded.failure}`);
+  throw decoded.failure;
 }
 
-async function* requestsOf(decoded: AsyncIterable<Decoded>, path: string): AsyncGenerator<unknown, void, undefined> {
-  for await (const one of decoded) yield requestOf(one, path);
+async function* requestsOf(decoded: AsyncIterable<Decoded>): AsyncGenerator<unknown, void, undefined> {
+  for await (const one of decoded) yield requestOf(one);
 }
 
 type AnyMethod = MethodDefinition<unknown, unknown>;
@@ -125,8 +131,8 @@ function connect(method: AnyMethod, handler: Handler, calls: ActiveCalls, policy
   if (method.responseStream) {
     const input = (call: grpc.ServerDuplexStream<Decoded, Buffer>, context: CallContext): unknown =>
       method.requestStream
-        ? requestsOf(readAll<Decoded>(call, context.signal), path)
-        : requestOf((call as unknown as { request: Decoded }).request, path);
+        ? requestsOf(readAll<Decoded>(call, context.signal))
+        : requestOf((call as unknown as { request: Decoded }).request);
     return (call: grpc.ServerDuplexStream<Decoded, Buffer>): void => {
       const active = calls.begin(call, path, policy);
       const respond = (): AsyncIterable<unknown> =>
@@ -137,20 +143,27 @@ function connect(method: AnyMethod, handler: Handler, calls: ActiveCalls, policy
   if (method.requestStream) {
     return (call: grpc.ServerReadableStream<Decoded, Buffer>, callback: grpc.sendUnaryData<Buffer>): void => {
       const active = calls.begin(call, path, policy);
-      const requests = requestsOf(readAll<Decoded>(call, active.context.signal), path);
+      const requests = requestsOf(readAll<Decoded>(call, active.context.signal));
       void answerOnce(active, method, callback, async () => handler(requests, active.context));
     };
   }
   return (call: grpc.ServerUnaryCall<Decoded, Buffer>, callback: grpc.sendUnaryData<Buffer>): void => {
     const active = calls.begin(call, path, policy);
-    void answerOnce(active, method, callback, async () => handler(requestOf(call.request, path), active.context));
+    void answerOnce(active, method, callback, async () => handler(requestOf(call.request), active.context));
   };
+}
+
+/** What the services of one server share. */
+export interface Transport {
+  readonly server: grpc.Server;
+  readonly calls: ActiveCalls;
+  /** Largest request message, bytes. grpc-js should let more than that through: what it refuses has no details. */
+  readonly maxReceiveBytes: number;
 }
 
 /** Adds a generated service to a grpc-js server. */
 export function addService<Definition extends object>(
-  server: grpc.Server,
-  calls: ActiveCalls,
+  { server, calls, maxReceiveBytes }: Transport,
   definition: Definition,
   handlers: HandlersOf<Definition>,
   options: ServiceOptions<Definition> = {},
@@ -164,7 +177,7 @@ export function addService<Definition extends object>(
       path: method.path,
       requestStream: method.requestStream,
       responseStream: method.responseStream,
-      requestDeserialize: (bytes) => decode(method, bytes),
+      requestDeserialize: (bytes) => decode(method, bytes, maxReceiveBytes),
       responseSerialize: (bytes) => bytes,
       // Only clients use these two.
       requestSerialize: () => Buffer.alloc(0),

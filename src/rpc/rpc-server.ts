@@ -2,12 +2,12 @@ import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/
 import { HealthService } from '../gen/grpc/health/v1/health.ts';
 import { ServerReflectionService } from '../gen/grpc/reflection/v1/reflection.ts';
 import { ActiveCalls, type CallRecord } from './active-calls.ts';
-import { addService, type HandlersOf, type ServiceOptions } from './adapter.ts';
+import { addService, type HandlersOf, type ServiceOptions, type Transport } from './adapter.ts';
 import { Health } from './health.ts';
 import { createReflection, V1_ALPHA } from './reflection.ts';
 
 export interface RpcServerOptions {
-  /** Largest message the server receives, bytes. */
+  /** Largest message the server accepts, bytes. */
   readonly maxReceiveBytes: number;
   readonly onCallEnd: (record: CallRecord) => void;
 }
@@ -15,6 +15,12 @@ export interface RpcServerOptions {
 /** Every 2 minutes a silent connection is asked whether it still lives; a dead one ends its calls 20 seconds later. */
 const KEEPALIVE_MILLISECONDS = 120_000;
 const KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000;
+
+/**
+ * A message up to twice the limit is read, so that its refusal can carry details; grpc-js cuts larger ones off with a bare
+ * RESOURCE_EXHAUSTED as soon as it has seen their length.
+ */
+const MAX_INT32 = 2 ** 31 - 1;
 
 /** grpc-js's own shutdown may never call back; after this time connections are cut. */
 const SHUTDOWN_MILLISECONDS = 1000;
@@ -28,6 +34,7 @@ const serviceName = (definition: object): string => {
 export class RpcServer {
   readonly #server: Server;
   readonly #calls: ActiveCalls;
+  readonly #transport: Transport;
   readonly #services: string[] = [];
   #health: Health | null = null;
 
@@ -35,11 +42,13 @@ export class RpcServer {
     // What goes wrong is thrown here or travels as a status; grpc-js would print it once more.
     if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE);
     this.#server = new Server({
-      'grpc.max_receive_message_length': options.maxReceiveBytes,
+      'grpc.max_receive_message_length': Math.min(2 * options.maxReceiveBytes, MAX_INT32),
       'grpc.keepalive_time_ms': KEEPALIVE_MILLISECONDS,
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MILLISECONDS,
     });
     this.#calls = new ActiveCalls(options.onCallEnd);
+    const { maxReceiveBytes } = options;
+    this.#transport = { server: this.#server, calls: this.#calls, maxReceiveBytes };
   }
 
   /** Before `listen`. Handlers left out answer UNIMPLEMENTED by name. */
@@ -49,7 +58,7 @@ export class RpcServer {
     options: ServiceOptions<Definition> = {},
   ): void {
     this.#services.push(serviceName(definition));
-    addService(this.#server, this.#calls, definition, handlers, options);
+    addService(this.#transport, definition, handlers, options);
   }
 
   /**
@@ -59,11 +68,11 @@ export class RpcServer {
   async listen(address: string): Promise<number> {
     this.#health = new Health(this.#services);
     const always = { acceptWhileDraining: true, finishOnDrain: ['watch'] } as const;
-    addService(this.#server, this.#calls, HealthService, this.#health.handlers(), always);
+    addService(this.#transport, HealthService, this.#health.handlers(), always);
     const reflection = createReflection();
     const options = { acceptWhileDraining: true };
-    addService(this.#server, this.#calls, ServerReflectionService, reflection, options);
-    addService<typeof V1_ALPHA>(this.#server, this.#calls, V1_ALPHA, reflection, options);
+    addService(this.#transport, ServerReflectionService, reflection, options);
+    addService<typeof V1_ALPHA>(this.#transport, V1_ALPHA, reflection, options);
     const port = await new Promise<number>((resolve, reject) => {
       this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) =>
         error ? reject(error) : resolve(bound),

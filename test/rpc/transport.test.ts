@@ -250,10 +250,14 @@ test('a message over the limit is refused with RESOURCE_EXHAUSTED', async () => 
     maxReceiveBytes: 65_536,
     tokenizer: { tokenize: async () => ({ tokenIds: [], pieces: [] }) },
   });
-  const request = TokenizeRequest.create({ text: 'x'.repeat(70_000) });
-  const error = await refusal(unary(tokenizer, tokenizer.tokenize, request));
+  const send = (bytes: number) =>
+    refusal(unary(tokenizer, tokenizer.tokenize, TokenizeRequest.create({ text: 'x'.repeat(bytes) })));
+  const error = await send(70_000);
   expect(error.code).toBe(status.RESOURCE_EXHAUSTED);
   expect(error.details).toContain('65536');
+  expect(decodeError(error).info?.reason).toBe('MESSAGE_TOO_LARGE');
+  // Far over the limit it is not even read.
+  expect((await send(200_000)).code).toBe(status.RESOURCE_EXHAUSTED);
 });
 
 test('a failure carries ErrorInfo, field violations, resource and retry delay', async () => {
