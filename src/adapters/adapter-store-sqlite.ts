@@ -206,7 +206,8 @@ class SqliteAdapterStore implements ManagedAdapterStore {
 
 function importWarnings(origin: AdapterMetadata, baseModel: string): string[] {
   const hash = `the adapter carries no content hash of its base: that it was trained on ${baseModel} could be checked by names and shapes only`;
-  const template = 'the adapter carries no template: prompts are rendered with the template that a request names';
+  const template =
+    "the adapter carries no template: prompts are rendered with the model's own unless a request names one";
   return [...(origin.baseModelHash === '' ? [hash] : []), ...(origin.templateId === '' ? [template] : [])];
 }
 

@@ -26,6 +26,16 @@ export const resourceName = (what: string) =>
 /** A resource name that may be left out. */
 export const optionalName = z.string().max(NAME_CHARACTERS, atMost(NAME_CHARACTERS));
 
+const RESOURCE_ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+/** An id that a client chooses for a resource it makes; empty: chosen by the server. */
+export const resourceId = z
+  .string()
+  .refine(
+    (id) => id === '' || RESOURCE_ID.test(id),
+    expected('at most 63 of a-z, 0-9, ".", "_" and "-", the first a letter or digit'),
+  );
+
 /** What makes repeating a request harmless. */
 export const requestId = z.string().max(128, atMost(128));
 

@@ -1,0 +1,112 @@
+import { z } from 'zod';
+import type { ContractFormatName } from '../../datasets/formats.ts';
+import type { OverLength } from '../../datasets/over-length.ts';
+import { DatasetFormat, OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
+import type { TrainOn as TrainOnName } from '../../prompt/renderer.ts';
+import { expected, page, requestId, resourceId, resourceName, wholeNumber } from './fields.ts';
+
+const UINT32 = 2 ** 32 - 1;
+/** Examples in one answer of PreviewExamples. */
+const PREVIEWS = 100;
+const INLINE_BYTES = 2 ** 20;
+
+/** The contract's layouts by number; null: detected. */
+export const FORMATS: ReadonlyMap<DatasetFormat, ContractFormatName | null> = new Map([
+  [DatasetFormat.DATASET_FORMAT_UNSPECIFIED, null],
+  [DatasetFormat.DATASET_FORMAT_MESSAGES, 'messages'],
+  [DatasetFormat.DATASET_FORMAT_PROMPT_COMPLETION, 'prompt_completion'],
+  [DatasetFormat.DATASET_FORMAT_TOKENS, 'tokens'],
+  [DatasetFormat.DATASET_FORMAT_CONVERSATIONS, 'conversations'],
+  [DatasetFormat.DATASET_FORMAT_INSTRUCTION, 'instruction'],
+  [DatasetFormat.DATASET_FORMAT_ROUNDS, 'rounds'],
+  [DatasetFormat.DATASET_FORMAT_TEXT, 'text'],
+]);
+
+const TRAIN_ON: ReadonlyMap<TrainOn, TrainOnName> = new Map([
+  [TrainOn.TRAIN_ON_UNSPECIFIED, 'assistant'],
+  [TrainOn.TRAIN_ON_ASSISTANT, 'assistant'],
+  [TrainOn.TRAIN_ON_LAST, 'last'],
+  [TrainOn.TRAIN_ON_ALL, 'all'],
+]);
+
+const OVER_LENGTH: ReadonlyMap<OverLengthPolicy, OverLength> = new Map([
+  [OverLengthPolicy.OVER_LENGTH_POLICY_UNSPECIFIED, 'error'],
+  [OverLengthPolicy.OVER_LENGTH_POLICY_ERROR, 'error'],
+  [OverLengthPolicy.OVER_LENGTH_POLICY_TRUNCATE, 'truncate'],
+  [OverLengthPolicy.OVER_LENGTH_POLICY_DROP_ROUNDS, 'drop_rounds'],
+  [OverLengthPolicy.OVER_LENGTH_POLICY_DROP, 'drop'],
+]);
+
+/** A value of an enumeration, as the name that the code uses. */
+function named<Value, Name>(names: ReadonlyMap<Value, Name>, what: string) {
+  return z
+    .custom<Value>((value) => names.has(value as Value), expected(what))
+    .transform((value) => names.get(value) as Name);
+}
+
+/** DatasetFormat; null: detected. */
+export const formatField = named(FORMATS, 'a DatasetFormat');
+/** TrainOn. */
+export const trainOnField = named(TRAIN_ON, 'a TrainOn');
+/** OverLengthPolicy. */
+export const overLengthField = named(OVER_LENGTH, 'an OverLengthPolicy');
+/** `datasets/{id}`. */
+export const datasetName = resourceName('a data set: `datasets/{id}`');
+
+const model = resourceName('a model: `models/{id}` or a path');
+const template = z.string().max(256, expected('at most 256 characters'));
+
+/** UploadDatasetHeader. */
+export const uploadHeaderSchema = z.object({
+  requestId,
+  datasetId: resourceId,
+  format: formatField,
+  sha256: z
+    .string()
+    .regex(/^([0-9a-fA-F]{64})?$/, expected('a SHA-256 in 64 hexadecimal digits'))
+    .transform((hex) => (hex === '' ? null : hex.toLowerCase())),
+});
+
+/** ValidateDatasetRequest. */
+export const validateSchema = z.object({
+  dataset: datasetName,
+  model,
+  template,
+  trainOn: trainOnField,
+  maxSeqLength: wholeNumber(0, UINT32),
+  overLength: overLengthField,
+});
+
+const source = z.discriminatedUnion(
+  '$case',
+  [
+    z.object({ $case: z.literal('dataset'), value: datasetName }),
+    z.object({
+      $case: z.literal('inline'),
+      value: z
+        .string()
+        .min(1, expected('JSONL text'))
+        .refine((text) => Buffer.byteLength(text) <= INLINE_BYTES, expected(`at most ${INLINE_BYTES} bytes`)),
+    }),
+  ],
+  'expected a source: one of dataset and inline; found none',
+);
+
+/** PreviewExamplesRequest. */
+export const previewSchema = z
+  .object({
+    source,
+    model,
+    template,
+    trainOn: trainOnField,
+    indices: z.array(wholeNumber(0, UINT32)).max(PREVIEWS, expected(`at most ${PREVIEWS} indices`)),
+    format: formatField,
+  })
+  .refine(({ source, format }) => source.$case === 'inline' || format === null, {
+    path: ['format'],
+    message: 'expected only with inline; the format of a stored data set was settled when it was uploaded',
+  });
+
+export const getSchema = z.object({ name: datasetName });
+export const deleteSchema = z.object({ name: datasetName, requestId });
+export const listSchema = z.object(page);
