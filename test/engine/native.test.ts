@@ -246,20 +246,34 @@ describe('closing', () => {
     );
   });
 
-  it('a process that leaves a run behind ends by itself', () => {
+  /** A process with a run under way, then `rest`. */
+  function processWith(rest: string) {
     const program = `
       import { openNativeEngine } from ${JSON.stringify(fileURLToPath(new URL('../../src/engine/native.ts', import.meta.url)))};
       const engine = await openNativeEngine({ device: 'cpu', threads: 1 });
       const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))});
-      await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
+      const run = await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
         inputIds: Uint32Array.from([1, 2, 3]), labels: Int32Array.from([1, 2, 3]), offsets: Uint32Array.from([0, 3]),
       }, null);
-      console.log('left');`;
+      ${rest}`;
     const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
       timeout: 30_000,
+      encoding: 'utf8',
     });
-    expect(stderr.toString()).toBe('');
-    expect(stdout.toString()).toBe('left\n');
-    expect(status).toBe(0);
+    return { status, stdout, stderr };
+  }
+
+  it('a process that leaves a run behind ends by itself', () => {
+    expect(processWith(`console.log('left');`)).toEqual({ status: 0, stdout: 'left\n', stderr: '' });
+  });
+
+  it('a process may exit while it waits for runs and files', () => {
+    const rest = `
+      (async () => { for await (const _ of run.events()); })();
+      const sampling = ${JSON.stringify({ ...greedy, maxNewTokens: 500 })};
+      (async () => { for await (const _ of model.generate(Uint32Array.of(1), sampling, null).tokens()); })();
+      engine.loadModel(${JSON.stringify(join(golden, 'untied/model'))});
+      setTimeout(() => process.exit(7), 20);`;
+    expect(processWith(rest)).toEqual({ status: 7, stdout: '', stderr: '' });
   });
 });
