@@ -1,0 +1,70 @@
+import { constants } from 'node:fs';
+import { access, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { ServerStartError } from '../errors/server-start-error.ts';
+
+/** The folder that holds everything the server keeps, for this process alone until `close`. */
+export interface DataFolder {
+  /** Absolute. */
+  readonly path: string;
+  readonly databaseFile: string;
+  readonly datasets: string;
+  readonly adapters: string;
+  /** What running jobs write; on the same file system as the rest, so that results are moved and not copied. */
+  readonly jobs: string;
+  /** Lets another server use the folder. Idempotent. */
+  close(): void;
+}
+
+const SQLITE_BUSY = 5;
+
+/**
+ * Locks through SQLite: its lock is the operating system's, so it is gone with the process however that ends, and no stale file can
+ * keep the next server out.
+ */
+function lock(path: string): DatabaseSync {
+  const database = new DatabaseSync(join(path, 'lock'));
+  try {
+    database.exec('BEGIN EXCLUSIVE');
+    return database;
+  } catch (error) {
+    database.close();
+    if ((error as { errcode?: number }).errcode !== SQLITE_BUSY) throw error;
+    throw new ServerStartError(
+      `the data folder ${path} is used by another server; stop it, or name another folder with --data-dir`,
+      { cause: error },
+    );
+  }
+}
+
+/**
+ * Makes the folder where needed (readable by its owner only) and takes it.
+ * @throws ServerStartError where it cannot be made, cannot be written, or is used by another server
+ */
+export async function openDataFolder(path: string): Promise<DataFolder> {
+  const folders = { datasets: join(path, 'datasets'), adapters: join(path, 'adapters'), jobs: join(path, 'jobs') };
+  let locked: DatabaseSync;
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+    await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
+    locked = lock(path);
+    for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    if (error instanceof ServerStartError) throw error;
+    throw new ServerStartError(
+      `the data folder ${path} cannot be used: ${(error as Error).message}; name another one with --data-dir`,
+      { cause: error },
+    );
+  }
+  let open = true;
+  return {
+    path,
+    databaseFile: join(path, 'luthier.db'),
+    ...folders,
+    close: () => {
+      if (open) locked.close();
+      open = false;
+    },
+  };
+}
