@@ -1,7 +1,8 @@
 /** Puts the parts together. This is the only file that knows all of them. */
 import { isIPv6 } from 'node:net';
-import type { AdapterStore } from './adapters/adapter-store.ts';
+import { openAdapterStore } from './adapters/adapter-store-sqlite.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
+import { openDatasetStore } from './datasets/dataset-store.ts';
 import type { Engine } from './engine/engine.ts';
 import { EngineError } from './engine/errors.ts';
 import { ServerStartError } from './errors/server-start-error.ts';
@@ -16,10 +17,15 @@ import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
 import { RpcServer } from './rpc/rpc-server.ts';
+import { createAdapterService } from './services/adapter-service.ts';
+import { createDatasetService } from './services/dataset-service.ts';
 import { createGenerationService } from './services/generation-service.ts';
 import { GenerationSlots } from './services/generation-slots.ts';
 import { createModelService } from './services/model-service.ts';
 import { createTokenizerService } from './services/tokenizer-service.ts';
+import { openDataFolder } from './store/data-folder.ts';
+import { openDatabase } from './store/database.ts';
+import { createRequestLog } from './store/sqlite-request-log.ts';
 import { packageVersion } from './version.ts';
 
 /** A server that is ready to start. */
@@ -82,11 +88,26 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const logger = overrides.logger ?? createLogger({ level: options.logLevel, format: options.logFormat });
   const version = packageVersion();
 
+  const folder = await openDataFolder(options.dataDir);
+  parts.add(() => folder.close());
+  const database = openDatabase(folder.databaseFile);
+  parts.add(() => database.close());
+  const requestLog = createRequestLog(database);
+
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
   const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
   parts.add(() => registry.close());
-  const adapters: AdapterStore | null = null;
+  const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse: () => false });
+  const adapters = await openAdapterStore({
+    database,
+    folder: folder.adapters,
+    engine,
+    models: registry,
+    modelRoots: options.modelRoots,
+    exportRoots: options.exportRoots,
+    inUse: () => false,
+  });
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
 
   const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd: callLog(logger) });
@@ -110,8 +131,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(ModelServiceService, modelService);
   rpc.add(TokenizerServiceService, createTokenizerService({ registry }));
   rpc.add(GenerationServiceService, generationService, { finishOnDrain: ['generate'] });
-  rpc.add(DatasetServiceService, {});
-  rpc.add(AdapterServiceService, {});
+  const { maxDatasetBytes } = options;
+  rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
+  rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog }));
   rpc.add(TrainingServiceService, {});
 
   return {
