@@ -108,6 +108,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     exportRoots: options.exportRoots,
     inUse: () => false,
   });
+  parts.add(() => adapters.close());
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
 
   const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd: callLog(logger) });

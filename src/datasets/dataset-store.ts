@@ -7,7 +7,7 @@ import type { DatabaseSync } from 'node:sqlite';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { isTaken, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
 import { ExampleParser, type ParsedPiece } from './example-parser.ts';
-import type { ContractFormatName, FormatName } from './formats.ts';
+import type { FormatName } from './formats.ts';
 import type { ExampleSource } from './tokenize-dataset.ts';
 
 /** A stored data set. Never changes. */
@@ -77,9 +77,9 @@ const fromRow = (row: Row): StoredDataset => ({
 });
 
 /** The pieces of a file as examples. */
-export async function* readExamples(
-  bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  format: ContractFormatName | null,
+async function* readExamples(
+  bytes: AsyncIterable<Uint8Array>,
+  format: FormatName,
 ): AsyncGenerator<ParsedPiece, void, undefined> {
   const parser = new ExampleParser(format);
   for await (const piece of bytes) yield parser.push(piece);

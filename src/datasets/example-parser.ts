@@ -114,3 +114,10 @@ export class ExampleParser {
     }));
   }
 }
+
+/** The examples of a whole text. @throws LuthierError NOT_BUILT_YET */
+export function parseText(text: string, format: ContractFormatName | null): ParsedPiece {
+  const parser = new ExampleParser(format);
+  const [lines, last] = [parser.push(Buffer.from(text)), parser.end()];
+  return { examples: [...lines.examples, ...last.examples], problems: [...lines.problems, ...last.problems] };
+}

@@ -29,11 +29,11 @@ export interface PreviewedExample {
 const FIRST_INDICES = [0, 1, 2];
 
 /**
- * The examples with these indices, in the order of `indices`; none: the first three. Reads no further than it must.
+ * The examples with these indices, in the order of `indices`; none: the first three. Reads no further than the piece that holds the last of them.
  * @throws LuthierError INVALID_REQUEST for an index beyond the end; DATASET_INVALID for problems up to the last index; NOT_BUILT_YET
  */
 export async function chooseExamples(
-  pieces: AsyncIterable<ParsedPiece>,
+  pieces: AsyncIterable<ParsedPiece> | Iterable<ParsedPiece>,
   indices: readonly number[],
 ): Promise<readonly Example[]> {
   const wanted = new Set(indices.length === 0 ? FIRST_INDICES : indices);

@@ -1,4 +1,4 @@
-import { readExamples } from '../datasets/dataset-store.ts';
+import { parseText } from '../datasets/example-parser.ts';
 import { chooseExamples, previewExample } from '../datasets/preview-examples.ts';
 import { tokenizeDataset } from '../datasets/tokenize-dataset.ts';
 import {
@@ -62,8 +62,8 @@ export function createDatasetService(
 
     previewExamples: async (request) => {
       const { source, model, template, trainOn, indices, format } = parseRequest(previewSchema, request);
-      const inline = source.$case === 'inline' ? readExamples([Buffer.from(source.value)], format) : null;
-      const examples = await chooseExamples(inline ?? datasets.open(source.value).read(), indices);
+      const pieces = source.$case === 'inline' ? [parseText(source.value, format)] : datasets.open(source.value).read();
+      const examples = await chooseExamples(pieces, indices);
       const tokenizer = await registry.tokenizer(model);
       const exact = examples.every(({ content }) => content.kind === 'tokens');
       const renderer = exact ? null : await registry.renderer(model, template);
