@@ -12,7 +12,9 @@ import { DatasetServiceService } from './gen/luthier/v1/dataset_service.ts';
 import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts';
 import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
 import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
-import { TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { JobRunner } from './jobs/job-runner.ts';
+import { JobStore } from './jobs/job-store.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
@@ -23,6 +25,7 @@ import { createGenerationService } from './services/generation-service.ts';
 import { GenerationSlots } from './services/generation-slots.ts';
 import { createModelService } from './services/model-service.ts';
 import { createTokenizerService } from './services/tokenizer-service.ts';
+import { createTrainingService, usedByJobs } from './services/training-service.ts';
 import { openDataFolder } from './store/data-folder.ts';
 import { openDatabase } from './store/database.ts';
 import { createRequestLog } from './store/sqlite-request-log.ts';
@@ -98,7 +101,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   parts.add(() => engine.close());
   const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
   parts.add(() => registry.close());
-  const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse: () => false });
+  const jobs = new JobStore(database);
+  const inUse = usedByJobs(jobs);
+  const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse });
   const adapters = await openAdapterStore({
     database,
     folder: folder.adapters,
@@ -106,8 +111,11 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     models: registry,
     modelRoots: options.modelRoots,
     exportRoots: options.exportRoots,
-    inUse: () => false,
+    inUse,
   });
+  const { modelRoots } = options;
+  const runner = new JobRunner({ store: jobs, registry, datasets, adapters, folder: folder.jobs, modelRoots, logger });
+  parts.add(() => runner.close());
   parts.add(() => adapters.close());
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
 
@@ -120,7 +128,11 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     maxMessageBytes: options.maxMessageBytes,
     modelRoots: options.modelRoots,
     exportRoots: options.exportRoots,
-    jobCounts: () => ({ queued: 0, running: 0 }),
+    jobCounts: () => {
+      const unfinished = jobs.unfinished();
+      const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
+      return { queued, running: unfinished.length - queued };
+    },
     activeGenerations: () => slots.active,
   });
   const generationService = createGenerationService({
@@ -135,10 +147,13 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const { maxDatasetBytes } = options;
   rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog }));
-  rpc.add(TrainingServiceService, {});
+  const { maxQueuedJobs } = options;
+  const training = { store: jobs, runner, registry, datasets, adapters, modelRoots, maxQueuedJobs };
+  rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {
     start: async () => {
+      await runner.start();
       const address = hostAndPort(options.host, options.port);
       const port = await rpc.listen(address).catch((error: unknown) => {
         throw startError(error, address);

@@ -1,0 +1,140 @@
+import { z } from 'zod';
+import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import type { DatasetStore } from '../datasets/dataset-store.ts';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
+import { initAdapter, type JobRunner } from '../jobs/job-runner.ts';
+import { hasEnded, type JobStore } from '../jobs/job-store.ts';
+import type { ModelRegistry } from '../models/model-registry.ts';
+import type { HandlersOf } from '../rpc/adapter.ts';
+import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
+import { parseRequest } from './validate/parse-request.ts';
+import { type CheckedSpec, createSchema, refuseNotBuilt, specMessage, trainSchema } from './validate/training.ts';
+
+export interface TrainingServiceDependencies {
+  readonly store: JobStore;
+  readonly runner: JobRunner;
+  readonly registry: ModelRegistry;
+  readonly datasets: DatasetStore;
+  readonly adapters: ManagedAdapterStore;
+  readonly modelRoots: readonly string[];
+  readonly maxQueuedJobs: number;
+}
+
+const DEFAULT_PAGE_SIZE = 50;
+
+const name = resourceName('a job: `trainingJobs/{id}`');
+const getSchema = z.object({ name });
+const cancelSchema = z.object({ name, requestId });
+const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
+const listSchema = z.object({ ...page, states: z.array(z.custom<JobState>((value) => typeof value === 'number')) });
+
+function numberOfToken(token: string): number | null {
+  if (token === '') return null;
+  const number = Number(Buffer.from(token, 'base64url').toString());
+  if (Number.isSafeInteger(number) && number > 0) return number;
+  throw new LuthierError('INVALID_REQUEST', 'page_token: expected a next_page_token of the same list', {
+    violations: [{ field: 'page_token', description: 'expected a next_page_token of the same list', reason: '' }],
+  });
+}
+
+function checkTargets(spec: CheckedSpec, modules: readonly string[]): void {
+  const wrong = spec.lora.targetModules.findIndex((module) => module !== 'all-linear' && !modules.includes(module));
+  if (wrong < 0) return;
+  const found = spec.lora.targetModules[wrong];
+  const description = `expected one of ${modules.join(', ')} or all-linear, found ${JSON.stringify(found)}`;
+  throw new LuthierError('UNKNOWN_TARGET_MODULE', `spec.lora.target_modules[${wrong}]: ${description}`, {
+    violations: [{ field: `spec.lora.target_modules[${wrong}]`, description, reason: '' }],
+  });
+}
+
+/** TrainingService: jobs that outlive their streams. */
+export function createTrainingService(
+  dependencies: TrainingServiceDependencies,
+): HandlersOf<typeof TrainingServiceService> {
+  const { store, runner, registry, datasets, adapters } = dependencies;
+
+  /** Everything that can be checked without work. */
+  async function check(spec: CheckedSpec): Promise<void> {
+    refuseNotBuilt(spec);
+    const { metadata } = await registry.get(spec.model);
+    checkTargets(spec, metadata.linearModules);
+    const { format } = datasets.open(spec.dataset);
+    if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
+    if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
+    await initAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
+    if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
+      throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {
+        resource: { type: 'adapter', name: `adapters/${spec.output}` },
+      });
+    }
+  }
+
+  async function create(spec: CheckedSpec, request: string): Promise<TrainingJob> {
+    const message = specMessage(spec);
+    const earlier = store.findRequest(request, store.hashOf(message));
+    if (earlier) return earlier;
+    await check(spec);
+    const queued = store.inStates(JobState.JOB_STATE_QUEUED).length;
+    if (queued >= dependencies.maxQueuedJobs) {
+      throw new LuthierError('QUEUE_FULL', `${queued} jobs are waiting, which is this server's limit; repeat later`);
+    }
+    const job = store.create(message, request);
+    runner.wake();
+    return store.get(job.name);
+  }
+
+  /** With its place in the queue. */
+  function shown(job: TrainingJob): TrainingJob {
+    if (job.state !== JobState.JOB_STATE_QUEUED) return job;
+    const place = store.inStates(JobState.JOB_STATE_QUEUED).findIndex((other) => other.name === job.name);
+    return { ...job, queuePosition: place + 1 };
+  }
+
+  return {
+    train: async function* (request, { signal }) {
+      const { target, requestId: id, afterSequence } = parseRequest(trainSchema, request);
+      const job = target.$case === 'job' ? store.get(target.value) : await create(target.value, id);
+      for await (const event of store.watch(job.name, afterSequence, signal)) yield { event };
+    },
+
+    createTrainingJob: async (request) => {
+      const { spec, requestId: id, validateOnly } = parseRequest(createSchema, request);
+      if (!validateOnly) return { job: shown(await create(spec, id)) };
+      await check(spec);
+      return { job: TrainingJob.create({ spec: specMessage(spec) }) };
+    },
+
+    getTrainingJob: async (request) => ({ job: shown(store.get(parseRequest(getSchema, request).name)) }),
+
+    listTrainingJobs: async (request) => {
+      const { pageSize, pageToken, states } = parseRequest(listSchema, request);
+      const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
+      const found = store.list(numberOfToken(pageToken), size + 1, states);
+      const items = found.slice(0, size);
+      const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
+      return { jobs: items.map(({ job }) => shown(job)), nextPageToken: Buffer.from(last).toString('base64url') };
+    },
+
+    watchTrainingJob: async function* (request, { signal }) {
+      const { name: job, afterSequence } = parseRequest(watchSchema, request);
+      for await (const event of store.watch(job, afterSequence, signal)) yield { event };
+    },
+
+    // Cancelling what has ended changes nothing, so `request_id` has nothing to remember.
+    cancelTrainingJob: async (request) => ({
+      job: await runner.cancel(parseRequest(cancelSchema, request).name),
+    }),
+  };
+}
+
+/** Whether a job that has not ended needs a data set or an adapter. */
+export function usedByJobs(store: JobStore): (resource: string) => boolean {
+  return (resource) =>
+    store
+      .unfinished()
+      .some(
+        ({ state, spec }) =>
+          !hasEnded(state) && [spec?.dataset, spec?.evalDataset, spec?.initAdapter].includes(resource),
+      );
+}

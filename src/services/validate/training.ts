@@ -1,0 +1,125 @@
+import { z } from 'zod';
+import { LuthierError } from '../../errors/luthier-error.ts';
+import { OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
+import { LoadIn, TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
+import {
+  expected,
+  finiteNumber,
+  optionalName,
+  positiveNumber,
+  requestId,
+  resourceId,
+  resourceName,
+  wholeNumber,
+} from './fields.ts';
+
+const UINT32 = 2 ** 32 - 1;
+const SCHEDULERS = ['linear', 'cosine', 'constant', 'constant_with_warmup'] as const;
+
+const lora = z.object({
+  r: wholeNumber(1, 1024).default(8),
+  loraAlpha: positiveNumber(1e6).default(16),
+  loraDropout: finiteNumber(0, 1).default(0),
+  targetModules: z.array(z.string().min(1, expected('a module name'))).max(64, expected('at most 64 names')),
+  useRslora: z.boolean(),
+});
+
+const member = <Value extends number>(values: Readonly<Record<string, Value>>, what: string) =>
+  z.custom<Value>((value) => Object.values(values).includes(value as Value), expected(what));
+
+/** TrainingSpec with every default written out; transformers' TrainingArguments. */
+const specSchema = z
+  .object(
+    {
+      model: resourceName('a model: `models/{id}` or a path'),
+      dataset: resourceName('a data set: `datasets/{id}`'),
+      evalDataset: optionalName,
+      validationSplit: z.number(expected('a share')).min(0, expected('at least 0')).lt(1, expected('a share below 1')),
+      output: resourceId,
+      template: z.string().max(256, expected('at most 256 characters')),
+      trainOn: member(TrainOn, 'a TrainOn').transform((value) => (value === 0 ? TrainOn.TRAIN_ON_ASSISTANT : value)),
+      maxSeqLength: wholeNumber(0, UINT32),
+      overLength: member(OverLengthPolicy, 'an OverLengthPolicy').transform((value) =>
+        value === 0 ? OverLengthPolicy.OVER_LENGTH_POLICY_ERROR : value,
+      ),
+      lora: lora.optional().transform((value) => value ?? lora.parse({ targetModules: [], useRslora: false })),
+      initAdapter: optionalName,
+      loadIn: member(LoadIn, 'a LoadIn').transform((value) => (value === 0 ? LoadIn.LOAD_IN_STORED : value)),
+      learningRate: finiteNumber(0, 100).default(5e-5),
+      lrSchedulerType: z.enum(SCHEDULERS, expected(`one of ${SCHEDULERS.join(', ')}`)).default('linear'),
+      warmupSteps: finiteNumber(0, UINT32).default(0),
+      weightDecay: finiteNumber(0, 100).default(0),
+      adamBeta1: finiteNumber(0, 0.999999999).default(0.9),
+      adamBeta2: finiteNumber(0, 0.999999999).default(0.999),
+      adamEpsilon: positiveNumber(1).default(1e-8),
+      maxGradNorm: finiteNumber(0, 1e9).default(1),
+      perDeviceTrainBatchSize: wholeNumber(1, 65_536).default(8),
+      gradientAccumulationSteps: wholeNumber(1, 65_536).default(1),
+      numTrainEpochs: positiveNumber(1e6).default(3),
+      maxSteps: wholeNumber(1, UINT32).optional(),
+      perDeviceEvalBatchSize: wholeNumber(1, 65_536).default(8),
+      evalSteps: wholeNumber(1, UINT32).optional(),
+      shuffle: z.boolean().default(true),
+      seed: wholeNumber(0, UINT32).default(42),
+      dataSeed: wholeNumber(0, UINT32).optional(),
+      packing: z.boolean(),
+      computeDtype: z.string(),
+    },
+    'expected a spec, found nothing',
+  )
+  .refine((spec) => spec.evalDataset === '' || spec.validationSplit === 0, {
+    path: ['validationSplit'],
+    message: 'expected 0 where eval_dataset names the held-out examples',
+  })
+  .transform((spec) => ({
+    ...spec,
+    dataSeed: spec.dataSeed ?? spec.seed,
+    maxSteps: spec.maxSteps,
+    evalSteps: spec.evalSteps,
+  }));
+
+/** A checked spec. */
+export type CheckedSpec = z.output<typeof specSchema>;
+
+/** CreateTrainingJobRequest. */
+export const createSchema = z.object({ spec: specSchema, requestId, validateOnly: z.boolean() });
+
+/** TrainRequest. */
+export const trainSchema = z.object({
+  target: z.discriminatedUnion(
+    '$case',
+    [
+      z.object({ $case: z.literal('spec'), value: specSchema }),
+      z.object({ $case: z.literal('job'), value: resourceName('a job: `trainingJobs/{id}`') }),
+    ],
+    'expected one of spec and job; found none',
+  ),
+  requestId,
+  afterSequence: wholeNumber(0, UINT32),
+});
+
+/**
+ * Refuses what the contract has and this version has not.
+ * @throws LuthierError NOT_BUILT_YET with the field's name
+ */
+export function refuseNotBuilt(spec: CheckedSpec): void {
+  const wanted: readonly (readonly [boolean, string, string])[] = [
+    [spec.lora.loraDropout !== 0, 'spec.lora.lora_dropout', 'expected 0: dropout is not built yet'],
+    [spec.packing, 'spec.packing', 'expected false: packing is not built yet'],
+    [spec.loadIn !== LoadIn.LOAD_IN_STORED, 'spec.load_in', 'expected LOAD_IN_STORED: other types are not built yet'],
+    [
+      spec.computeDtype !== '' && spec.computeDtype !== 'float32',
+      'spec.compute_dtype',
+      'expected float32 or nothing: other types are not built yet',
+    ],
+  ];
+  const violations = wanted.flatMap(([asked, field, description]) =>
+    asked ? [{ field, description, reason: 'NOT_BUILT_YET' }] : [],
+  );
+  if (violations.length === 0) return;
+  const message = violations.map(({ field, description }) => `${field}: ${description}`).join('; ');
+  throw new LuthierError('NOT_BUILT_YET', message, { violations });
+}
+
+/** The spec as the contract shows and the store keeps it. */
+export const specMessage = (spec: CheckedSpec): TrainingSpec => TrainingSpec.fromPartial(spec);
