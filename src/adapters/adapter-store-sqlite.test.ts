@@ -1,0 +1,294 @@
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
+import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
+import { EngineError } from '../engine/errors.ts';
+import { createModelRegistry } from '../models/create-model-registry.ts';
+import { openDatabase } from '../store/database.ts';
+import { openAdapterStore } from './adapter-store-sqlite.ts';
+
+const silent = { warn: () => undefined, info: () => undefined };
+const INFO: AdapterInfo = {
+  r: 4,
+  loraAlpha: 8,
+  useRslora: false,
+  targetModules: ['q_proj'],
+  parameterCount: 128,
+  sha256: 'ab',
+  metadata: null,
+};
+const ORIGIN: AdapterMetadata = {
+  baseModelName: 'tiny',
+  baseModelHash: 'c0ffee',
+  templateId: 'tutorial',
+  templateHash: 'h',
+};
+
+/** An engine whose adapters are what their config files say: `broken`, `other` (shapes of another base) or anything else. */
+function adapterEngine() {
+  const engine = scriptedEngine();
+  const loads: string[] = [];
+  let open = 0;
+  const config = (folder: string): string => readFileSync(join(folder, 'adapter_config.json'), 'utf8');
+  const withAdapters: Engine = {
+    ...engine,
+    readAdapter: async (folder) => {
+      const text = config(folder);
+      if (text === 'broken') throw new EngineError('ADAPTER_CORRUPT', 'truncated');
+      return { ...INFO, metadata: text.startsWith('{') ? (JSON.parse(text) as AdapterMetadata) : null };
+    },
+    loadModel: async (path) => ({
+      ...(await engine.loadModel(path)),
+      loadAdapter: async (folder) => {
+        loads.push(folder);
+        if (config(folder) === 'other') throw new EngineError('ADAPTER_MISMATCH', 'expected [4, 8], found [4, 16]');
+        open += 1;
+        const close = (): void => {
+          open -= 1;
+        };
+        return { info: INFO, close };
+      },
+    }),
+  };
+  return { engine: withAdapters, loads, open: () => open };
+}
+
+async function setUp(used = '') {
+  const root = mkdtempSync(join(tmpdir(), 'luthier-adapters-'));
+  onTestFinished(() => rmSync(root, { recursive: true, force: true }));
+  const folders = { models: join(root, 'models'), exports: join(root, 'exports'), runs: join(root, 'runs') };
+  for (const folder of Object.values(folders)) mkdirSync(folder);
+  const database = openDatabase(join(root, 'test.db'));
+  onTestFinished(() => database.close());
+  const { engine, loads, open } = adapterEngine();
+  const registry = createModelRegistry({ engine, models: { tiny: '/m/tiny.gguf' }, roots: [], logger: silent });
+  const options = {
+    database,
+    folder: join(root, 'adapters'),
+    engine,
+    models: registry,
+    modelRoots: [folders.models],
+    exportRoots: [folders.exports],
+    inUse: (name: string) => name === used,
+  };
+  const store = await openAdapterStore(options);
+  const write = (parent: string, name: string, config = 'plain'): string => {
+    const folder = join(parent, name);
+    mkdirSync(folder);
+    writeFileSync(join(folder, 'adapter_config.json'), config);
+    writeFileSync(join(folder, 'adapter_model.safetensors'), 'tensors');
+    return folder;
+  };
+  const adopt = (id: string, config?: string, trainingJob = `trainingJobs/${id}`) =>
+    store.adopt({
+      folder: write(folders.runs, `run-${id}`, config),
+      id,
+      baseModel: 'models/tiny',
+      template: { id: 'tutorial', version: '1', hash: 'h' },
+      trainingJob,
+      origin: ORIGIN,
+    });
+  const stored = () => readdirSync(options.folder).sort();
+  return { ...folders, store, registry, loads, open, write, adopt, stored, reopen: () => openAdapterStore(options) };
+}
+
+describe('adoption', () => {
+  it('takes the folder over; the adapter has three names', async () => {
+    const { store, adopt, runs, stored, reopen } = await setUp();
+    const adapter = await adopt('a');
+    expect(adapter).toMatchObject({
+      name: 'adapters/a',
+      baseModel: 'models/tiny',
+      templateVersion: '1',
+      sizeBytes: 12,
+    });
+    expect(readdirSync(runs)).toEqual([]);
+    expect(stored()).toEqual(['a']);
+    const again = await reopen();
+    for (const name of ['adapters/a', 'a', 'trainingJobs/a']) {
+      expect(store.get(name)).toEqual(adapter);
+      expect(again.get(name)).toEqual(adapter);
+    }
+    for (const name of ['adapters/b', 'b', 'trainingJobs/b', '../a']) {
+      expect(() => store.get(name)).toThrow(expect.objectContaining({ reason: 'ADAPTER_NOT_FOUND' }));
+    }
+  });
+
+  it('a name is taken once; a broken adapter is refused', async () => {
+    const { adopt, runs, stored } = await setUp();
+    await adopt('a');
+    rmSync(join(runs, 'run-a'), { recursive: true, force: true });
+    await expect(adopt('a')).rejects.toMatchObject({ reason: 'ADAPTER_EXISTS' });
+    await expect(adopt('b', 'broken')).rejects.toMatchObject({ reason: 'ADAPTER_CORRUPT' });
+    expect(stored()).toEqual(['a']);
+  });
+
+  it('what a crash left is gone after the next start', async () => {
+    const { adopt, stored, write, store, reopen } = await setUp();
+    const { folder } = await adopt('a');
+    write(join(folder, '..'), '.writing-1');
+    write(join(folder, '..'), 'unknown');
+    await reopen();
+    expect(stored()).toEqual(['a']);
+    expect(store.get('a').folder).toBe(folder);
+  });
+});
+
+describe('import', () => {
+  it('copies the files, and says what could not be checked', async () => {
+    const { store, models, write, stored, open } = await setUp();
+    const path = write(models, 'x');
+    const { adapter, warnings } = await store.import({ path, id: 'x', baseModel: 'models/tiny' });
+    expect(adapter).toMatchObject({ name: 'adapters/x', trainingJob: '', baseModel: 'models/tiny' });
+    expect(warnings).toHaveLength(2);
+    expect([stored(), open()]).toEqual([['x'], 0]);
+    expect(existsSync(path)).toBe(true);
+  });
+
+  it('finds the base by the hash that the adapter carries', async () => {
+    const { store, models, write } = await setUp();
+    const spec = { path: write(models, 'x', JSON.stringify(ORIGIN)), id: '', baseModel: '' };
+    const { adapter, warnings } = await store.import(spec);
+    expect(warnings).toEqual([]);
+    expect(adapter).toMatchObject({ origin: ORIGIN, baseModel: expect.stringMatching(/^models/) });
+    expect(adapter.name).toMatch(/^adapters\/[a-z0-9-]+$/);
+  });
+
+  it.each<[string, string, object]>([
+    ['shapes of another base', 'other', { reason: 'ADAPTER_MISMATCH', message: expect.stringContaining('[4, 16]') }],
+    ['hash of another base', JSON.stringify({ ...ORIGIN, baseModelHash: 'dead' }), { reason: 'ADAPTER_MISMATCH' }],
+    ['a broken file', 'broken', { reason: 'ADAPTER_CORRUPT' }],
+  ])('%s is refused and leaves nothing', async (_, config, error) => {
+    const { store, models, registry, write, stored } = await setUp();
+    const path = write(models, 'x', config);
+    await expect(store.import({ path, id: 'x', baseModel: 'models/tiny' })).rejects.toMatchObject(error);
+    expect(stored()).toEqual([]);
+    expect((await registry.get('tiny')).users).toBe(0);
+  });
+
+  it('no base, no files, no way: each is said', async () => {
+    const { store, models, runs, write, adopt } = await setUp();
+    const path = write(models, 'x');
+    const importing = (spec: object) => store.import({ path, id: '', baseModel: 'models/tiny', ...spec });
+    await expect(importing({ baseModel: '' })).rejects.toMatchObject({ violations: [{ field: 'base_model' }] });
+    await expect(importing({ baseModel: 'models/none' })).rejects.toMatchObject({ reason: 'MODEL_NOT_FOUND' });
+    await expect(importing({ path: models })).rejects.toMatchObject({ reason: 'ADAPTER_NOT_FOUND' });
+    await expect(importing({ path: runs })).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
+    await adopt('a');
+    await expect(importing({ id: 'a' })).rejects.toMatchObject({ reason: 'ADAPTER_EXISTS' });
+  });
+
+  it('a link inside the folder does not lead out of the roots', async () => {
+    const { store, models, runs, write } = await setUp();
+    const path = write(models, 'x');
+    writeFileSync(join(runs, 'secret'), 'secret');
+    rmSync(join(path, 'adapter_config.json'));
+    symlinkSync(join(runs, 'secret'), join(path, 'adapter_config.json'));
+    await expect(store.import({ path, id: 'x', baseModel: 'tiny' })).rejects.toMatchObject({
+      reason: 'PATH_NOT_ALLOWED',
+    });
+  });
+});
+
+describe('export', () => {
+  it('writes the two files where nothing or an empty folder is', async () => {
+    const { store, adopt, exports } = await setUp();
+    await adopt('a');
+    mkdirSync(join(exports, 'empty'));
+    for (const path of ['new', 'empty', 'deep/er']) {
+      const written = await store.export('adapters/a', join(exports, path));
+      expect(written.sizeBytes).toBe(12);
+      expect(readdirSync(written.path).sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors']);
+    }
+    expect(readdirSync(exports).sort()).toEqual(['deep', 'empty', 'new']);
+  });
+
+  it('never writes over anything', async () => {
+    const { store, adopt, exports, runs } = await setUp();
+    await adopt('a');
+    mkdirSync(join(exports, 'full'));
+    writeFileSync(join(exports, 'full', 'mine'), 'mine');
+    writeFileSync(join(exports, 'file'), 'mine');
+    for (const path of ['full', 'file']) {
+      const exporting = store.export('a', join(exports, path));
+      await expect(exporting).rejects.toMatchObject({ reason: 'EXPORT_TARGET_NOT_EMPTY' });
+    }
+    await expect(store.export('a', join(runs, 'x'))).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
+    await expect(store.export('b', join(exports, 'b'))).rejects.toMatchObject({ reason: 'ADAPTER_NOT_FOUND' });
+    expect(readdirSync(exports).sort()).toEqual(['file', 'full']);
+    expect(readFileSync(join(exports, 'full', 'mine'), 'utf8')).toBe('mine');
+  });
+});
+
+describe('in memory', () => {
+  it('concurrent calls load once; who uses it keeps it from deletion', async () => {
+    const { store, registry, adopt, loads, open, stored } = await setUp();
+    await adopt('a');
+    const base = await registry.acquire('tiny');
+    const leases = await Promise.all([store.acquire('a', base), store.acquire('adapters/a', base)]);
+    expect([loads.length, open()]).toEqual([1, 1]);
+    leases[0]?.release();
+    leases[0]?.release();
+    await expect(store.delete('a')).rejects.toMatchObject({ reason: 'ADAPTER_IN_USE' });
+    leases[1]?.release();
+    (await store.acquire('a', base)).release();
+    expect(loads).toHaveLength(1);
+    await store.delete('trainingJobs/a');
+    await expect.poll(open).toBe(0);
+    expect(stored()).toEqual([]);
+    await expect(store.acquire('a', base)).rejects.toMatchObject({ reason: 'ADAPTER_NOT_FOUND' });
+  });
+
+  it('few that nobody uses are kept', async () => {
+    const { store, registry, adopt, open } = await setUp();
+    const base = await registry.acquire('tiny');
+    for (let index = 0; index < 12; index++) {
+      await adopt(`a${index}`);
+      (await store.acquire(`a${index}`, base)).release();
+    }
+    await expect.poll(open).toBe(8);
+    store.close();
+    await expect.poll(open).toBe(0);
+  });
+
+  it('is read again beside a base that was loaded again', async () => {
+    const { store, registry, adopt, loads, open } = await setUp();
+    await adopt('a');
+    for (let round = 0; round < 2; round++) {
+      const base = await registry.acquire('tiny');
+      (await store.acquire('a', base)).release();
+      base.release();
+      await registry.unload('tiny');
+    }
+    expect(loads).toHaveLength(2);
+    await expect.poll(open).toBe(1);
+  });
+
+  it('shapes of another base are refused, and the next call tries again', async () => {
+    const { store, registry, adopt, loads } = await setUp();
+    await adopt('a', 'other');
+    const base = await registry.acquire('tiny');
+    for (const attempt of [1, 2]) {
+      await expect(store.acquire('a', base)).rejects.toMatchObject({ reason: 'ADAPTER_MISMATCH' });
+      expect(loads).toHaveLength(attempt);
+    }
+  });
+
+  it('an unfinished job keeps it from deletion', async () => {
+    const { store, adopt } = await setUp('adapters/a');
+    await adopt('a');
+    await expect(store.delete('a')).rejects.toMatchObject({ reason: 'ADAPTER_IN_USE' });
+    expect(store.list('', 10).map(({ name }) => name)).toEqual(['adapters/a']);
+  });
+});
