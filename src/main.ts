@@ -12,14 +12,17 @@ const EXIT = { ok: 0, cannotStart: 1, usage: 2 } as const;
 /** The shell's convention: 128 + the signal's number. */
 const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
 
+/** A signal that comes so soon after the first is the same one, passed on by a parent process as well (npm, a shell). */
+const REPEAT_MILLISECONDS = 300;
+
 /** Resolves with the first signal. A second one ends the process at once. */
 function firstSignal(): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
-  let received = false;
+  let received: number | null = null;
   for (const [signal, code] of Object.entries(SIGNALS)) {
     process.on(signal, () => {
-      if (received) process.exit(code);
-      received = true;
+      if (received !== null && performance.now() - received > REPEAT_MILLISECONDS) process.exit(code);
+      received ??= performance.now();
       resolve(signal);
     });
   }

@@ -39,7 +39,7 @@ export async function checkPath(path: string, roots: readonly string[]): Promise
     'PATH_NOT_ALLOWED',
     roots.length === 0
       ? `path ${JSON.stringify(path)} is refused: this server accepts no paths; its operator can name folders (--model-root, --export-root)`
-      : `path ${JSON.stringify(path)} is refused: expected one under ${roots.join(' or ')}, after symbolic links are resolved`,
+      : `path ${JSON.stringify(path)} is refused: expected one under ${roots.join(' or ')}, after symbolic links are resolved; the server's operator can name more folders (--model-root, --export-root)`,
     { resource: { type: 'path', name: path } },
   );
   if (path === '' || path.includes('\0')) throw refused;

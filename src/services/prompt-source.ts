@@ -101,7 +101,7 @@ function checkLength(tokens: number, room: number, limit: string): void {
     });
   }
   if (tokens <= room) return;
-  const description = `expected at most ${room} tokens (${limit}), found ${tokens}; shorten it`;
+  const description = `found ${tokens} tokens, expected at most ${room} (${limit}); shorten it`;
   throw new LuthierError('SEQUENCE_TOO_LONG', `the prompt is too long: ${description}`, {
     violations: [{ field: 'prompt', description, reason: 'SEQUENCE_TOO_LONG' }],
     metadata: { tokens: String(tokens), limit: String(room) },

@@ -1,5 +1,5 @@
-import { constants } from 'node:fs';
-import { access, mkdir } from 'node:fs/promises';
+import { constants, readFileSync } from 'node:fs';
+import { access, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { ServerStartError } from '../errors/server-start-error.ts';
@@ -19,11 +19,20 @@ export interface DataFolder {
 
 const SQLITE_BUSY = 5;
 
+/** Who wrote the file, for the message only: the lock decides. */
+function processIn(owner: string): string {
+  try {
+    return ` (process ${readFileSync(owner, 'utf8')})`;
+  } catch {
+    return '';
+  }
+}
+
 /**
  * Locks through SQLite: its lock is the operating system's, so it is gone with the process however that ends, and no stale file can
  * keep the next server out.
  */
-function lock(path: string): DatabaseSync {
+function lock(path: string, owner: string): DatabaseSync {
   const database = new DatabaseSync(join(path, 'lock'));
   try {
     database.exec('BEGIN EXCLUSIVE');
@@ -32,7 +41,7 @@ function lock(path: string): DatabaseSync {
     database.close();
     if ((error as { errcode?: number }).errcode !== SQLITE_BUSY) throw error;
     throw new ServerStartError(
-      `the data folder ${path} is used by another server; stop it, or name another folder with --data-dir`,
+      `the data folder ${path} is used by another server${processIn(owner)}; stop it, or name another folder with --data-dir`,
       { cause: error },
     );
   }
@@ -48,7 +57,9 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
   try {
     await mkdir(path, { recursive: true, mode: 0o700 });
     await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
-    locked = lock(path);
+    const owner = join(path, 'process');
+    locked = lock(path, owner);
+    await writeFile(owner, String(process.pid));
     for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true, mode: 0o700 });
   } catch (error) {
     if (error instanceof ServerStartError) throw error;

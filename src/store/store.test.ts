@@ -16,7 +16,9 @@ function scratch(): string {
 test('a data folder belongs to one server at a time', async () => {
   const path = join(scratch(), 'new', 'data');
   const folder = await openDataFolder(path);
-  await expect(openDataFolder(path)).rejects.toThrow(`the data folder ${path} is used by another server`);
+  await expect(openDataFolder(path)).rejects.toThrow(
+    `the data folder ${path} is used by another server (process ${process.pid})`,
+  );
   folder.close();
   folder.close();
   (await openDataFolder(path)).close();
