@@ -7,7 +7,7 @@ import { checkPath } from '../models/allowed-path.ts';
 import { isTaken, makeWritingFolder, moveIntoPlace, sync } from '../store/durable-folders.ts';
 
 /** What an adapter's folder holds; anything else in it is not part of the adapter. */
-export const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
+const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error));

@@ -29,7 +29,7 @@ export interface AdapterStoreOptions {
 }
 
 /** An adapter that a training run wrote. */
-export interface AdoptionSpec {
+interface AdoptionSpec {
   /** A folder on the data folder's file system with the adapter's files; it is moved away. */
   readonly folder: string;
   /** Empty: chosen here. */
@@ -44,7 +44,7 @@ export interface AdoptionSpec {
 }
 
 /** A PEFT folder to take into the store. */
-export interface ImportSpec {
+interface ImportSpec {
   readonly path: string;
   /** Empty: chosen here. */
   readonly id: string;

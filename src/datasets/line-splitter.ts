@@ -7,7 +7,7 @@ export type Line =
   | { readonly number: number; readonly problem: FieldViolation };
 
 /** Longest line of a data set, in bytes. */
-export const MAX_LINE_BYTES = 16 * 2 ** 20;
+const MAX_LINE_BYTES = 16 * 2 ** 20;
 
 const NEWLINE = 0x0a;
 const CARRIAGE_RETURN = 0x0d;

@@ -8,7 +8,7 @@ import { ProblemList, problemsError } from './problems.ts';
 import { learnedLabels } from './tokenize-examples.ts';
 
 /** One token of an example. */
-export interface PreviewedToken {
+interface PreviewedToken {
   readonly id: number;
   /** What the token adds to the text. */
   readonly text: string;

@@ -3,7 +3,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import type { Reason } from '../errors/reasons.ts';
 
 /** Problems that are told; the rest are counted. */
-export const MAX_PROBLEMS = 100;
+const MAX_PROBLEMS = 100;
 
 /** The problems of a data set, in order: the first hundred in full, and how many there are. */
 export class ProblemList {

@@ -23,7 +23,7 @@ export interface AdapterServiceDependencies {
 }
 
 /** A stored adapter as the contract shows it. */
-export function adapterMessage({ info, origin, ...adapter }: StoredAdapter): Adapter {
+function adapterMessage({ info, origin, ...adapter }: StoredAdapter): Adapter {
   const { templateId: id, templateHash: hash } = origin;
   return Adapter.create({
     name: adapter.name,

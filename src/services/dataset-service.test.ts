@@ -236,7 +236,11 @@ describe('validate', () => {
     expect(report?.problems.map(({ field, reason }) => [field, reason])).toEqual(
       ['line[1]', 'line[2]', 'line[4]'].map((field) => [field, 'SEQUENCE_TOO_LONG']),
     );
-    expect((await ask(OverLengthPolicy.OVER_LENGTH_POLICY_DROP)).report).toMatchObject({ problemCount: 0 });
+    expect(report?.warnings).toEqual([]);
+    expect((await ask(OverLengthPolicy.OVER_LENGTH_POLICY_DROP)).report).toMatchObject({
+      problemCount: 0,
+      warnings: [expect.stringMatching(/^3 examples were left out.*5 tokens/)],
+    });
   });
 
   it.each([

@@ -1,4 +1,5 @@
 import { parseText } from '../datasets/example-parser.ts';
+import { overLengthWarnings } from '../datasets/over-length.ts';
 import { chooseExamples, previewExample } from '../datasets/preview-examples.ts';
 import { tokenizeDataset } from '../datasets/tokenize-dataset.ts';
 import {
@@ -56,6 +57,7 @@ export function createDatasetService(
           template: result.template === null ? undefined : { ...result.template },
           problems: result.problems.shown.map((problem) => ({ ...problem })),
           problemCount: result.problems.count,
+          warnings: overLengthWarnings(result.counts, result.maxSeqLength),
         },
       });
     },

@@ -11,7 +11,7 @@ const PREVIEWS = 100;
 const INLINE_BYTES = 2 ** 20;
 
 /** The contract's layouts by number; null: detected. */
-export const FORMATS: ReadonlyMap<DatasetFormat, ContractFormatName | null> = new Map([
+const FORMATS: ReadonlyMap<DatasetFormat, ContractFormatName | null> = new Map([
   [DatasetFormat.DATASET_FORMAT_UNSPECIFIED, null],
   [DatasetFormat.DATASET_FORMAT_MESSAGES, 'messages'],
   [DatasetFormat.DATASET_FORMAT_PROMPT_COMPLETION, 'prompt_completion'],
@@ -45,13 +45,13 @@ function named<Value, Name>(names: ReadonlyMap<Value, Name>, what: string) {
 }
 
 /** DatasetFormat; null: detected. */
-export const formatField = named(FORMATS, 'a DatasetFormat');
+const formatField = named(FORMATS, 'a DatasetFormat');
 /** TrainOn. */
 export const trainOnField = named(TRAIN_ON, 'a TrainOn');
 /** OverLengthPolicy. */
 export const overLengthField = named(OVER_LENGTH, 'an OverLengthPolicy');
 /** `datasets/{id}`. */
-export const datasetName = resourceName('a data set: `datasets/{id}`');
+const datasetName = resourceName('a data set: `datasets/{id}`');
 
 const model = resourceName('a model: `models/{id}` or a path');
 const template = z.string().max(256, expected('at most 256 characters'));

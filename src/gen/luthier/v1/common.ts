@@ -69,7 +69,10 @@ export function trainOnToJSON(object: TrainOn): string {
   }
 }
 
-/** The layout of the examples in a data set. One example a line of JSONL. */
+/**
+ * The layout of the examples in a data set. One example a line of JSONL: UTF-8, blank lines are skipped, a line holds at most 16 MiB.
+ * Fields that a layout does not have are refused.
+ */
 export const DatasetFormat = {
   /** DATASET_FORMAT_UNSPECIFIED - Detected from the first line. */
   DATASET_FORMAT_UNSPECIFIED: 0,
@@ -167,11 +170,11 @@ export const OverLengthPolicy = {
   OVER_LENGTH_POLICY_UNSPECIFIED: 0,
   /** OVER_LENGTH_POLICY_ERROR - The data set is refused. */
   OVER_LENGTH_POLICY_ERROR: 1,
-  /** OVER_LENGTH_POLICY_TRUNCATE - The end is cut off. Not built yet. */
+  /** OVER_LENGTH_POLICY_TRUNCATE - The end is cut off. An example that then has nothing to learn is left out. */
   OVER_LENGTH_POLICY_TRUNCATE: 2,
-  /** OVER_LENGTH_POLICY_DROP_ROUNDS - Oldest whole rounds go first. Not built yet. */
+  /** OVER_LENGTH_POLICY_DROP_ROUNDS - Oldest whole rounds go first; system messages at the start stay. Refused where the newest round alone is too long. */
   OVER_LENGTH_POLICY_DROP_ROUNDS: 3,
-  /** OVER_LENGTH_POLICY_DROP - The example is left out; counted in the report. Not built yet. */
+  /** OVER_LENGTH_POLICY_DROP - The example is left out. */
   OVER_LENGTH_POLICY_DROP: 4,
   UNRECOGNIZED: -1,
 } as const;

@@ -86,9 +86,13 @@ export interface ValidateDatasetResponse {
   report: DatasetReport | undefined;
 }
 
-/** What a data set holds for a model and template. */
+/**
+ * What a data set holds for a model and template. Tokens are counted in examples without problems, as they are after over_length. Label
+ * tokens are positions that are learned; the first of an example never is.
+ */
 export interface DatasetReport {
   format: DatasetFormat;
+  /** All of them, with problems or without. */
   examples: number;
   tokens: number;
   labelTokens: number;
@@ -101,6 +105,8 @@ export interface DatasetReport {
   problems: Problem[];
   /** All of them, shown or not. */
   problemCount: number;
+  /** What was done to examples that are too long, with their numbers, such as how many were left out. */
+  warnings: string[];
 }
 
 export interface PreviewExamplesRequest {
@@ -863,6 +869,7 @@ function createBaseDatasetReport(): DatasetReport {
     template: undefined,
     problems: [],
     problemCount: 0,
+    warnings: [],
   };
 }
 
@@ -894,6 +901,9 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     }
     if (message.problemCount !== 0) {
       writer.uint32(72).uint32(message.problemCount);
+    }
+    for (const v of message.warnings) {
+      writer.uint32(82).string(v!);
     }
     return writer;
   },
@@ -983,6 +993,14 @@ export const DatasetReport: MessageFns<DatasetReport> = {
             message.problemCount = reader.uint32();
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1014,6 +1032,7 @@ export const DatasetReport: MessageFns<DatasetReport> = {
         : isSet(object.problem_count)
         ? globalThis.Number(object.problem_count)
         : 0,
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -1046,6 +1065,9 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     if (message.problemCount !== undefined) {
       obj.problemCount = Math.round(message.problemCount);
     }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
     return obj;
   },
 
@@ -1065,6 +1087,7 @@ export const DatasetReport: MessageFns<DatasetReport> = {
       : undefined;
     message.problems = object.problems?.map((e) => Problem.fromPartial(e)) || [];
     message.problemCount = object.problemCount ?? 0;
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
@@ -2041,7 +2064,11 @@ export const DeleteDatasetResponse: MessageFns<DeleteDatasetResponse> = {
 /** Stores data sets, checks them and shows what a model will learn from them. */
 export type DatasetServiceService = typeof DatasetServiceService;
 export const DatasetServiceService = {
-  /** Stores a JSONL file sent in pieces. Nothing is kept of a stream that does not arrive whole. Idempotent by request_id. */
+  /**
+   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
+   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
+   * arrive whole. Idempotent by request_id, for the same header and file.
+   */
   uploadDataset: {
     path: "/luthier.v1.DatasetService/UploadDataset" as const,
     requestStream: true as const,
@@ -2109,7 +2136,11 @@ export const DatasetServiceService = {
 } as const;
 
 export interface DatasetServiceServer extends UntypedServiceImplementation {
-  /** Stores a JSONL file sent in pieces. Nothing is kept of a stream that does not arrive whole. Idempotent by request_id. */
+  /**
+   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
+   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
+   * arrive whole. Idempotent by request_id, for the same header and file.
+   */
   uploadDataset: handleClientStreamingCall<UploadDatasetRequest, UploadDatasetResponse>;
   /** Reads every line, renders it with a model's tokenizer, and reports every problem and the counts. */
   validateDataset: handleUnaryCall<ValidateDatasetRequest, ValidateDatasetResponse>;
@@ -2122,7 +2153,11 @@ export interface DatasetServiceServer extends UntypedServiceImplementation {
 }
 
 export interface DatasetServiceClient extends Client {
-  /** Stores a JSONL file sent in pieces. Nothing is kept of a stream that does not arrive whole. Idempotent by request_id. */
+  /**
+   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
+   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
+   * arrive whole. Idempotent by request_id, for the same header and file.
+   */
   uploadDataset(
     callback: (error: ServiceError | null, response: UploadDatasetResponse) => void,
   ): ClientWritableStream<UploadDatasetRequest>;
