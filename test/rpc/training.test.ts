@@ -1,0 +1,200 @@
+/** Training jobs over real gRPC with an engine without a device: the queue, the events, what is refused, what a restart finds. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { DatasetFormat, JobState, LuthierClient, type TrainingEvent } from '../../clients/typescript/src/index.ts';
+import { serverConfigSchema } from '../../src/config/schema.ts';
+import { EngineError } from '../../src/engine/errors.ts';
+import { createFakeEngine } from '../../src/engine/fake.ts';
+import { createLogger } from '../../src/logging/logger.ts';
+import { createServer } from '../../src/server.ts';
+
+interface Options {
+  readonly beforeStep?: (step: number) => void | Promise<void>;
+  readonly dataDir?: string;
+  readonly maxQueuedJobs?: number;
+}
+
+function scratch(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'luthier-training-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+async function start({ beforeStep, dataDir = scratch(), maxQueuedJobs = 10 }: Options = {}) {
+  const settings = serverConfigSchema.parse({
+    port: 0,
+    dataDir,
+    threads: 1,
+    models: { fake: '/models/fake' },
+    drainSeconds: 0,
+    maxQueuedJobs,
+  });
+  const engine = createFakeEngine(beforeStep ? { beforeStep } : {});
+  const logger = createLogger({ level: 'silent', format: 'json' });
+  const server = await createServer(settings, { engine, logger });
+  const { address } = await server.start();
+  const client = new LuthierClient({ address, retry: { maxAttempts: 0 } });
+  const stop = async (): Promise<void> => {
+    client.close();
+    await server.close();
+  };
+  onTestFinished(stop);
+  const upload = async (): Promise<string> => {
+    const lines = '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'.repeat(4);
+    return (await client.uploadDataset([lines], { format: DatasetFormat.DATASET_FORMAT_MESSAGES })).name;
+  };
+  return { client, upload, stop, dataDir };
+}
+
+/** A gate that a run stands at until it is opened. */
+function gate(step = 1) {
+  const opened = Promise.withResolvers<void>();
+  const reached = Promise.withResolvers<void>();
+  const beforeStep = async (globalStep: number): Promise<void> => {
+    if (globalStep !== step) return;
+    reached.resolve();
+    await opened.promise;
+  };
+  onTestFinished(() => opened.resolve());
+  return { beforeStep, open: opened.resolve, reached: reached.promise };
+}
+
+const spec = (dataset: string, more: Record<string, unknown> = {}) => ({
+  model: 'models/fake',
+  dataset,
+  perDeviceTrainBatchSize: 2,
+  numTrainEpochs: 2,
+  ...more,
+});
+
+async function all(events: AsyncIterable<TrainingEvent>): Promise<TrainingEvent[]> {
+  const seen: TrainingEvent[] = [];
+  for await (const event of events) seen.push(event);
+  return seen;
+}
+
+const states = (events: readonly TrainingEvent[]): JobState[] =>
+  events.flatMap(({ event }) => (event?.$case === 'stateChange' ? [event.value.to] : []));
+
+test('a job goes through its states, keeps its adapter, and every event has its number', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const job = await client.createTrainingJob({ spec: spec(dataset, { output: 'mine', validationSplit: 0.5 }) });
+  const events = await all(client.watchTrainingJob(job.name));
+  expect(states(events)).toEqual([
+    JobState.JOB_STATE_QUEUED,
+    JobState.JOB_STATE_VALIDATING,
+    JobState.JOB_STATE_LOADING,
+    JobState.JOB_STATE_RUNNING,
+    JobState.JOB_STATE_SUCCEEDED,
+  ]);
+  expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+  const plan = events.find(({ event }) => event?.$case === 'plan')?.event;
+  expect(plan?.value).toMatchObject({ maxSteps: 2, examples: 2, evalExamples: 2, template: { id: 'chat-template' } });
+  const ended = await client.getTrainingJob(job.name);
+  expect(ended).toMatchObject({ adapter: 'adapters/mine', lastSequence: events.length, lastStep: { globalStep: 2 } });
+  // What was asked for is kept with its defaults written out.
+  expect(ended.spec).toMatchObject({ learningRate: 5e-5, seed: 42, dataSeed: 42, lora: { r: 8, loraAlpha: 16 } });
+  expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: job.name, baseModel: 'models/fake' });
+  expect(await all(client.watchTrainingJob(job.name, { afterSequence: 3 }))).toEqual(events.slice(3));
+});
+
+test('jobs run one after another; a waiting one is cancelled at once, a running one within a step', async () => {
+  const { beforeStep, reached, open } = gate();
+  const { client, upload } = await start({ beforeStep });
+  const dataset = await upload();
+  const [first, second, third] = [
+    await client.createTrainingJob({ spec: spec(dataset) }),
+    await client.createTrainingJob({ spec: spec(dataset) }),
+    await client.createTrainingJob({ spec: spec(dataset) }),
+  ];
+  await reached;
+  expect([second.queuePosition, third.queuePosition]).toEqual([1, 2]);
+  expect(await client.getServerInfo()).toMatchObject({ queuedJobs: 2, runningJobs: 1 });
+  await expect(client.deleteDataset(dataset)).rejects.toMatchObject({ reason: 'DATASET_IN_USE' });
+  expect((await client.cancelTrainingJob(second.name)).state).toBe(JobState.JOB_STATE_CANCELLED);
+  expect((await client.getTrainingJob(third.name)).queuePosition).toBe(1);
+  const cancelling = client.cancelTrainingJob(first.name);
+  open();
+  expect((await cancelling).state).toBe(JobState.JOB_STATE_CANCELLED);
+  expect(states(await all(client.watchTrainingJob(third.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  expect((await client.cancelTrainingJob(third.name)).state).toBe(JobState.JOB_STATE_SUCCEEDED);
+});
+
+test('a request id makes one job; for another spec it is refused', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const requestId = '7f6e8a0e-0000-4000-8000-000000000001';
+  const job = await client.createTrainingJob({ spec: spec(dataset), requestId });
+  expect((await client.createTrainingJob({ spec: spec(dataset), requestId })).name).toBe(job.name);
+  const other = client.createTrainingJob({ spec: spec(dataset, { seed: 1 }), requestId });
+  await expect(other).rejects.toMatchObject({ reason: 'REQUEST_ID_REUSED' });
+});
+
+test('validate_only creates nothing; a full queue is refused as retryable', async () => {
+  const { beforeStep, reached } = gate();
+  const { client, upload } = await start({ beforeStep, maxQueuedJobs: 1 });
+  const dataset = await upload();
+  await client.createTrainingJob({ spec: spec(dataset), validateOnly: true });
+  expect((await client.listTrainingJobs()).jobs).toEqual([]);
+  await client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  await client.createTrainingJob({ spec: spec(dataset) });
+  const third = client.createTrainingJob({ spec: spec(dataset) });
+  await expect(third).rejects.toMatchObject({ reason: 'QUEUE_FULL', retryable: true });
+  expect((await client.listTrainingJobs()).jobs).toHaveLength(2);
+});
+
+test("a run that fails ends its job with the engine's reason, and the next job runs", async () => {
+  let failures = 1;
+  const { client, upload } = await start({
+    beforeStep: () => {
+      if (failures-- > 0) throw new EngineError('NON_FINITE_LOSS', 'the loss of step 1 is NaN');
+    },
+  });
+  const dataset = await upload();
+  const bad = await client.createTrainingJob({ spec: spec(dataset) });
+  const good = await client.createTrainingJob({ spec: spec(dataset) });
+  await all(client.watchTrainingJob(bad.name));
+  expect(await client.getTrainingJob(bad.name)).toMatchObject({
+    state: JobState.JOB_STATE_FAILED,
+    failure: { reason: 'NON_FINITE_LOSS', message: 'the loss of step 1 is NaN' },
+  });
+  expect(states(await all(client.watchTrainingJob(good.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
+});
+
+test('a server that ends interrupts the running job; the next server runs the waiting one', async () => {
+  const { beforeStep, reached, open } = gate();
+  const first = await start({ beforeStep });
+  const dataset = await first.upload();
+  const running = await first.client.createTrainingJob({ spec: spec(dataset) });
+  const waiting = await first.client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  const stopping = first.stop();
+  open();
+  await stopping;
+  const second = await start({ dataDir: first.dataDir });
+  expect(await second.client.getTrainingJob(running.name)).toMatchObject({
+    state: JobState.JOB_STATE_FAILED,
+    failure: { reason: 'INTERRUPTED' },
+  });
+  expect(states(await all(second.client.watchTrainingJob(waiting.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
+});
+
+test('jobs are listed newest first, page by page, and by state', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const names: string[] = [];
+  for (let index = 0; index < 3; index++) {
+    const { name } = await client.createTrainingJob({ spec: spec(dataset) });
+    await all(client.watchTrainingJob(name));
+    names.unshift(name);
+  }
+  const first = await client.listTrainingJobs({ pageSize: 2 });
+  const second = await client.listTrainingJobs({ pageSize: 2, pageToken: first.nextPageToken });
+  expect([...first.jobs, ...second.jobs].map(({ name }) => name)).toEqual(names);
+  expect(second.nextPageToken).toBe('');
+  expect((await client.listTrainingJobs({ states: [JobState.JOB_STATE_FAILED] })).jobs).toEqual([]);
+});
