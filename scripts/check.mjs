@@ -8,6 +8,7 @@ const options = { cwd: ROOT, env: childEnvironment() };
 const checks = [
   ['biome', 'check', '--error-on-warnings', '.'],
   ['tsc', '--noEmit'],
+  ['knip'],
   ['buf', 'lint'],
   ['buf', 'format', '--diff', '--exit-code'],
   ['buf', 'breaking', '--against', 'proto/baseline.binpb'],

@@ -6,7 +6,7 @@ import { PRESETS } from './presets.ts';
 import type { Renderer } from './renderer.ts';
 import { TurnRenderer } from './turn-renderer.ts';
 
-export const CHAT_TEMPLATE_ID = 'chat-template';
+const CHAT_TEMPLATE_ID = 'chat-template';
 
 /** Names that `createRenderer` knows. */
 export const TEMPLATE_NAMES: readonly string[] = [CHAT_TEMPLATE_ID, ...PRESETS.keys()];

@@ -9,7 +9,7 @@ export interface ChatTemplateDefinition {
 }
 
 /** Whether BOS (or whatever the tokenizer puts in front of a text) starts the conversation. */
-export type BosRule = 'always' | 'tokenizer' | 'never';
+type BosRule = 'always' | 'tokenizer' | 'never';
 
 /**
  * A template made of plain text, turn by turn. `{n}` in `turnStart` is the round's number.

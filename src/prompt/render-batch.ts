@@ -5,7 +5,7 @@ import { PromptError, type PromptErrorCode } from './errors.ts';
 import type { Message, Renderer, TrainingOptions } from './renderer.ts';
 
 /** A conversation that the template refused. */
-export interface RenderFailure {
+interface RenderFailure {
   /** Index in the batch. */
   readonly index: number;
   readonly code: PromptErrorCode;

@@ -20,8 +20,6 @@ export interface Message {
  */
 export type TrainOn = 'assistant' | 'last' | 'all';
 
-export const TRAIN_ON: readonly TrainOn[] = ['assistant', 'last', 'all'];
-
 /** Label of a position that is not learned. */
 export const IGNORED_LABEL = -100;
 

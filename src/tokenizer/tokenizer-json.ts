@@ -22,7 +22,7 @@ export interface ComponentJson {
   readonly [field: string]: unknown;
 }
 
-export interface BpeModelJson {
+interface BpeModelJson {
   readonly type: 'BPE';
   readonly vocab: Readonly<Record<string, number>>;
   readonly merges: readonly (string | readonly string[])[];
