@@ -12,9 +12,9 @@ import { DatasetServiceService } from './gen/luthier/v1/dataset_service.ts';
 import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts';
 import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
 import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
-import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { TrainingServiceService } from './gen/luthier/v1/training_service.ts';
 import { JobRunner } from './jobs/job-runner.ts';
-import { JobStore } from './jobs/job-store.ts';
+import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
@@ -101,7 +101,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   parts.add(() => engine.close());
   const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
   parts.add(() => registry.close());
-  const jobs = new JobStore(database);
+  const jobs = new SqliteJobStore(database);
   const inUse = usedByJobs(jobs);
   const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse });
   const adapters = await openAdapterStore({
@@ -128,10 +128,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     maxMessageBytes: options.maxMessageBytes,
     modelRoots: options.modelRoots,
     exportRoots: options.exportRoots,
-    jobCounts: () => {
-      const unfinished = jobs.unfinished();
-      const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
-      return { queued, running: unfinished.length - queued };
+    jobCounts: async () => {
+      const queued = (await jobs.queued()).length;
+      return { queued, running: (await jobs.unfinished()).length - queued };
     },
     activeGenerations: () => slots.active,
   });

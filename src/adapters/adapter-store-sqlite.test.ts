@@ -80,7 +80,7 @@ async function setUp(used = '') {
     models: registry,
     modelRoots: [folders.models],
     exportRoots: [folders.exports],
-    inUse: (name: string) => name === used,
+    inUse: async (name: string) => name === used,
   };
   const store = await openAdapterStore(options);
   const write = (parent: string, name: string, config = 'plain'): string => {

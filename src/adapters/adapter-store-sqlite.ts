@@ -25,7 +25,7 @@ export interface AdapterStoreOptions {
   /** Folders that clients may export to. */
   readonly exportRoots: readonly string[];
   /** Whether an unfinished job starts from the adapter. */
-  readonly inUse: (name: string) => boolean;
+  readonly inUse: (name: string) => Promise<boolean>;
 }
 
 /** An adapter that a training run wrote. */
@@ -53,7 +53,7 @@ interface ImportSpec {
 }
 
 export interface ManagedAdapterStore extends AdapterStore {
-  /** @param name `adapters/{id}` */
+  /** @param name `adapters/{id}`, or `trainingJobs/{id}` of the job that made it. */
   has(name: string): boolean;
   /** By name, ascending. @param after The last name of the page before; empty: from the start. */
   list(after: string, count: number): readonly StoredAdapter[];
@@ -150,8 +150,9 @@ class SqliteAdapterStore implements ManagedAdapterStore {
 
   async delete(adapter: string): Promise<void> {
     const { name, folder } = this.get(adapter);
+    if (await this.#options.inUse(name)) throw adapterInUse(name, 'a training job');
+    // After the wait: from here to the deletion nobody can come in between.
     if (this.#loaded.users(name) > 0) throw adapterInUse(name, 'a call');
-    if (this.#options.inUse(name)) throw adapterInUse(name, 'a training job');
     this.#rows.delete(name);
     this.#loaded.forget(name);
     await removeFolder(folder);

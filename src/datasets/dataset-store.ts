@@ -98,7 +98,7 @@ export interface DatasetStoreOptions {
   /** Absolute; made where it does not exist. */
   readonly folder: string;
   /** Whether an unfinished job reads the data set. */
-  readonly inUse: (name: string) => boolean;
+  readonly inUse: (name: string) => Promise<boolean>;
 }
 
 class Store implements DatasetStore {
@@ -161,7 +161,7 @@ class Store implements DatasetStore {
 
   async delete(name: string): Promise<void> {
     this.get(name);
-    if (this.#options.inUse(name)) {
+    if (await this.#options.inUse(name)) {
       throw new LuthierError(
         'DATASET_IN_USE',
         `${name} is read by a training job that has not ended; cancel it or wait`,

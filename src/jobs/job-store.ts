@@ -1,216 +1,61 @@
-/** The jobs and their events. Every event is stored, with the state it leads to, before anybody hears of it. */
-import { createHash, randomUUID } from 'node:crypto';
-import { EventEmitter } from 'node:events';
-import { LuthierError } from '../errors/luthier-error.ts';
-import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
-import type { Database } from '../store/database.ts';
-
-/** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
-export const JOB_TABLES = `CREATE TABLE jobs (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  name TEXT NOT NULL UNIQUE,
-  state INTEGER NOT NULL,
-  request_id TEXT UNIQUE,
-  request_hash TEXT NOT NULL,
-  payload BLOB NOT NULL
-) STRICT;
-CREATE TABLE job_events (
-  job TEXT NOT NULL,
-  sequence INTEGER NOT NULL,
-  payload BLOB NOT NULL,
-  PRIMARY KEY (job, sequence)
-) STRICT, WITHOUT ROWID`;
+/**
+ * What is kept of training jobs. Interfaces, so that another database can take SQLite's place; asynchronous for the same reason. Every
+ * implementation must pass `job-store.test.ts`.
+ */
+import type { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 
 /** What an event says. */
 export type EventBody = NonNullable<TrainingEvent['event']>;
 
-const ENDED: ReadonlySet<JobState> = new Set([
-  JobState.JOB_STATE_SUCCEEDED,
-  JobState.JOB_STATE_FAILED,
-  JobState.JOB_STATE_CANCELLED,
-]);
-
-/** True once nothing more will happen to a job. */
-export const hasEnded = (state: JobState): boolean => ENDED.has(state);
-
-/** What a job becomes by an event. */
-function apply(job: TrainingJob, event: EventBody, sequence: number, time: Date): TrainingJob {
-  const next = { ...job, lastSequence: sequence };
-  switch (event.$case) {
-    case 'stateChange': {
-      next.state = event.value.to;
-      if (event.value.failure) next.failure = event.value.failure;
-      if (event.value.from === JobState.JOB_STATE_QUEUED && !hasEnded(event.value.to)) next.startTime = time;
-      if (hasEnded(event.value.to)) next.endTime = time;
-      return next;
-    }
-    case 'step':
-      return { ...next, lastStep: event.value };
-    case 'evaluation':
-      return { ...next, lastEvaluation: event.value };
-    case 'adapterSaved':
-      return { ...next, adapter: event.value.adapter };
-    default:
-      return next;
-  }
+/** Why a job failed, as it is stored with the transition. */
+export interface FailureCause {
+  readonly reason: string;
+  readonly message: string;
 }
 
-const notFound = (name: string): LuthierError =>
-  new LuthierError('JOB_NOT_FOUND', `there is no job ${JSON.stringify(name)}`, {
-    resource: { type: 'training job', name },
-  });
+/** A job and its place in the order of creation, from 1. */
+export interface NumberedJob {
+  readonly job: TrainingJob;
+  readonly number: number;
+}
 
-export class JobStore {
-  readonly #database: Database;
-  readonly #changes = new EventEmitter().setMaxListeners(0);
-
-  constructor(database: Database) {
-    this.#database = database;
-  }
-
+/** The jobs. Every `name` is `trainingJobs/{id}` or a bare id. */
+export interface JobStore {
   /**
-   * Stores a job as QUEUED.
+   * Stores a job as QUEUED, with its first event.
    * @param requestId Empty: always a new job. A repeated one returns the first job.
    * @throws LuthierError REQUEST_ID_REUSED where the id stands for another spec
    */
-  create(spec: TrainingSpec, requestId: string): TrainingJob {
-    const hash = this.hashOf(spec);
-    const earlier = this.findRequest(requestId, hash);
-    if (earlier) return earlier;
-    const job = TrainingJob.create({
-      name: `trainingJobs/${randomUUID()}`,
-      spec,
-      createTime: new Date(),
-    });
-    this.#transaction(() => {
-      this.#database
-        .prepare('INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)')
-        .run(job.name, job.state, requestId === '' ? null : requestId, hash, TrainingJob.encode(job).finish());
-      this.#append(job.name, this.#transition(job, JobState.JOB_STATE_QUEUED));
-    });
-    return this.get(job.name);
-  }
+  create(spec: TrainingSpec, requestId: string): Promise<TrainingJob>;
+  /** The job that a request id stands for; null: none. @throws LuthierError REQUEST_ID_REUSED */
+  findRequest(spec: TrainingSpec, requestId: string): Promise<TrainingJob | null>;
+  /** @throws LuthierError JOB_NOT_FOUND */
+  get(name: string): Promise<TrainingJob>;
+  /** Newest first. @param before Only jobs with a lower number; null: all. @param states Empty: all. */
+  list(before: number | null, count: number, states: readonly JobState[]): Promise<readonly NumberedJob[]>;
+  /** Jobs that wait, oldest first. */
+  queued(): Promise<readonly TrainingJob[]>;
+  /** Jobs that have not ended, oldest first. */
+  unfinished(): Promise<readonly TrainingJob[]>;
+}
 
-  /** What a request id is bound to: SHA-256 of the encoded spec; hex. */
-  hashOf(spec: TrainingSpec): string {
-    return createHash('sha256').update(TrainingSpec.encode(spec).finish()).digest('hex');
-  }
-
-  /** The job that a request id stands for. @throws LuthierError REQUEST_ID_REUSED */
-  findRequest(requestId: string, hash: string): TrainingJob | null {
-    if (requestId === '') return null;
-    const row = this.#database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?').get(requestId);
-    if (!row) return null;
-    if (row.request_hash === hash) return this.#decode(row.payload);
-    throw new LuthierError('REQUEST_ID_REUSED', `request_id ${requestId} was used for another job; use a new one`, {
-      violations: [{ field: 'request_id', description: 'expected one that was not used before', reason: '' }],
-    });
-  }
-
-  /** @param name `trainingJobs/{id}` or a bare id. @throws LuthierError JOB_NOT_FOUND */
-  get(name: string): TrainingJob {
-    const full = name.startsWith('trainingJobs/') ? name : `trainingJobs/${name}`;
-    const row = this.#database.prepare('SELECT payload FROM jobs WHERE name = ?').get(full);
-    if (!row) throw notFound(name);
-    return this.#decode(row.payload);
-  }
-
-  /** Newest first, older than job `before` (a number; none: all). */
-  list(before: number | null, count: number, states: readonly JobState[]): { job: TrainingJob; number: number }[] {
-    const rows = this.#database
-      .prepare(
-        `SELECT number, payload FROM jobs WHERE number < ? AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))
-         ORDER BY number DESC LIMIT ?`,
-      )
-      .all(before ?? Number.MAX_SAFE_INTEGER, JSON.stringify(states), JSON.stringify(states), count);
-    return rows.map((row) => ({ job: this.#decode(row.payload), number: Number(row.number) }));
-  }
-
-  /** Jobs in any of the states, oldest first. */
-  inStates(...states: readonly JobState[]): TrainingJob[] {
-    return this.list(null, -1, states)
-      .map(({ job }) => job)
-      .reverse();
-  }
-
-  /** Jobs that have not ended. */
-  unfinished(): TrainingJob[] {
-    return this.#database
-      .prepare('SELECT payload FROM jobs WHERE state NOT IN (?, ?, ?)')
-      .all(...ENDED)
-      .map((row) => this.#decode(row.payload));
-  }
-
-  /** Stores an event and what it makes of the job, then tells who watches. */
-  append(name: string, event: EventBody): void {
-    this.#transaction(() => this.#append(name, event));
-    this.#changes.emit(name);
-  }
-
-  /** Moves a job on. */
-  move(name: string, to: JobState, failure?: { readonly reason: string; readonly message: string }): void {
-    const time = new Date();
-    this.append(name, this.#transition(this.get(name), to, failure && { ...failure, time }));
-  }
-
-  /** Every event after a sequence number, as they are stored, until the job has ended. */
-  async *watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined> {
-    const job = this.get(name).name;
-    const select = this.#database.prepare(
-      'SELECT sequence, payload FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT 256',
-    );
-    let last = after;
-    for (;;) {
-      // Looked at before the events: what comes in between is found in the next round.
-      const ended = hasEnded(this.get(job).state);
-      const changed = Promise.withResolvers<void>();
-      this.#changes.once(job, changed.resolve);
-      try {
-        const rows = select.all(job, last);
-        for (const row of rows) {
-          last = Number(row.sequence);
-          yield TrainingEvent.decode(row.payload as Uint8Array);
-          signal.throwIfAborted();
-        }
-        if (rows.length > 0) continue;
-        if (ended) return;
-        signal.addEventListener('abort', () => changed.resolve(), { once: true });
-        await changed.promise;
-        signal.throwIfAborted();
-      } finally {
-        this.#changes.off(job, changed.resolve);
-      }
-    }
-  }
-
-  #transition(job: TrainingJob, to: JobState, failure?: TrainingJob['failure']): EventBody {
-    return { $case: 'stateChange', value: { from: job.state, to, failure } };
-  }
-
-  #append(name: string, event: EventBody): void {
-    const job = this.get(name);
-    const time = new Date();
-    const sequence = job.lastSequence + 1;
-    const next = apply(job, event, sequence, time);
-    const stored = TrainingEvent.encode({ sequence, time, job: name, event }).finish();
-    this.#database.prepare('INSERT INTO job_events VALUES (?, ?, ?)').run(name, sequence, stored);
-    this.#database
-      .prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?')
-      .run(next.state, TrainingJob.encode(next).finish(), name);
-  }
-
-  #decode(payload: unknown): TrainingJob {
-    return TrainingJob.decode(payload as Uint8Array);
-  }
-
-  #transaction(action: () => void): void {
-    this.#database.exec('BEGIN IMMEDIATE');
-    try {
-      action();
-      this.#database.exec('COMMIT');
-    } catch (error) {
-      this.#database.exec('ROLLBACK');
-      throw error;
-    }
-  }
+/** The events of the jobs. An event and what it makes of its job are stored as one, and before anybody hears of it. */
+export interface EventLog {
+  /**
+   * Stores an event that leaves the job in its state.
+   * @throws LuthierError JOB_NOT_FOUND
+   */
+  append(name: string, event: Exclude<EventBody, { readonly $case: 'stateChange' }>): Promise<void>;
+  /**
+   * Moves a job on, which is an event too. Two callers cannot both take a job out of one state.
+   * @param failure With FAILED.
+   * @param from Only where the job is in this state; left out: from whichever it is in.
+   * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
+   */
+  move(name: string, to: JobState, failure?: FailureCause | null, from?: JobState): Promise<void>;
+  /**
+   * Every event after a sequence number, once and in order, until the job has ended.
+   * @throws LuthierError JOB_NOT_FOUND; the signal's reason
+   */
+  watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined>;
 }

@@ -40,7 +40,7 @@ async function setUp(options: { readonly maxDatasetBytes?: number; readonly used
     roots: [],
     logger: silent,
   });
-  const store = { database, folder: join(folder, 'datasets'), inUse: (name: string) => name === options.used };
+  const store = { database, folder: join(folder, 'datasets'), inUse: async (name: string) => name === options.used };
   const datasets = await openDatasetStore(store);
   const requestLog = createRequestLog(database);
   const maxDatasetBytes = options.maxDatasetBytes ?? 2 ** 30;

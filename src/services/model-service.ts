@@ -16,7 +16,7 @@ export interface ModelServiceDependencies {
   readonly maxMessageBytes: number;
   readonly modelRoots: readonly string[];
   readonly exportRoots: readonly string[];
-  readonly jobCounts: () => { readonly queued: number; readonly running: number };
+  readonly jobCounts: () => Promise<{ readonly queued: number; readonly running: number }>;
   readonly activeGenerations: () => number;
 }
 
@@ -74,7 +74,7 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
 
     getServerInfo: async () => {
       const info = engine.info();
-      const jobs = dependencies.jobCounts();
+      const jobs = await dependencies.jobCounts();
       return GetServerInfoResponse.create({
         version: dependencies.version,
         device: info.device,

@@ -3,8 +3,9 @@ import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
-import { initAdapter, type JobRunner } from '../jobs/job-runner.ts';
-import { hasEnded, type JobStore } from '../jobs/job-store.ts';
+import { initAdapterFolder } from '../jobs/engine-config.ts';
+import type { JobRunner } from '../jobs/job-runner.ts';
+import type { EventLog, JobStore } from '../jobs/job-store.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
@@ -12,7 +13,7 @@ import { parseRequest } from './validate/parse-request.ts';
 import { type CheckedSpec, createSchema, refuseNotBuilt, specMessage, trainSchema } from './validate/training.ts';
 
 export interface TrainingServiceDependencies {
-  readonly store: JobStore;
+  readonly store: JobStore & EventLog;
   readonly runner: JobRunner;
   readonly registry: ModelRegistry;
   readonly datasets: DatasetStore;
@@ -62,7 +63,7 @@ export function createTrainingService(
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
     if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
-    await initAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
+    await initAdapterFolder(spec.initAdapter, adapters, dependencies.modelRoots);
     if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
       throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {
         resource: { type: 'adapter', name: `adapters/${spec.output}` },
@@ -72,48 +73,51 @@ export function createTrainingService(
 
   async function create(spec: CheckedSpec, request: string): Promise<TrainingJob> {
     const message = specMessage(spec);
-    const earlier = store.findRequest(request, store.hashOf(message));
+    const earlier = await store.findRequest(message, request);
     if (earlier) return earlier;
     await check(spec);
-    const queued = store.inStates(JobState.JOB_STATE_QUEUED).length;
+    const queued = (await store.queued()).length;
     if (queued >= dependencies.maxQueuedJobs) {
       throw new LuthierError('QUEUE_FULL', `${queued} jobs are waiting, which is this server's limit; repeat later`);
     }
-    const job = store.create(message, request);
+    const job = await store.create(message, request);
     runner.wake();
     return store.get(job.name);
   }
 
   /** With its place in the queue. */
-  function shown(job: TrainingJob): TrainingJob {
+  async function shown(job: TrainingJob): Promise<TrainingJob> {
     if (job.state !== JobState.JOB_STATE_QUEUED) return job;
-    const place = store.inStates(JobState.JOB_STATE_QUEUED).findIndex((other) => other.name === job.name);
+    const place = (await store.queued()).findIndex((other) => other.name === job.name);
     return { ...job, queuePosition: place + 1 };
   }
 
   return {
     train: async function* (request, { signal }) {
       const { target, requestId: id, afterSequence } = parseRequest(trainSchema, request);
-      const job = target.$case === 'job' ? store.get(target.value) : await create(target.value, id);
+      const job = target.$case === 'job' ? await store.get(target.value) : await create(target.value, id);
       for await (const event of store.watch(job.name, afterSequence, signal)) yield { event };
     },
 
     createTrainingJob: async (request) => {
       const { spec, requestId: id, validateOnly } = parseRequest(createSchema, request);
-      if (!validateOnly) return { job: shown(await create(spec, id)) };
+      if (!validateOnly) return { job: await shown(await create(spec, id)) };
       await check(spec);
       return { job: TrainingJob.create({ spec: specMessage(spec) }) };
     },
 
-    getTrainingJob: async (request) => ({ job: shown(store.get(parseRequest(getSchema, request).name)) }),
+    getTrainingJob: async (request) => ({
+      job: await shown(await store.get(parseRequest(getSchema, request).name)),
+    }),
 
     listTrainingJobs: async (request) => {
       const { pageSize, pageToken, states } = parseRequest(listSchema, request);
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
-      const found = store.list(numberOfToken(pageToken), size + 1, states);
+      const found = await store.list(numberOfToken(pageToken), size + 1, states);
       const items = found.slice(0, size);
       const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
-      return { jobs: items.map(({ job }) => shown(job)), nextPageToken: Buffer.from(last).toString('base64url') };
+      const jobs = await Promise.all(items.map(({ job }) => shown(job)));
+      return { jobs, nextPageToken: Buffer.from(last).toString('base64url') };
     },
 
     watchTrainingJob: async function* (request, { signal }) {
@@ -129,12 +133,9 @@ export function createTrainingService(
 }
 
 /** Whether a job that has not ended needs a data set or an adapter. */
-export function usedByJobs(store: JobStore): (resource: string) => boolean {
-  return (resource) =>
-    store
-      .unfinished()
-      .some(
-        ({ state, spec }) =>
-          !hasEnded(state) && [spec?.dataset, spec?.evalDataset, spec?.initAdapter].includes(resource),
-      );
+export function usedByJobs(store: JobStore): (resource: string) => Promise<boolean> {
+  return async (resource) =>
+    (await store.unfinished()).some(({ spec }) =>
+      [spec?.dataset, spec?.evalDataset, spec?.initAdapter].includes(resource),
+    );
 }

@@ -1,6 +1,6 @@
 import { ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
 import { DATASET_TABLE } from '../datasets/dataset-store.ts';
-import { JOB_TABLES } from '../jobs/job-store.ts';
+import { JOB_TABLES } from '../jobs/job-store-sqlite.ts';
 import { REQUEST_TABLE } from './sqlite-request-log.ts';
 
 /**

@@ -1,0 +1,56 @@
+/** A stored spec as the engine takes it. */
+import { isAbsolute } from 'node:path';
+import type { AdapterStore } from '../adapters/adapter-store.ts';
+import type { TrainingConfig } from '../engine/engine.ts';
+import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import { checkPath } from '../models/allowed-path.ts';
+
+/** A number that a stored spec has by construction: its defaults were written out when it was checked. */
+const number = (value: number | undefined): number => value ?? 0;
+
+/** @param initAdapterPath From `initAdapterFolder`. */
+export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null): TrainingConfig {
+  const targets = spec.lora?.targetModules ?? [];
+  const all = targets.length === 0 || targets.includes('all-linear');
+  return {
+    lora: {
+      r: number(spec.lora?.r),
+      loraAlpha: number(spec.lora?.loraAlpha),
+      targetModules: all ? null : targets,
+      useRslora: spec.lora?.useRslora ?? false,
+      seed: number(spec.seed),
+    },
+    initAdapterPath,
+    learningRate: number(spec.learningRate),
+    lrSchedulerType: spec.lrSchedulerType ?? 'linear',
+    warmupSteps: number(spec.warmupSteps),
+    weightDecay: number(spec.weightDecay),
+    adamBeta1: number(spec.adamBeta1),
+    adamBeta2: number(spec.adamBeta2),
+    adamEpsilon: number(spec.adamEpsilon),
+    maxGradNorm: number(spec.maxGradNorm),
+    perDeviceTrainBatchSize: number(spec.perDeviceTrainBatchSize),
+    gradientAccumulationSteps: number(spec.gradientAccumulationSteps),
+    numTrainEpochs: number(spec.numTrainEpochs),
+    maxSteps: spec.maxSteps ?? null,
+    perDeviceEvalBatchSize: number(spec.perDeviceEvalBatchSize),
+    evalSteps: spec.evalSteps ?? null,
+    shuffle: spec.shuffle ?? true,
+    dataSeed: number(spec.dataSeed),
+  };
+}
+
+/**
+ * The folder of the adapter that a job starts from; null: none.
+ * @param name As `TrainingSpec.init_adapter`.
+ * @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED
+ */
+export async function initAdapterFolder(
+  name: string,
+  adapters: Pick<AdapterStore, 'get'>,
+  roots: readonly string[],
+): Promise<string | null> {
+  if (name === '') return null;
+  const isPath = isAbsolute(name) || (/[\\/]/.test(name) && !/^(adapters|trainingJobs)\//.test(name));
+  return isPath ? checkPath(name, roots) : adapters.get(name).folder;
+}

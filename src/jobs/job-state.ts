@@ -1,0 +1,43 @@
+/** The state machine of a training job. Knows nothing of stores or engines. */
+import { LuthierError } from '../errors/luthier-error.ts';
+import { JobState } from '../gen/luthier/v1/training_service.ts';
+
+const { JOB_STATE_UNSPECIFIED, JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING } = JobState;
+const { JOB_STATE_RUNNING, JOB_STATE_PAUSED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED } = JobState;
+
+/** Where a job can go from where it is. What is not listed has ended. */
+const NEXT: ReadonlyMap<JobState, readonly JobState[]> = new Map([
+  [JOB_STATE_UNSPECIFIED, [JOB_STATE_QUEUED]],
+  [JOB_STATE_QUEUED, [JOB_STATE_VALIDATING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_VALIDATING, [JOB_STATE_LOADING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_LOADING, [JOB_STATE_RUNNING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_RUNNING, [JOB_STATE_PAUSED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_PAUSED, [JOB_STATE_RUNNING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+]);
+
+/** The states that nothing follows. */
+export const ENDED: readonly JobState[] = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED];
+
+/** True once nothing more will happen to a job. */
+export const hasEnded = (state: JobState): boolean => ENDED.includes(state);
+
+const LABELS = new Map<JobState, string>(
+  Object.entries(JobState).map(([name, state]) => [state, name.replace('JOB_STATE_', '')]),
+);
+
+/** A state as messages name it: `RUNNING`. */
+const label = (state: JobState): string => LABELS.get(state) ?? String(state);
+
+/** @throws LuthierError INVALID_STATE where a job is not in the expected state */
+export function checkState(name: string, found: JobState, expected: JobState): void {
+  if (found === expected) return;
+  throw new LuthierError('INVALID_STATE', `${name} is ${label(found)}; expected ${label(expected)}`);
+}
+
+/** @throws LuthierError INVALID_STATE where a job in `from` cannot go to `to` */
+export function checkTransition(name: string, from: JobState, to: JobState): void {
+  const next = NEXT.get(from) ?? [];
+  if (next.includes(to)) return;
+  const expected = next.length === 0 ? 'nothing follows' : `expected ${next.map(label).join(', ')}`;
+  throw new LuthierError('INVALID_STATE', `${name} is ${label(from)}: ${expected}; found ${label(to)}`);
+}
