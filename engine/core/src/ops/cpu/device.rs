@@ -29,6 +29,8 @@ pub struct CpuOps<E: Real> {
     pool: Mutex<DecodePool>,
     threads: usize,
     scratch: ScratchPool<E>,
+    /// The right side of a product under way, packed.
+    packed: Mutex<Vec<E>>,
     /// Dequantized weights and attention's gradients per head; grows to the largest use.
     wide: Mutex<Option<CpuBuffer<E>>>,
     counter: Arc<MemoryCounter>,
@@ -42,6 +44,7 @@ impl<E: Real> CpuOps<E> {
             threads: pool.threads(),
             pool: Mutex::new(pool),
             scratch: ScratchPool::new(),
+            packed: Mutex::default(),
             wide: Mutex::new(None),
             counter: Arc::default(),
         }
@@ -78,8 +81,9 @@ impl<E: Real> CpuOps<E> {
         if product.m == 0 || product.n == 0 {
             return;
         }
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: every caller in this file has checked the extent of each operand, and `c` is borrowed alone.
-        unsafe { product.run(&mut self.pool(), &self.scratch) }
+        unsafe { product.run(&mut self.pool(), &self.scratch, &mut packed) }
     }
 }
 

@@ -20,6 +20,7 @@ mod loss;
 mod memory;
 mod parallel;
 mod product;
+mod product_blocked;
 mod real;
 mod rows;
 mod weight;

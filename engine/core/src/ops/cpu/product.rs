@@ -11,7 +11,7 @@ use super::kernel::{Kernels, Segment, Tile};
 use super::real::Real;
 use super::weight::CpuWeight;
 
-/// Longest piece of the inner dimension that is packed at once: a panel of it stays in a core's second-level cache.
+/// Longest piece of the inner dimension that is packed at once on one thread: a panel of it stays in a core's second-level cache.
 const INNER_BLOCK: usize = 1600;
 /// Most summands of one product.
 pub(super) const MAX_TERMS: usize = 8;
@@ -19,8 +19,6 @@ pub(super) const MAX_TERMS: usize = 8;
 const UNPACKED_ROWS: usize = 24;
 /// Multiply-adds below which a product is not worth sharing among threads.
 const SHARED_WORK: usize = 1 << 18;
-/// Fewest rows of one piece of work.
-const MIN_PIECE_ROWS: usize = 64;
 
 /// The right side of one summand, `[k, n]`.
 #[derive(Clone, Copy)]
@@ -60,8 +58,21 @@ unsafe impl<E> Sync for Product<'_, E> {}
 #[derive(Default)]
 pub(super) struct PackScratch<E> {
     panel: Vec<E>,
-    rows: Vec<E>,
+    /// Dequantized rows of a weight.
+    pub(super) rows: Vec<E>,
     spare: Vec<Vec<E>>,
+}
+
+/// The first `len` numbers of a vector from a cache line's start on; it grows where it is too short. The kernels read whole registers, and
+/// one that straddles two lines costs two reads.
+pub(super) fn aligned<E: Real>(vector: &mut Vec<E>, len: usize) -> &mut [E] {
+    const LINE_BYTES: usize = 64;
+    let spare = LINE_BYTES / size_of::<E>();
+    if vector.len() < len + spare {
+        vector.resize(len + spare, E::ZERO);
+    }
+    let start = vector.as_ptr().align_offset(LINE_BYTES).min(spare);
+    &mut vector[start..start + len]
 }
 
 impl<E: Real> PackScratch<E> {
@@ -79,7 +90,7 @@ impl<E: Real> PackScratch<E> {
 }
 
 impl<E: Real> Product<'_, E> {
-    fn inner(&self) -> usize {
+    pub(super) fn inner(&self) -> usize {
         self.terms.iter().map(|term| term.left.k).sum()
     }
 
@@ -95,27 +106,22 @@ impl<E: Real> Product<'_, E> {
         }
     }
 
-    /// Computes on all threads of a pool.
+    /// Computes on all threads of a pool; a long left side goes by [`Self::run_blocked`], with the right side packed once for all.
     ///
     /// # Safety
     /// As [`Self::run_here`].
-    pub unsafe fn run(&self, pool: &mut DecodePool, scratch: &ScratchPool<E>) {
-        if self.m * self.n * self.inner() < SHARED_WORK || pool.threads() == 1 {
-            // SAFETY: the caller's promise.
-            scratch.with(|scratch| unsafe { self.run_here(scratch) });
-            return;
+    pub unsafe fn run(&self, pool: &mut DecodePool, scratch: &ScratchPool<E>, packed: &mut Vec<E>) {
+        // SAFETY: the caller's promise, here and below; pieces write different tiles.
+        unsafe {
+            if self.m * self.n * self.inner() < SHARED_WORK {
+                scratch.with(|scratch| self.run_here(scratch));
+            } else if self.m > UNPACKED_ROWS {
+                self.run_blocked(pool, scratch, packed);
+            } else {
+                let panels = self.n.div_ceil(E::kernels().panel_width());
+                pool.run(panels, &|panel| scratch.with(|scratch| self.panel(panel, 0..self.m, scratch)));
+            }
         }
-        let panels = self.n.div_ceil(E::kernels().panel_width());
-        let wanted = (4 * pool.threads()).div_ceil(panels);
-        let rows = self.m.div_ceil(wanted).max(MIN_PIECE_ROWS).next_multiple_of(8);
-        let splits = self.m.div_ceil(rows);
-        pool.run(panels * splits, &|piece| {
-            let first = piece % splits * rows;
-            // SAFETY: pieces write different tiles; the rest is the caller's promise.
-            scratch.with(|scratch| unsafe {
-                self.panel(piece / splits, first..(first + rows).min(self.m), scratch);
-            });
-        });
     }
 
     /// One panel's columns of `rows`.
@@ -137,8 +143,10 @@ impl<E: Real> Product<'_, E> {
                 let (b, b_stride) = match self.unpacked(done, rows.len(), first, columns, kernels) {
                     Some(place) if count <= 1 => place,
                     _ => {
-                        self.pack(done..done + block, first, columns, stride, scratch);
-                        (scratch.panel.as_ptr(), stride)
+                        let PackScratch { panel, rows, .. } = scratch;
+                        let panel = aligned(panel, block * stride);
+                        self.pack(done..done + block, first, columns, stride, panel, rows);
+                        (panel.as_ptr(), stride)
                     }
                 };
                 self.rows(kernels, vectors, &segments[..count], (b, b_stride), (first, columns), rows.clone(), start);
@@ -151,8 +159,12 @@ impl<E: Real> Product<'_, E> {
         }
     }
 
+    /// One panel's columns of `rows`, over the inner dimension that `segments` and `b` cover.
+    ///
+    /// # Safety
+    /// As [`Self::run_here`].
     #[expect(clippy::too_many_arguments, reason = "the loop's state, taken apart once")]
-    unsafe fn rows(
+    pub(super) unsafe fn rows(
         &self,
         kernels: &Kernels<E>,
         vectors: usize,
@@ -190,7 +202,7 @@ impl<E: Real> Product<'_, E> {
     }
 
     /// The parts of the left sides that make up a range of the inner dimension.
-    fn segments(&self, range: Range<usize>, out: &mut [Segment<E>; MAX_TERMS]) -> usize {
+    pub(super) fn segments(&self, range: Range<usize>, out: &mut [Segment<E>; MAX_TERMS]) -> usize {
         let (mut before, mut count) = (0, 0);
         for term in self.terms {
             let begin = range.start.max(before);
@@ -222,20 +234,19 @@ impl<E: Real> Product<'_, E> {
         }
     }
 
-    /// Copies a range of the right sides' rows into the panel; columns beyond the last are zero.
-    unsafe fn pack(
+    /// Copies a range of the right sides' rows into a panel of rows of `stride`; columns beyond the last are zero. `rows` is scratch.
+    ///
+    /// # Safety
+    /// As [`Self::run_here`].
+    pub(super) unsafe fn pack(
         &self,
         range: Range<usize>,
         first: usize,
         columns: usize,
         stride: usize,
-        scratch: &mut PackScratch<E>,
+        panel: &mut [E],
+        rows: &mut Vec<E>,
     ) {
-        let PackScratch { panel, rows, .. } = scratch;
-        let len = range.len() * stride;
-        if panel.len() < len {
-            panel.resize(len, E::ZERO);
-        }
         let (mut before, mut at) = (0, 0);
         for term in self.terms {
             let begin = range.start.max(before);
