@@ -68,6 +68,7 @@ function required<T>(value: T | undefined, what: string): T {
 export class LuthierClient {
   readonly #client: Client;
   readonly #options: LuthierClientOptions;
+  readonly #closing = new AbortController();
 
   constructor(options: LuthierClientOptions) {
     this.#options = options;
@@ -79,8 +80,9 @@ export class LuthierClient {
     });
   }
 
-  /** Ends the connection; calls under way are cancelled. */
+  /** Ends the connection; calls under way fail with CANCELLED. */
   close(): void {
+    this.#closing.abort();
     this.#client.close();
   }
 
@@ -111,13 +113,13 @@ export class LuthierClient {
       job === ''
         ? this.#stream(training.TrainingServiceService.train, request, options)
         : this.#watch(job, after, options);
-    return attach(open, { retry: this.#options.retry, ...options });
+    return attach(open, { retry: this.#options.retry, ...options, signal: this.#signal(options) });
   }
 
   /** Yields a job's events after `options.afterSequence`, until it ends; re-attaches as `train` does. */
   watchTrainingJob(name: string, options: AttachOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
     const open = (after: number) => this.#watch(name, after, options);
-    return attach(open, { retry: this.#options.retry, ...options });
+    return attach(open, { retry: this.#options.retry, ...options, signal: this.#signal(options) });
   }
 
   async createTrainingJob(
@@ -321,8 +323,14 @@ export class LuthierClient {
     return this.#read(method, tokenizers.RenderPromptRequest, request, options);
   }
 
+  /** Aborted by the caller, or by closing the client. */
+  #signal({ signal }: CallOptions): AbortSignal {
+    return signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+  }
+
   #callOptions(options: CallOptions): CallOptions {
-    return { ...options, metadata: { ...this.#options.metadata, ...options.metadata } };
+    const metadata = { ...this.#options.metadata, ...options.metadata };
+    return { ...options, metadata, signal: this.#signal(options) };
   }
 
   #stream<Request, Response>(method: Method<Request, Response>, request: Request, options: CallOptions) {
@@ -355,7 +363,7 @@ export class LuthierClient {
   ): Promise<Response> {
     const message = messages.create(request);
     const merged = { timeoutMs: this.#options.timeoutMs, ...this.#callOptions(options) };
-    return this.#repeat(options, () => unary(this.#client, method, message, merged));
+    return this.#repeat(merged, () => unary(this.#client, method, message, merged));
   }
 
   /** A call that changes something: with a request id of its own where the caller gave none, so that it can be repeated. */
@@ -368,6 +376,6 @@ export class LuthierClient {
     const message = messages.create(request);
     if (message.requestId === '') message.requestId = crypto.randomUUID();
     const merged = { timeoutMs: this.#options.timeoutMs, ...this.#callOptions(options) };
-    return this.#repeat(options, () => unary(this.#client, method, message, merged));
+    return this.#repeat(merged, () => unary(this.#client, method, message, merged));
   }
 }

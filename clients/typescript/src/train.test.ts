@@ -146,3 +146,20 @@ test('repetition has an end, and only UNAVAILABLE is repeated', async () => {
   await expect(collect(client.watchTrainingJob(JOB))).rejects.toMatchObject({ status: 'NOT_FOUND' });
   expect(calls).toBe(5);
 });
+
+test('closing the client ends a watched job with CANCELLED, and opens nothing again', async () => {
+  let opened = 0;
+  await using server = await scriptedServer(TrainingServiceService, {
+    watchTrainingJob: (call: WatchCall) => {
+      opened += 1;
+      call.write({ event: eventsOf(JOB, 3)[0] });
+    },
+  });
+  const client = new LuthierClient({ address: server.address, retry: fast });
+  const watching = (async () => {
+    for await (const _ of client.watchTrainingJob(JOB)) client.close();
+  })();
+  await expect(watching).rejects.toMatchObject({ status: 'CANCELLED' });
+  await expect(client.getTrainingJob(JOB)).rejects.toMatchObject({ status: 'CANCELLED' });
+  expect(opened).toBe(1);
+});
