@@ -1,0 +1,86 @@
+/** What the queue does where the store or an earlier server failed. Jobs that run are tested over gRPC. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import type { DatasetStore } from '../datasets/dataset-store.ts';
+import { LuthierError } from '../errors/luthier-error.ts';
+import { JobState, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type { ModelRegistry } from '../models/model-registry.ts';
+import { openDatabase } from '../store/database.ts';
+import { JobRunner } from './job-runner.ts';
+import { SqliteJobStore } from './job-store-sqlite.ts';
+
+/** Refuses the first transitions to FAILED, as a full disk does. */
+class FullStore extends SqliteJobStore {
+  refusals = 2;
+
+  override async move(...parameters: Parameters<SqliteJobStore['move']>): Promise<void> {
+    if (parameters[1] === JobState.JOB_STATE_FAILED && this.refusals-- > 0) {
+      throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    }
+    return super.move(...parameters);
+  }
+}
+
+function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
+  const folder = mkdtempSync(`${tmpdir()}/luthier-runner-`);
+  const store = new FullStore(openDatabase(':memory:'));
+  const datasets: Partial<DatasetStore> = {
+    open: () => {
+      throw new LuthierError('DATASET_NOT_FOUND', 'gone');
+    },
+  };
+  const logger = { info: vi.fn(), warn: vi.fn(), error: vi.fn() };
+  const runner = new JobRunner({
+    store,
+    registry: {} as ModelRegistry,
+    datasets: datasets as DatasetStore,
+    adapters: { has: () => false, ...adapters } as ManagedAdapterStore,
+    folder,
+    modelRoots: [],
+    logger,
+  });
+  onTestFinished(async () => {
+    await runner.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  return { store, runner, logger };
+}
+
+const spec = TrainingSpec.create({ model: 'models/m', dataset: 'datasets/d' });
+
+test('a job whose end cannot be stored is tried again until it can, and then the next one runs', async () => {
+  const { store, runner, logger } = setUp();
+  const first = await store.create(spec, '');
+  const second = await store.create(spec, '');
+  await runner.start();
+  await vi.waitFor(async () => expect((await store.get(second.name)).state).toBe(JobState.JOB_STATE_FAILED), {
+    timeout: 10_000,
+    interval: 20,
+  });
+  expect(await store.get(first.name)).toMatchObject({ failure: { reason: 'DATASET_NOT_FOUND', message: 'gone' } });
+  expect(logger.error).toHaveBeenCalledTimes(2);
+});
+
+test('a job that a dead server left behind its stored adapter has succeeded; one without is interrupted', async () => {
+  const saved = { name: 'adapters/kept', sizeBytes: 7, info: { sha256: 'abc' } } as ReturnType<
+    ManagedAdapterStore['get']
+  >;
+  const names: string[] = [];
+  const { store, runner } = setUp({ has: (name) => name === names[0], get: () => saved });
+  store.refusals = 0;
+  for (let index = 0; index < 2; index++) {
+    const { name } = await store.create(spec, '');
+    for (const state of [JobState.JOB_STATE_VALIDATING, JobState.JOB_STATE_LOADING, JobState.JOB_STATE_RUNNING]) {
+      await store.move(name, state);
+    }
+    names.push(name);
+  }
+  await runner.start();
+  expect(await store.get(names[0] ?? '')).toMatchObject({
+    state: JobState.JOB_STATE_SUCCEEDED,
+    adapter: 'adapters/kept',
+  });
+  expect(await store.get(names[1] ?? '')).toMatchObject({ failure: { reason: 'INTERRUPTED' } });
+});
