@@ -5,10 +5,13 @@ import type { ServerReadableStream, ServerUnaryCall, ServerWritableStream, sendU
 import { afterAll, expect, test } from 'vitest';
 import { DatasetServiceService } from '../../typescript/src/gen/luthier/v1/dataset_service.ts';
 import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/generation_service.ts';
+import { ModelServiceService } from '../../typescript/src/gen/luthier/v1/model_service.ts';
 import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
 import {
   type GenerateRequest,
   GenerateResponse,
+  type GetModelRequest,
+  GetModelResponse,
   type GetTrainingJobRequest,
   GetTrainingJobResponse,
   type ListTrainingJobsRequest,
@@ -32,7 +35,13 @@ function file(name: string, text: string): string {
 }
 
 const JOB = 'trainingJobs/t';
-const services = { ...TrainingServiceService, ...DatasetServiceService, ...GenerationServiceService };
+const services = {
+  ...TrainingServiceService,
+  ...DatasetServiceService,
+  ...GenerationServiceService,
+  ...ModelServiceService,
+};
+let uploads = 0;
 const requests: { train?: TrainRequest; generate: GenerateRequest[] } = { generate: [] };
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
@@ -48,9 +57,12 @@ const methods = {
     done(null, ListTrainingJobsResponse.create({ jobs, nextPageToken: first ? 'next' : '' }));
   },
   uploadDataset: (call: ServerReadableStream<UploadDatasetRequest, object>, done: sendUnaryData<object>) => {
+    uploads += 1;
     call.on('data', () => {});
     call.on('end', () => done(null, UploadDatasetResponse.create({ dataset: { name: 'datasets/d', examples: 2 } })));
   },
+  getModel: (call: ServerUnaryCall<GetModelRequest, object>, done: sendUnaryData<object>) =>
+    call.request.name === 'models/m' ? done(null, GetModelResponse.create({ model: {} })) : done(detailedError()),
   getDataset: (_call: unknown, done: sendUnaryData<object>) => done(detailedError()),
   generate: (call: ServerWritableStream<GenerateRequest, GenerateResponse>) => {
     requests.generate.push(call.request);
@@ -86,6 +98,13 @@ test('train uploads, sends the spec and prints one event a line', async () => {
   expect(events).toHaveLength(3);
   expect(events[0]).toMatchObject({ sequence: 1, job: JOB, step: { globalStep: 1, loss: 1, gradNorm: 0, tokens: 0 } });
   expect(events[2]).toMatchObject({ sequence: 3, stateChange: { to: 'JOB_STATE_SUCCEEDED' } });
+});
+
+test('train uploads nothing for a model that is not there', async () => {
+  const before = uploads;
+  const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
+  expect((await luthier(['train', '--model', 'models/none', '--data', data])).code).toBe(13);
+  expect(uploads).toBe(before);
 });
 
 test('train for people says how to go on', async () => {

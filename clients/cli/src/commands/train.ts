@@ -61,6 +61,8 @@ async function train(session: Session, { spec, run }: TrainSettings): Promise<nu
   const format = run.format === undefined ? undefined : choice('format', FORMATS, run.format.replaceAll('-', '_'));
   if (run.data === undefined) throw new CliError('--data is missing: a JSONL file, or datasets/NAME');
   if (spec.model === undefined) throw new CliError('--model is missing: a registered name or a path');
+  // Before the upload: a model that is not there must leave no data set behind.
+  await session.client.getModel(spec.model);
   spec.dataset = await datasetOf(session, run.data, 'data', format);
   if (run['eval-data'] !== undefined)
     spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', format);
