@@ -1,8 +1,8 @@
 //! Causal attention over packed sequences, block by block; the full matrix of scores never exists.
 
-use super::decode_pool::DecodePool;
 use super::kernel::Segment;
 use super::parallel::{Disjoint, for_rows};
+use super::pool::ThreadPool;
 use super::product::{PackScratch, Product, Right, ScratchPool, Term};
 use super::real::Real;
 use super::rows;
@@ -89,7 +89,7 @@ impl Piece {
 
 /// The device's threads and scratch.
 pub(super) struct Workers<'a, E> {
-    pub pool: &'a mut DecodePool,
+    pub pool: &'a mut ThreadPool,
     pub scratch: &'a ScratchPool<E>,
 }
 

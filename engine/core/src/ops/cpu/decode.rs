@@ -6,8 +6,8 @@ use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
 use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
 use super::decode_model::{DecodeAdapter, DecodeLayer, DecodeLoraPair, DecodeModel, Linear};
-use super::decode_pool::{DecodePool, Shards};
 use super::decode_rows::{DecodeVector, multiply_f32_rows, multiply_rows, needs_quantized_vector};
+use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
 
@@ -35,7 +35,7 @@ pub(super) struct TokenScratch {
 
 /// Computes one token after another on one device's threads.
 pub struct CpuDecoder {
-    pub(super) pool: DecodePool,
+    pub(super) pool: ThreadPool,
     scratch: TokenScratch,
 }
 
@@ -49,7 +49,7 @@ struct Product<'a> {
 impl CpuDecoder {
     /// A decoder that uses `threads` threads.
     pub fn new(threads: usize) -> Self {
-        Self { pool: DecodePool::new(threads), scratch: TokenScratch::default() }
+        Self { pool: ThreadPool::new(threads), scratch: TokenScratch::default() }
     }
 
     /// Threads at work.
@@ -97,7 +97,7 @@ impl CpuDecoder {
 }
 
 fn output_layer(
-    pool: &mut DecodePool,
+    pool: &mut ThreadPool,
     model: &DecodeModel,
     hidden: &[f32],
     vector: &mut DecodeVector,
@@ -121,7 +121,7 @@ impl TokenScratch {
     /// hidden += o_proj(attention(norm(hidden))).
     fn attend(
         &mut self,
-        pool: &mut DecodePool,
+        pool: &mut ThreadPool,
         model: &DecodeModel,
         layer: &DecodeLayer,
         index: usize,
@@ -171,7 +171,7 @@ impl TokenScratch {
     }
 
     /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))).
-    fn feed_forward(&mut self, pool: &mut DecodePool, model: &DecodeModel, layer: &DecodeLayer, pair: PairOf<'_, '_>) {
+    fn feed_forward(&mut self, pool: &mut ThreadPool, model: &DecodeModel, layer: &DecodeLayer, pair: PairOf<'_, '_>) {
         let config = &model.config;
         let inner = config.intermediate_size;
         rms_norm(&self.hidden, &layer.post_attention_norm, config.rms_norm_eps as f32, &mut self.normed);
@@ -189,7 +189,7 @@ impl TokenScratch {
 
 /// All products of one vector, in one parallel section: `output = W x + scale B (A x)`.
 fn multiply(
-    pool: &mut DecodePool,
+    pool: &mut ThreadPool,
     products: &[Product<'_>],
     x: &[f32],
     vector: &mut DecodeVector,

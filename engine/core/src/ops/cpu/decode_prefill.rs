@@ -9,7 +9,7 @@ use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
 use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
 use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel, Linear, dequantize_bytes};
-use super::decode_pool::{DecodePool, Shards};
+use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
 
@@ -66,7 +66,7 @@ impl CpuDecoder {
         for (index, layer) in model.layers.iter().enumerate() {
             let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
             let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank } = &mut scratch;
-            let mut product = |pool: &mut DecodePool, linear: Linear, x: &[f32], out: &mut Vec<f32>| {
+            let mut product = |pool: &mut ThreadPool, linear: Linear, x: &[f32], out: &mut Vec<f32>| {
                 multiply_chunk(pool, &layer.linears[linear as usize], pair(linear), x, low_rank, out);
             };
             norm_rows(&hidden, &layer.input_norm, epsilon, normed);
@@ -113,7 +113,7 @@ fn norm_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut Vec<f32>) {
 }
 
 fn attend_chunk(
-    pool: &mut DecodePool,
+    pool: &mut ThreadPool,
     model: &DecodeModel,
     cache: &KvCache,
     layer: usize,
@@ -142,7 +142,7 @@ fn attend_chunk(
 
 /// `out [tokens, out_features] = x Wᵀ + scale (x Aᵀ) Bᵀ`. Each piece dequantizes some rows of W and multiplies them at once.
 fn multiply_chunk(
-    pool: &mut DecodePool,
+    pool: &mut ThreadPool,
     matrix: &HostTensor,
     lora: Option<&DecodeLoraPair>,
     x: &[f32],

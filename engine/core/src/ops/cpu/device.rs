@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attention::{self, Backward, Workers};
-use super::decode_pool::DecodePool;
 use super::kernel::Segment;
 use super::loss;
 use super::memory::{CpuBuffer, MemoryCounter};
 use super::parallel::{Disjoint, for_rows};
+use super::pool::ThreadPool;
 use super::product::{MAX_TERMS, Product, Right, ScratchPool, Term};
 use super::real::Real;
 use super::rows;
@@ -26,7 +26,7 @@ const FLAT_PIECE: usize = 1 << 14;
 
 /// The processor. Cheap to share; one operation runs at a time.
 pub struct CpuOps<E: Real> {
-    pool: Mutex<DecodePool>,
+    pool: Mutex<ThreadPool>,
     threads: usize,
     scratch: ScratchPool<E>,
     /// The right side of a product under way, packed.
@@ -39,7 +39,7 @@ pub struct CpuOps<E: Real> {
 impl<E: Real> CpuOps<E> {
     /// A device that computes on `threads` threads (at least one), the calling thread among them.
     pub fn new(threads: usize) -> Self {
-        let pool = DecodePool::new(threads);
+        let pool = ThreadPool::new(threads);
         Self {
             threads: pool.threads(),
             pool: Mutex::new(pool),
@@ -60,7 +60,7 @@ impl<E: Real> CpuOps<E> {
         E::kernels().name
     }
 
-    fn pool(&self) -> MutexGuard<'_, DecodePool> {
+    fn pool(&self) -> MutexGuard<'_, ThreadPool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

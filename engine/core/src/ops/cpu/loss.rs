@@ -1,13 +1,13 @@
 //! Cross-entropy of rows of logits, fused with its gradient.
 
-use super::decode_pool::DecodePool;
 use super::parallel::Disjoint;
+use super::pool::ThreadPool;
 use super::real::Real;
 use super::rows;
 
 /// See `Ops::cross_entropy`.
 pub(super) fn cross_entropy<E: Real>(
-    pool: &mut DecodePool,
+    pool: &mut ThreadPool,
     vocabulary: usize,
     targets: &[u32],
     grad_scale: Option<E>,

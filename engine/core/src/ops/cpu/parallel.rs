@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::decode_pool::DecodePool;
+use super::pool::ThreadPool;
 
 /// Numbers of one piece of work: enough that taking a piece costs nothing beside it.
 const PIECE_NUMBERS: usize = 1 << 14;
@@ -41,7 +41,7 @@ impl<'a, E> Disjoint<'a, E> {
 }
 
 /// Calls `work` on ranges that together are `0..rows`, each of about [`PIECE_NUMBERS`] numbers for rows of `width`.
-pub(super) fn for_rows(pool: &mut DecodePool, rows: usize, width: usize, work: impl Fn(Range<usize>) + Sync) {
+pub(super) fn for_rows(pool: &mut ThreadPool, rows: usize, width: usize, work: impl Fn(Range<usize>) + Sync) {
     let piece = (PIECE_NUMBERS / width.max(1)).max(1);
     pool.run(rows.div_ceil(piece), &|index| work(index * piece..((index + 1) * piece).min(rows)));
 }

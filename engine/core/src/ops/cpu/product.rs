@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::decode_pool::DecodePool;
 use super::kernel::{Kernels, Segment, Tile};
+use super::pool::ThreadPool;
 use super::real::Real;
 use super::weight::CpuWeight;
 
@@ -110,7 +110,7 @@ impl<E: Real> Product<'_, E> {
     ///
     /// # Safety
     /// As [`Self::run_here`].
-    pub unsafe fn run(&self, pool: &mut DecodePool, scratch: &ScratchPool<E>, packed: &mut Vec<E>) {
+    pub unsafe fn run(&self, pool: &mut ThreadPool, scratch: &ScratchPool<E>, packed: &mut Vec<E>) {
         // SAFETY: the caller's promise, here and below; pieces write different tiles.
         unsafe {
             if self.m * self.n * self.inner() < SHARED_WORK {

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::decode_pool::DecodePool;
 use super::kernel::Segment;
 use super::parallel::Disjoint;
+use super::pool::ThreadPool;
 use super::product::{MAX_TERMS, Product, ScratchPool, aligned};
 use super::real::Real;
 
@@ -25,7 +25,7 @@ impl<E: Real> Product<'_, E> {
     ///
     /// # Safety
     /// As [`Self::run_here`].
-    pub(super) unsafe fn run_blocked(&self, pool: &mut DecodePool, scratch: &ScratchPool<E>, packed: &mut Vec<E>) {
+    pub(super) unsafe fn run_blocked(&self, pool: &mut ThreadPool, scratch: &ScratchPool<E>, packed: &mut Vec<E>) {
         let width = E::kernels().panel_width();
         let panels = self.n.div_ceil(width);
         let panel_len = self.inner() * width;

@@ -1,4 +1,4 @@
-//! A few threads that work on one token together.
+//! A few threads that work on one operation together, in training and in decoding.
 //!
 //! A token is more than a hundred short products. Handing each to a general pool costs about as much as a small product itself, so these
 //! helpers watch one word of memory for the next task and go to sleep only after a pause. A task is cut into pieces that whoever is free
@@ -37,12 +37,12 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 /// The threads. One task runs at a time; the pool belongs to the thread that owns the device.
-pub struct DecodePool {
+pub struct ThreadPool {
     shared: Arc<Shared>,
     helpers: Vec<(Thread, JoinHandle<()>)>,
 }
 
-impl DecodePool {
+impl ThreadPool {
     /// A pool that works with `threads` threads, the caller among them.
     pub fn new(threads: usize) -> Self {
         let helpers = threads.max(1) - 1;
@@ -57,7 +57,7 @@ impl DecodePool {
         let helpers = (0..helpers)
             .map_while(|index| {
                 let shared = shared.clone();
-                let name = format!("luthier-decode-{index}");
+                let name = format!("luthier-worker-{index}");
                 // A system that refuses another thread leaves the pool smaller, not broken.
                 let handle = std::thread::Builder::new().name(name).spawn(move || shared.help(index)).ok()?;
                 Some((handle.thread().clone(), handle))
@@ -96,14 +96,11 @@ impl DecodePool {
         }
         shared.work(task, pieces);
         drop(closing);
-        assert!(
-            !shared.panicked.swap(false, Ordering::Relaxed),
-            "a piece of a decoding task panicked on a helper thread"
-        );
+        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a piece of a task panicked on a helper thread");
     }
 }
 
-impl Drop for DecodePool {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for (thread, handle) in self.helpers.drain(..) {
@@ -235,7 +232,7 @@ mod tests {
     #[test]
     fn every_piece_runs_exactly_once() {
         for threads in [1, 2, 4] {
-            let mut pool = DecodePool::new(threads);
+            let mut pool = ThreadPool::new(threads);
             for round in 0..2_000usize {
                 let pieces = round % 17;
                 let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
@@ -249,7 +246,7 @@ mod tests {
 
     #[test]
     fn helpers_wake_after_a_pause() {
-        let mut pool = DecodePool::new(2);
+        let mut pool = ThreadPool::new(2);
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(5));
             let barrier = std::sync::Barrier::new(2);
@@ -262,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_lives_on() {
-        let mut pool = DecodePool::new(2);
+        let mut pool = ThreadPool::new(2);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             pool.run(8, &|piece| assert!(piece != 5, "piece 5 fails on purpose"));
         }));
