@@ -12,7 +12,7 @@ import { DatasetServiceService } from './gen/luthier/v1/dataset_service.ts';
 import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts';
 import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
 import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
-import { TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
 import { JobRunner } from './jobs/job-runner.ts';
 import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { callLog } from './logging/call-log.ts';
@@ -129,8 +129,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     modelRoots: options.modelRoots,
     exportRoots: options.exportRoots,
     jobCounts: async () => {
-      const queued = (await jobs.queued()).length;
-      return { queued, running: (await jobs.unfinished()).length - queued };
+      const unfinished = await jobs.unfinished();
+      const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
+      return { queued, running: unfinished.length - queued };
     },
     activeGenerations: () => slots.active,
   });

@@ -6,7 +6,7 @@ import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthi
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
 import { checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
-import type { EventBody, EventLog, FailureCause, JobStore, NumberedJob } from './job-store.ts';
+import type { EventBody, EventLog, FailureCause, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
 
 /** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
 export const JOB_TABLES = `CREATE TABLE jobs (
@@ -99,7 +99,7 @@ export class SqliteJobStore implements JobStore, EventLog {
     return this.#oldestFirst(states.filter((state) => !ENDED.includes(state)));
   }
 
-  async append(name: string, event: EventBody): Promise<void> {
+  async append(name: string, event: LoggedEvent): Promise<void> {
     this.#change(name, () => event);
   }
 

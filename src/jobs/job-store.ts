@@ -7,6 +7,9 @@ import type { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/
 /** What an event says. */
 export type EventBody = NonNullable<TrainingEvent['event']>;
 
+/** An event that leaves a job in its state. */
+export type LoggedEvent = Exclude<EventBody, { readonly $case: 'stateChange' }>;
+
 /** Why a job failed, as it is stored with the transition. */
 export interface FailureCause {
   readonly reason: string;
@@ -45,7 +48,7 @@ export interface EventLog {
    * Stores an event that leaves the job in its state.
    * @throws LuthierError JOB_NOT_FOUND
    */
-  append(name: string, event: Exclude<EventBody, { readonly $case: 'stateChange' }>): Promise<void>;
+  append(name: string, event: LoggedEvent): Promise<void>;
   /**
    * Moves a job on, which is an event too. Two callers cannot both take a job out of one state.
    * @param failure With FAILED.

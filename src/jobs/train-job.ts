@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
+import { countOf } from '../datasets/example-collector.ts';
 import { type PreparedExamples, prepareExamples } from '../datasets/prepare-examples.ts';
 import { learnedLabels } from '../datasets/tokenize-examples.ts';
 import type { ModelMetadata, TokenExamples, TrainingEvent, TrainingRun } from '../engine/engine.ts';
@@ -11,7 +12,7 @@ import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/trai
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { overLengthField, trainOnField } from '../services/validate/dataset.ts';
 import { engineConfig, initAdapterFolder } from './engine-config.ts';
-import type { EventBody, EventLog } from './job-store.ts';
+import type { EventLog, LoggedEvent } from './job-store.ts';
 
 export interface TrainJobDependencies {
   readonly log: EventLog;
@@ -24,9 +25,10 @@ export interface TrainJobDependencies {
 }
 
 /** Labels that are learned: those after each example's first position. */
-function labelTokens({ labels, offsets }: TokenExamples): number {
+function labelTokens(examples: TokenExamples): number {
+  const { labels, offsets } = examples;
   let count = 0;
-  for (let index = 0; index + 1 < offsets.length; index++) {
+  for (let index = 0; index < countOf(examples); index++) {
     count += learnedLabels(labels.subarray(offsets[index], offsets[index + 1]));
   }
   return count;
@@ -41,8 +43,8 @@ function eventBody(event: TrainingEvent, prepared: PreparedExamples, metadata: M
         $case: 'plan',
         value: {
           maxSteps: event.maxSteps,
-          examples: train.offsets.length - 1,
-          evalExamples: evaluation === null ? 0 : evaluation.offsets.length - 1,
+          examples: countOf(train),
+          evalExamples: evaluation === null ? 0 : countOf(evaluation),
           tokens: train.inputIds.length,
           labelTokens: labelTokens(train),
           trainableParameters: event.trainableParameters,
@@ -62,8 +64,6 @@ function eventBody(event: TrainingEvent, prepared: PreparedExamples, metadata: M
       return null;
   }
 }
-
-type LoggedEvent = Exclude<EventBody, { readonly $case: 'stateChange' }>;
 
 /**
  * Trains and stores the adapter; the job has its events and stands before SUCCEEDED afterwards.

@@ -85,12 +85,14 @@ export function createTrainingService(
     return store.get(job.name);
   }
 
-  /** With its place in the queue. */
-  async function shown(job: TrainingJob): Promise<TrainingJob> {
-    if (job.state !== JobState.JOB_STATE_QUEUED) return job;
-    const place = (await store.queued()).findIndex((other) => other.name === job.name);
-    return { ...job, queuePosition: place + 1 };
+  /** With their places in the queue, which is read once for all. */
+  async function shown(jobs: readonly TrainingJob[]): Promise<TrainingJob[]> {
+    const waits = ({ state }: TrainingJob): boolean => state === JobState.JOB_STATE_QUEUED;
+    const queue = jobs.some(waits) ? (await store.queued()).map(({ name }) => name) : [];
+    return jobs.map((job) => (waits(job) ? { ...job, queuePosition: queue.indexOf(job.name) + 1 } : job));
   }
+
+  const shownOne = async (job: TrainingJob): Promise<TrainingJob> => (await shown([job]))[0] ?? job;
 
   return {
     train: async function* (request, { signal }) {
@@ -101,13 +103,13 @@ export function createTrainingService(
 
     createTrainingJob: async (request) => {
       const { spec, requestId: id, validateOnly } = parseRequest(createSchema, request);
-      if (!validateOnly) return { job: await shown(await create(spec, id)) };
+      if (!validateOnly) return { job: await shownOne(await create(spec, id)) };
       await check(spec);
       return { job: TrainingJob.create({ spec: specMessage(spec) }) };
     },
 
     getTrainingJob: async (request) => ({
-      job: await shown(await store.get(parseRequest(getSchema, request).name)),
+      job: await shownOne(await store.get(parseRequest(getSchema, request).name)),
     }),
 
     listTrainingJobs: async (request) => {
@@ -116,7 +118,7 @@ export function createTrainingService(
       const found = await store.list(numberOfToken(pageToken), size + 1, states);
       const items = found.slice(0, size);
       const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
-      const jobs = await Promise.all(items.map(({ job }) => shown(job)));
+      const jobs = await shown(items.map(({ job }) => job));
       return { jobs, nextPageToken: Buffer.from(last).toString('base64url') };
     },
 
