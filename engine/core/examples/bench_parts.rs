@@ -1,4 +1,4 @@
-//! Speed of the parts of a training step, each alone: `bench_parts MODEL THREADS TOKENS`.
+//! Speed of the parts of a training step, each alone: `bench_parts MODEL THREADS TOKENS [NAME]`, where only parts whose names begin so are wanted.
 //!
 //! Prints one JSON line a part: milliseconds, and 10⁹ operations a second where it is a matrix product. `times` says how often a step of
 //! the whole model does it.
@@ -15,7 +15,7 @@ use luthier_core::ops::{
 };
 use luthier_core::{ModelConfig, Result as EngineResult};
 
-const USAGE: &str = "usage: bench_parts MODEL THREADS TOKENS";
+const USAGE: &str = "usage: bench_parts MODEL THREADS TOKENS [NAME]";
 /// Tokens of a sequence.
 const SEQ: usize = 256;
 const RANK: usize = 8;
@@ -24,6 +24,8 @@ struct Bench {
     ops: CpuOps<f32>,
     config: ModelConfig,
     rows: usize,
+    /// Beginning of the names of the parts to measure.
+    only: String,
 }
 
 impl Bench {
@@ -42,6 +44,9 @@ impl Bench {
         flops: f64,
         mut work: impl FnMut() -> EngineResult<()>,
     ) -> EngineResult<()> {
+        if !part.starts_with(&self.only) {
+            return Ok(());
+        }
         work()?;
         let mut seconds = Vec::new();
         for _ in 0..7 {
@@ -181,11 +186,15 @@ impl Bench {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, threads, rows] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let (path, threads, rows, only) = match arguments.as_slice() {
+        [path, threads, rows] => (path, threads, rows, String::new()),
+        [path, threads, rows, only] => (path, threads, rows, only.clone()),
+        _ => return Err(USAGE.into()),
+    };
     let (threads, rows) = (threads.parse()?, rows.parse::<usize>()?.next_multiple_of(SEQ));
     let ops = CpuOps::<f32>::new(threads);
     let base = BaseModel::load(&ops, &*load::open(Path::new(path))?)?;
-    let bench = Bench { ops, config: base.config.clone(), rows };
+    let bench = Bench { ops, config: base.config.clone(), rows, only };
     bench.linears(&base)?;
     bench.head(&base)?;
     bench.low_rank()?;

@@ -1,71 +1,19 @@
 //! Causal attention over packed sequences, block by block; the full matrix of scores never exists.
 
-use super::kernel::Segment;
+use super::attention_panels::{Panels, Rows, hide, pack, panels_len, scores, weighted, weighted_by_key};
 use super::parallel::{Disjoint, for_rows};
 use super::pool::ThreadPool;
-use super::product::{PackScratch, Product, Right, ScratchPool, Term};
+use super::product::{ScratchPool, aligned};
 use super::real::Real;
 use super::rows;
 use crate::ops::AttentionShape;
 
-/// Queries that are worked on together.
+/// Queries that are worked on together; a multiple of the rows that the products take together.
 const QUERIES: usize = 64;
-
-/// One head's rows inside rows of several heads.
-#[derive(Clone, Copy)]
-struct Rows<E> {
-    start: *const E,
-    stride: usize,
-}
-
-impl<E> Rows<E> {
-    fn left(self, k: usize) -> Segment<E> {
-        Segment { a: self.start, row_stride: self.stride, column_stride: 1, k }
-    }
-
-    fn left_transposed(self, k: usize) -> Segment<E> {
-        Segment { a: self.start, row_stride: 1, column_stride: self.stride, k }
-    }
-
-    fn right<'a>(self) -> Right<'a, E> {
-        Right::Strided { start: self.start, row_stride: self.stride, column_stride: 1 }
-    }
-
-    fn right_transposed<'a>(self) -> Right<'a, E> {
-        Right::Strided { start: self.start, row_stride: 1, column_stride: self.stride }
-    }
-}
-
-/// `c [m, n] (+)= left · right`.
-///
-/// # Safety
-/// As [`Product::run_here`].
-unsafe fn multiply<E: Real>(
-    (m, n): (usize, usize),
-    left: Segment<E>,
-    right: Right<'_, E>,
-    (c, stride): (*mut E, usize),
-    accumulate: bool,
-    pack: &mut PackScratch<E>,
-) {
-    let product = Product {
-        m,
-        n,
-        alpha: E::ONE,
-        terms: &[Term { left, right }],
-        c,
-        row_stride: stride,
-        column_stride: 1,
-        start: if accumulate { c } else { std::ptr::null() },
-        start_row_stride: stride,
-        start_column_stride: 1,
-    };
-    // SAFETY: the caller's promise.
-    unsafe { product.run_here(pack) }
-}
 
 /// One head of one sequence.
 struct Piece {
+    sequence: usize,
     first: usize,
     len: usize,
     head: usize,
@@ -77,7 +25,7 @@ impl Piece {
         let (sequence, head) = (index / shape.heads, index % shape.heads);
         let (first, end) = (borders[sequence] as usize, borders[sequence + 1] as usize);
         let group = shape.heads / shape.key_value_heads;
-        Self { first, len: end - first, head, key_value_head: head / group }
+        Self { sequence, first, len: end - first, head, key_value_head: head / group }
     }
 
     /// The rows of a head from a position of the sequence on.
@@ -91,6 +39,90 @@ impl Piece {
 pub(super) struct Workers<'a, E> {
     pub pool: &'a mut ThreadPool,
     pub scratch: &'a ScratchPool<E>,
+    pub packed: &'a mut Vec<E>,
+}
+
+/// A matrix of keys or values that is packed once for each sequence and head.
+#[derive(Clone, Copy)]
+struct Side<'a, E> {
+    rows: &'a [E],
+    transposed: bool,
+}
+
+/// The right sides of a pass, packed: for each sequence and key/value head, the panels of each side.
+struct PackedSides<'a, E> {
+    numbers: &'a [E],
+    /// Where a sequence's panels begin.
+    offsets: Vec<usize>,
+    transposed: Vec<bool>,
+    shape: AttentionShape,
+}
+
+impl<'a, E: Real> PackedSides<'a, E> {
+    fn new(
+        pool: &mut ThreadPool,
+        packed: &'a mut Vec<E>,
+        shape: AttentionShape,
+        borders: &[u32],
+        sides: &[Side<'_, E>],
+    ) -> Self {
+        let AttentionShape { key_value_heads, head_dim, .. } = shape;
+        let transposed: Vec<bool> = sides.iter().map(|side| side.transposed).collect();
+        let mut offsets = vec![0];
+        for pair in borders.windows(2) {
+            let len = (pair[1] - pair[0]) as usize;
+            let one: usize = transposed.iter().map(|transposed| side_len::<E>(*transposed, len, head_dim)).sum();
+            offsets.push(offsets[offsets.len() - 1] + key_value_heads * one);
+        }
+        let whole = aligned(packed, offsets[offsets.len() - 1]);
+        let places = Disjoint::new(whole);
+        pool.run((borders.len() - 1) * key_value_heads, &|index| {
+            let (sequence, head) = (index / key_value_heads, index % key_value_heads);
+            let (first, len) = (borders[sequence] as usize, (borders[sequence + 1] - borders[sequence]) as usize);
+            let one = (offsets[sequence + 1] - offsets[sequence]) / key_value_heads;
+            let mut at = offsets[sequence] + head * one;
+            let stride = key_value_heads * head_dim;
+            for side in sides {
+                let size = side_len::<E>(side.transposed, len, head_dim);
+                let start = side.rows[first * stride + head * head_dim..].as_ptr();
+                // SAFETY: this piece's place; the rows of one head of one sequence.
+                unsafe {
+                    let place = places.range(at..at + size);
+                    if side.transposed {
+                        pack(start, [1, stride], [head_dim, len], place);
+                    } else {
+                        pack(start, [stride, 1], [len, head_dim], place);
+                    }
+                }
+                at += size;
+            }
+        });
+        Self { numbers: whole, offsets, transposed, shape }
+    }
+
+    /// A piece's panels of each side, in the order of [`Self::new`].
+    fn of<const SIDES: usize>(&self, piece: &Piece) -> [Panels<'_, E>; SIDES] {
+        let AttentionShape { key_value_heads, head_dim, .. } = self.shape;
+        let begin = self.offsets[piece.sequence];
+        let one = (self.offsets[piece.sequence + 1] - begin) / key_value_heads;
+        let mut at = begin + piece.key_value_head * one;
+        std::array::from_fn(|side| {
+            let transposed = self.transposed[side];
+            let size = side_len::<E>(transposed, piece.len, head_dim);
+            at += size;
+            let (inner, columns) = if transposed { (head_dim, piece.len) } else { (piece.len, head_dim) };
+            Panels::new(&self.numbers[at - size..at], inner, columns)
+        })
+    }
+}
+
+fn side_len<E: Real>(transposed: bool, len: usize, head_dim: usize) -> usize {
+    if transposed { panels_len::<E>(head_dim, len) } else { panels_len::<E>(len, head_dim) }
+}
+
+/// Row stride of a matrix of scores with so many keys: what is left of the last panel of all keys of the sequence is written, too.
+fn score_stride<E: Real>(keys: usize, len: usize) -> usize {
+    keys.next_multiple_of(E::kernels().panel_width()).min(len)
 }
 
 /// Forward pass; shapes as `Ops::attention`.
@@ -102,13 +134,16 @@ pub(super) fn forward<E: Real>(
     output: &mut [E],
     log_sum_exp: &mut [E],
 ) {
-    let AttentionShape { heads, key_value_heads, head_dim } = shape;
+    let AttentionShape { heads, head_dim, .. } = shape;
     let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
     let sequences = borders.len() - 1;
     let longest = borders.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) as usize;
     let blocks = longest.div_ceil(QUERIES);
     let (output, log_sum_exp) = (Disjoint::new(output), Disjoint::new(log_sum_exp));
-    workers.pool.run(sequences * heads * blocks, &|index| {
+    let Workers { pool, scratch, packed } = workers;
+    let sides = [Side { rows: key, transposed: true }, Side { rows: value, transposed: false }];
+    let packed = PackedSides::new(pool, packed, shape, borders, &sides);
+    pool.run(sequences * heads * blocks, &|index| {
         // The longest blocks first, so that threads finish together.
         let block = blocks - 1 - index / (sequences * heads);
         let piece = Piece::new(index % (sequences * heads), borders, shape);
@@ -117,35 +152,29 @@ pub(super) fn forward<E: Real>(
             return;
         }
         let count = (piece.len - begin).min(QUERIES);
-        let keys = begin + count;
+        let (keys, seen) = (begin + count, begin + 1);
         let q = piece.rows(query, heads, piece.head, head_dim, begin);
-        let k = piece.rows(key, key_value_heads, piece.key_value_head, head_dim, 0);
-        let v = piece.rows(value, key_value_heads, piece.key_value_head, head_dim, 0);
-        workers.scratch.with(|pack| {
-            let mut scores = pack.take(count * keys);
-            // SAFETY: rows of this piece; `scores` is a matrix of its own.
-            unsafe {
-                let place = (scores.as_mut_ptr(), keys);
-                multiply((count, keys), q.left(head_dim), k.right_transposed(), place, false, pack);
-            }
-            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                let (seen, hidden) = row.split_at_mut(begin + i + 1);
-                let largest = rows::largest(seen) * scale;
-                let total = rows::exponentials(seen, scale, largest);
-                rows::scale(seen, E::from_f64(1.0 / total));
-                hidden.fill(E::ZERO);
+        let [k, v] = packed.of(&piece);
+        scratch.with(|scratch| {
+            let stride = score_stride::<E>(keys, piece.len);
+            let mut weights = scratch.take(count * stride);
+            // SAFETY: rows of this piece; `weights` is a matrix of its own.
+            unsafe { scores(count, seen, q, k, (weights.as_mut_ptr(), stride)) };
+            for (i, row) in weights.chunks_exact_mut(stride).enumerate() {
+                hide(i, seen, row);
+                let row = &mut row[..seen + i];
+                let largest = rows::largest(row) * scale;
+                let total = rows::exponentials(row, scale, largest);
+                rows::scale(row, E::from_f64(1.0 / total));
                 let at = (piece.first + begin + i) * heads + piece.head;
                 // SAFETY: this row and head belong to this piece.
                 unsafe { log_sum_exp.range(at..at + 1)[0] = largest + E::from_f64(total.ln()) };
             }
-            let left = Segment { a: scores.as_ptr(), row_stride: keys, column_stride: 1, k: keys };
+            let left = Rows { start: weights.as_ptr(), stride };
             let at = (piece.first + begin) * heads * head_dim + piece.head * head_dim;
             // SAFETY: this piece's rows and columns of the output.
-            unsafe {
-                let place = (output.start().add(at), heads * head_dim);
-                multiply((count, head_dim), left, v.right(), place, false, pack);
-            }
-            pack.give(scores);
+            unsafe { weighted(count, seen, left, v, (output.start().add(at), heads * head_dim)) };
+            scratch.give(weights);
         });
     });
 }
@@ -182,6 +211,10 @@ pub(super) fn backward<E: Real>(
     let grouped = heads != key_value_heads;
     let rows = query_grad.len() / width;
     let query_grad = Disjoint::new(query_grad);
+    let Workers { pool, scratch, packed } = workers;
+    let across = |rows| Side { rows, transposed: true };
+    let sides = [across(key), across(value), Side { rows: key, transposed: false }];
+    let packed = PackedSides::new(pool, packed, shape, borders, &sides);
     {
         let (keys_out, values_out) = if grouped {
             let (keys, values) = per_head.split_at_mut(rows * width);
@@ -189,56 +222,56 @@ pub(super) fn backward<E: Real>(
         } else {
             (Disjoint::new(&mut *key_grad), Disjoint::new(&mut *value_grad))
         };
-        workers.pool.run(sequences * heads, &|index| {
+        pool.run(sequences * heads, &|index| {
             let piece = Piece::new(index, borders, shape);
-            let k = piece.rows(key, key_value_heads, piece.key_value_head, head_dim, 0);
-            let v = piece.rows(value, key_value_heads, piece.key_value_head, head_dim, 0);
+            let [keys_across, values_across, k] = packed.of(&piece);
             let column = piece.first * width + piece.head * head_dim;
-            workers.scratch.with(|pack| {
+            scratch.with(|scratch| {
                 let blocks = piece.len.div_ceil(QUERIES);
                 // The last block comes first: it is the one that reaches all keys, so it sets what the others add to.
                 for block in (0..blocks).rev() {
                     let begin = block * QUERIES;
                     let count = (piece.len - begin).min(QUERIES);
-                    let keys = begin + count;
+                    let (keys, seen) = (begin + count, begin + 1);
                     let q = piece.rows(query, heads, piece.head, head_dim, begin);
                     let out = piece.rows(output, heads, piece.head, head_dim, begin);
                     let grad = piece.rows(output_grad, heads, piece.head, head_dim, begin);
-                    let mut probabilities = pack.take(count * keys);
-                    let mut score_grad = pack.take(count * keys);
+                    let stride = score_stride::<E>(keys, piece.len);
+                    let mut probabilities = scratch.take(count * stride);
+                    let mut score_grad = scratch.take(count * stride);
+                    let mut panels = [0; 2].map(|_| scratch.take(panels_len::<E>(count, head_dim)));
                     let accumulate = block + 1 < blocks;
                     // SAFETY: rows and columns of this head and sequence, which no other piece writes.
                     unsafe {
-                        let size = (count, keys);
-                        let place = (probabilities.as_mut_ptr(), keys);
-                        multiply(size, q.left(head_dim), k.right_transposed(), place, false, pack);
-                        let place = (score_grad.as_mut_ptr(), keys);
-                        multiply(size, grad.left(head_dim), v.right_transposed(), place, false, pack);
-                        let both = probabilities.chunks_exact_mut(keys).zip(score_grad.chunks_exact_mut(keys));
+                        scores(count, seen, q, keys_across, (probabilities.as_mut_ptr(), stride));
+                        scores(count, seen, grad, values_across, (score_grad.as_mut_ptr(), stride));
+                        let both = probabilities.chunks_exact_mut(stride).zip(score_grad.chunks_exact_mut(stride));
                         for (i, (row, row_grad)) in both.enumerate() {
-                            let (seen, hidden) = row.split_at_mut(begin + i + 1);
-                            let (seen_grad, hidden_grad) = row_grad.split_at_mut(begin + i + 1);
+                            hide(i, seen, row);
+                            hide(i, seen, row_grad);
+                            let (row, row_grad) = (&mut row[..seen + i], &mut row_grad[..seen + i]);
                             let at = (piece.first + begin + i) * heads + piece.head;
-                            rows::exponentials(seen, scale, log_sum_exp[at]);
+                            rows::exponentials(row, scale, log_sum_exp[at]);
                             let one =
                                 |rows: Rows<E>| std::slice::from_raw_parts(rows.start.add(i * rows.stride), head_dim);
                             let pull = rows::dot(one(out), one(grad));
-                            rows::softmax_backward(seen, seen_grad, pull, scale);
-                            hidden.fill(E::ZERO);
-                            hidden_grad.fill(E::ZERO);
+                            rows::softmax_backward(row, row_grad, pull, scale);
                         }
-                        let p = Rows { start: probabilities.as_ptr(), stride: keys };
-                        let ds = Rows { start: score_grad.as_ptr(), stride: keys };
-                        let place = (query_grad.start().add(column + begin * width), width);
-                        multiply((count, head_dim), ds.left(keys), k.right(), place, false, pack);
-                        let size = (keys, head_dim);
+                        for (rows, panels) in [q, grad].into_iter().zip(&mut panels) {
+                            pack(rows.start, [rows.stride, 1], [count, head_dim], panels);
+                        }
+                        let [q, grad] = [0, 1].map(|side| Panels::new(&panels[side], count, head_dim));
+                        let p = Rows { start: probabilities.as_ptr(), stride };
+                        let ds = Rows { start: score_grad.as_ptr(), stride };
+                        weighted(count, seen, ds, k, (query_grad.start().add(column + begin * width), width));
                         let place = (keys_out.start().add(column), width);
-                        multiply(size, ds.left_transposed(count), q.right(), place, accumulate, pack);
+                        weighted_by_key(keys, seen, ds, q, place, accumulate);
                         let place = (values_out.start().add(column), width);
-                        multiply(size, p.left_transposed(count), grad.right(), place, accumulate, pack);
+                        weighted_by_key(keys, seen, p, grad, place, accumulate);
                     }
-                    pack.give(probabilities);
-                    pack.give(score_grad);
+                    for vector in [probabilities, score_grad].into_iter().chain(panels) {
+                        scratch.give(vector);
+                    }
                 }
             });
         });
@@ -248,7 +281,7 @@ pub(super) fn backward<E: Real>(
         let narrow = key_value_heads * head_dim;
         for (from, to) in [(keys, key_grad), (values, value_grad)] {
             let to = Disjoint::new(to);
-            for_rows(workers.pool, rows, width, |range| {
+            for_rows(pool, rows, width, |range| {
                 for row in range {
                     // SAFETY: rows of this piece.
                     let to = unsafe { to.range(row * narrow..(row + 1) * narrow) };

@@ -29,7 +29,7 @@ pub struct CpuOps<E: Real> {
     pool: Mutex<ThreadPool>,
     threads: usize,
     scratch: ScratchPool<E>,
-    /// The right side of a product under way, packed.
+    /// The right sides of the products under way, packed.
     packed: Mutex<Vec<E>>,
     /// Dequantized weights and attention's gradients per head; grows to the largest use.
     wide: Mutex<Option<CpuBuffer<E>>>,
@@ -64,6 +64,10 @@ impl<E: Real> CpuOps<E> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn packed(&self) -> MutexGuard<'_, Vec<E>> {
+        self.packed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs `work` with scratch of at least `len` numbers, which hold anything.
     fn with_wide<R>(&self, len: usize, work: impl FnOnce(&mut [E]) -> R) -> Result<R> {
         let mut wide = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,9 +85,8 @@ impl<E: Real> CpuOps<E> {
         if product.m == 0 || product.n == 0 {
             return;
         }
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: every caller in this file has checked the extent of each operand, and `c` is borrowed alone.
-        unsafe { product.run(&mut self.pool(), &self.scratch, &mut packed) }
+        unsafe { product.run(&mut self.pool(), &self.scratch, &mut self.packed()) }
     }
 }
 
@@ -346,7 +349,7 @@ impl<E: Real> Ops for CpuOps<E> {
         let [rows, wide, narrow] = attention_sizes(shape, borders)?;
         let arrays = [slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?];
         let (output, log_sum_exp) = (slice_mut(output, wide)?, slice_mut(log_sum_exp, rows * shape.heads)?);
-        let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch };
+        let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch, packed: &mut self.packed() };
         attention::forward(workers, shape, borders, arrays, output, log_sum_exp);
         Ok(())
     }
@@ -368,7 +371,7 @@ impl<E: Real> Ops for CpuOps<E> {
         let (key_grad, value_grad) = (slice_mut(grads.key, narrow)?, slice_mut(grads.value, narrow)?);
         let per_head = if shape.heads == shape.key_value_heads { 0 } else { 2 * wide };
         self.with_wide(per_head, |per_head| {
-            let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch };
+            let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch, packed: &mut self.packed() };
             let arrays = Backward {
                 query,
                 key,

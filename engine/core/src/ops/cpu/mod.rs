@@ -1,6 +1,7 @@
 //! The processor.
 
 mod attention;
+mod attention_panels;
 pub mod decode;
 mod decode_attention;
 pub mod decode_cache;

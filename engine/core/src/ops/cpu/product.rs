@@ -255,35 +255,54 @@ impl<E: Real> Product<'_, E> {
                 let part = begin - before..end - before;
                 let out = &mut panel[at * stride..(at + part.len()) * stride];
                 at += part.len();
-                match term.right {
-                    Right::Strided { start, row_stride, column_stride: 1 } => {
-                        for (k, out) in part.zip(out.chunks_exact_mut(stride)) {
-                            // SAFETY: inside the right side by the caller's promise.
-                            let row = unsafe { std::slice::from_raw_parts(start.add(k * row_stride + first), columns) };
-                            out[..columns].copy_from_slice(row);
-                            out[columns..].fill(E::ZERO);
-                        }
-                    }
-                    Right::Strided { start, row_stride, column_stride } => {
-                        let start = start.wrapping_add(part.start * row_stride + first * column_stride);
-                        // SAFETY: as above.
-                        unsafe { transpose(start, row_stride, column_stride, columns, out, stride) };
-                    }
-                    Right::Transposed(weight) => {
-                        let width = weight.columns();
-                        let (start, offset) = if let Some(elements) = weight.elements::<E>() {
-                            (elements[first * width..(first + columns) * width].as_ptr(), part.start)
-                        } else {
-                            rows.resize(columns * width, E::ZERO);
-                            weight.dequantize_rows(first, rows);
-                            (rows.as_ptr(), part.start)
-                        };
-                        // SAFETY: the rows were sliced above.
-                        unsafe { transpose(start.add(offset), 1, width, columns, out, stride) };
-                    }
-                }
+                // SAFETY: the caller's promise.
+                unsafe { term.pack(part, first, columns, stride, out, rows) };
             }
             before += term.left.k;
+        }
+    }
+}
+
+impl<E: Real> Term<'_, E> {
+    /// Copies a range of the right side's rows into a panel of rows of `stride`; columns beyond the last are zero. `rows` is scratch.
+    ///
+    /// # Safety
+    /// As [`Product::run_here`].
+    pub(super) unsafe fn pack(
+        &self,
+        range: Range<usize>,
+        first: usize,
+        columns: usize,
+        stride: usize,
+        out: &mut [E],
+        rows: &mut Vec<E>,
+    ) {
+        match self.right {
+            Right::Strided { start, row_stride, column_stride: 1 } => {
+                for (k, out) in range.zip(out.chunks_exact_mut(stride)) {
+                    // SAFETY: inside the right side by the caller's promise.
+                    let row = unsafe { std::slice::from_raw_parts(start.add(k * row_stride + first), columns) };
+                    out[..columns].copy_from_slice(row);
+                    out[columns..].fill(E::ZERO);
+                }
+            }
+            Right::Strided { start, row_stride, column_stride } => {
+                let start = start.wrapping_add(range.start * row_stride + first * column_stride);
+                // SAFETY: as above.
+                unsafe { transpose(start, row_stride, column_stride, columns, out, stride) };
+            }
+            Right::Transposed(weight) => {
+                let width = weight.columns();
+                let start = if let Some(elements) = weight.elements::<E>() {
+                    elements[first * width..(first + columns) * width].as_ptr()
+                } else {
+                    rows.resize(columns * width, E::ZERO);
+                    weight.dequantize_rows(first, rows);
+                    rows.as_ptr()
+                };
+                // SAFETY: the rows were sliced above.
+                unsafe { transpose(start.add(range.start), 1, width, columns, out, stride) };
+            }
         }
     }
 }
