@@ -14,7 +14,7 @@ const checks = [
   ['buf', 'breaking', '--against', 'proto/baseline.binpb'],
   ['node', 'scripts/generate.mjs', '--check'],
   ['cargo', 'fmt', '--check'],
-  ['cargo', 'clippy', '--release', '--workspace', '--all-targets', '--', '-D', 'warnings'],
+  ['cargo', 'clippy', '--release', '--all-targets', '--', '-D', 'warnings'],
 ];
 for (const [command, ...args] of checks) {
   console.log(`check: ${command} ${args.join(' ')}`);

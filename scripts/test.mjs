@@ -31,7 +31,7 @@ await installPackages();
 await buildNative();
 const env = childEnvironment({ LUTHIER_TEST_GGUF: await fetchSmolLm2() });
 const suites = [
-  { name: 'rust', command: 'cargo', args: ['test', '--release', '--workspace'], count: cargoCounts },
+  { name: 'rust', command: 'cargo', args: ['test', '--release'], count: cargoCounts },
   { name: 'typescript', command: 'vitest', args: ['run'], count: vitestCounts },
 ];
 let passed = 0;

@@ -43,21 +43,21 @@ impl<O: Ops> Activations<O> {
         let columns = (0..blocks).map(|layer| layout.columns(layer)).max().unwrap_or(0);
         let layer = |_| {
             Ok(LayerActivations {
-                query: ops.allocate(query)?,
-                key: ops.allocate(key_value)?,
-                value: ops.allocate(key_value)?,
-                attention: ops.allocate(query)?,
+                query: ops.allocate_activations(query)?,
+                key: ops.allocate_activations(key_value)?,
+                value: ops.allocate_activations(key_value)?,
+                attention: ops.allocate_activations(query)?,
                 log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
-                middle: ops.allocate(hidden)?,
-                gate: ops.allocate(inner)?,
-                up: ops.allocate(inner)?,
-                low_rank: ops.allocate(rows * columns)?,
+                middle: ops.allocate_activations(hidden)?,
+                gate: ops.allocate_activations(inner)?,
+                up: ops.allocate_activations(inner)?,
+                low_rank: ops.allocate_activations(rows * columns)?,
             })
         };
         let streams = if kept { blocks + 1 } else { 2 };
         Ok(Self {
             rows,
-            hidden: (0..streams).map(|_| ops.allocate(hidden)).collect::<Result<_>>()?,
+            hidden: (0..streams).map(|_| ops.allocate_activations(hidden)).collect::<Result<_>>()?,
             layers: (0..if kept { blocks } else { 1 }).map(layer).collect::<Result<_>>()?,
             kept,
         })
@@ -117,22 +117,22 @@ impl<O: Ops> Scratch<O> {
         let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
         let (hidden, inner) = (rows * config.hidden_size, rows * config.intermediate_size);
         let columns = (0..config.num_hidden_layers).map(|layer| layout.columns(layer)).max().unwrap_or(0);
-        let backward = backward.then(|| {
+        let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
-                hidden: ops.allocate(hidden)?,
-                normed: ops.allocate(hidden)?,
-                activated: ops.allocate(inner)?,
-                query: ops.allocate(query)?,
-                key: ops.allocate(key_value)?,
-                value: ops.allocate(key_value)?,
-                attention: ops.allocate(query)?,
-                low_rank: ops.allocate(rows * columns)?,
+                hidden: ops.allocate_activations(hidden)?,
+                normed: ops.allocate_activations(hidden)?,
+                activated: ops.allocate_activations(inner)?,
+                query: ops.allocate_activations(query)?,
+                key: ops.allocate_activations(key_value)?,
+                value: ops.allocate_activations(key_value)?,
+                attention: ops.allocate_activations(query)?,
+                low_rank: ops.allocate_activations(rows * columns)?,
             })
         });
         Ok(Self {
-            normed: ops.allocate(hidden)?,
+            normed: ops.allocate_activations(hidden)?,
             factors: ops.allocate(rows)?,
-            activated: ops.allocate(inner)?,
+            activated: ops.allocate_activations(inner)?,
             backward: backward.transpose()?,
         })
     }

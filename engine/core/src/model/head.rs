@@ -34,11 +34,11 @@ impl<O: Ops> HeadScratch<O> {
         let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
-            logits: ops.allocate(rows * config.vocab_size)?,
-            hidden: ops.allocate(hidden)?,
-            normed: ops.allocate(hidden)?,
-            hidden_grad: ops.allocate(hidden)?,
-            normed_grad: ops.allocate(hidden)?,
+            logits: ops.allocate_activations(rows * config.vocab_size)?,
+            hidden: ops.allocate_activations(hidden)?,
+            normed: ops.allocate_activations(hidden)?,
+            hidden_grad: ops.allocate_activations(hidden)?,
+            normed_grad: ops.allocate_activations(hidden)?,
             factors: ops.allocate(rows)?,
             losses: ops.allocate(rows)?,
             numbers: ops.allocate_indices(rows)?,

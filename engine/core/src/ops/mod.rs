@@ -1,6 +1,8 @@
 //! What a device must be able to do. The decoder's forward and backward passes are written once against [`Ops`].
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod view;
 
 pub use view::{Matrix, MatrixMut, View, ViewMut};
@@ -117,15 +119,17 @@ pub struct AdamWState<'a, B> {
 /// allocations and `INTERNAL` where sizes do not fit or a device fails.
 pub trait Ops: Send + Sync + 'static {
     type Elem: Element;
-    /// Numbers on the device.
+    /// Numbers on the device; the host reads and writes them as [`Self::Elem`], however they are stored.
     type Buffer: Send + Sync;
     /// Unsigned integers on the device: token ids, positions, row numbers, sequence borders.
     type Indices: Send + Sync;
     /// A frozen matrix in its stored type.
     type Weight: Send + Sync;
 
-    /// A buffer of `len` zeros.
+    /// A buffer of `len` zeros in full precision: what is trained, its gradients and moments, and sums over rows.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;
+    /// A buffer of `len` zeros in the type that activations and their gradients have on this device, which may be a shorter one.
+    fn allocate_activations(&self, len: usize) -> Result<Self::Buffer>;
     /// Room for up to `capacity` integers; empty.
     fn allocate_indices(&self, capacity: usize) -> Result<Self::Indices>;
     /// Takes a matrix `[rows, columns]` in its stored type.

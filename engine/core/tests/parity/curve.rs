@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use luthier_core::lora::peft::PeftAdapter;
-use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::Ops;
 use luthier_core::train::{Progress, Trainer, TrainingEvent};
 use serde_json::Value;
 
+use crate::device::on_device;
 use crate::golden::{Golden, close};
 
 fn number(value: &Value, name: &str) -> f64 {
@@ -14,8 +15,7 @@ fn number(value: &Value, name: &str) -> f64 {
 }
 
 /// Everything to 1e-5 relative. Returns the trained adapter.
-pub fn fifty_steps(golden: &Golden) -> PeftAdapter {
-    let ops = Arc::new(CpuOps::<f32>::new(2));
+pub fn fifty_steps<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
     let base = golden.model(&*ops);
     let initial = Some(golden.adapter("init_adapter"));
     let evaluation = Some(golden.evaluation());
@@ -50,9 +50,9 @@ pub fn fifty_steps(golden: &Golden) -> PeftAdapter {
 }
 
 /// The curve, and every matrix of the adapter to 1e-4 of its largest number.
-fn whole_run(case: &str) {
+fn whole_run<O: Ops>(ops: Arc<O>, case: &str) {
     let golden = Golden::open(case);
-    let trained = fifty_steps(&golden);
+    let trained = fifty_steps(ops, &golden);
     let expected = golden.adapter("trained_adapter");
     assert!(expected.modules.keys().eq(trained.modules.keys()));
     for (path, expected) in &expected.modules {
@@ -67,10 +67,10 @@ fn whole_run(case: &str) {
 
 #[test]
 fn with_grouped_heads_and_tied_embeddings() {
-    whole_run("tied");
+    on_device!(whole_run("tied"));
 }
 
 #[test]
 fn with_an_output_layer_of_its_own_and_rank_stabilised_scale() {
-    whole_run("untied");
+    on_device!(whole_run("untied"));
 }

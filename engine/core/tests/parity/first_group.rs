@@ -1,20 +1,23 @@
 //! Loss and gradients of the first accumulation group, before any update.
 
+use std::sync::Arc;
+
 use luthier_core::lora::LoraAdapter;
 use luthier_core::model::{Activations, Decoder, HeadScratch, PackedBatch, Scratch, rope_angles};
-use luthier_core::ops::cpu::{CpuOps, Real};
-use luthier_core::ops::{Ops, View};
+use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::{Element, Ops, View};
 use luthier_core::train::TrainingPlan;
 use safetensors::SafeTensors;
 
+use crate::device::on_device;
 use crate::golden::{Golden, close};
 
 /// Loss to 1e-6 relative; each matrix's gradient to 1e-5 of its largest number.
-fn first_group<E: Real>(case: &str) {
+fn first_group<O: Ops>(ops: Arc<O>, case: &str) {
     let golden = Golden::open(case);
-    let ops = CpuOps::<E>::new(2);
-    let (base, examples, config) = (golden.model(&ops), golden.train(), golden.config());
-    let adapter = LoraAdapter::from_peft(&ops, &base.config, &golden.adapter("init_adapter")).unwrap();
+    let ops = &*ops;
+    let (base, examples, config) = (golden.model(ops), golden.train(), golden.config());
+    let adapter = LoraAdapter::from_peft(ops, &base.config, &golden.adapter("init_adapter")).unwrap();
     let layout = &adapter.layout;
     let plan = TrainingPlan::new(&config, examples.len());
     let order = plan.order(0);
@@ -24,16 +27,16 @@ fn first_group<E: Real>(case: &str) {
 
     // As the trainer does it, but before anything is clipped.
     let rows = plan.largest_batch(&examples);
-    let angles = rope_angles(&ops, &base.config, examples.longest()).unwrap();
-    let decoder = Decoder { ops: &ops, base: &base, adapter: &adapter, angles: &angles };
-    let mut batch = PackedBatch::new(&ops, rows).unwrap();
-    let mut activations = Activations::new(&ops, &base.config, layout, rows, true).unwrap();
-    let mut scratch = Scratch::new(&ops, &base.config, layout, rows, true).unwrap();
-    let mut head = HeadScratch::new(&ops, &base.config, rows).unwrap();
+    let angles = rope_angles(ops, &base.config, examples.longest()).unwrap();
+    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles };
+    let mut batch = PackedBatch::new(ops, rows).unwrap();
+    let mut activations = Activations::new(ops, &base.config, layout, rows, true).unwrap();
+    let mut scratch = Scratch::new(ops, &base.config, layout, rows, true).unwrap();
+    let mut head = HeadScratch::new(ops, &base.config, rows).unwrap();
     let mut gradients = ops.allocate(layout.len()).unwrap();
     let mut loss = 0.0;
     for indices in batches {
-        batch.fill(&ops, &examples, indices).unwrap();
+        batch.fill(ops, &examples, indices).unwrap();
         decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
         let scale = Some(1.0 / labels as f64);
         loss += decoder.loss(&batch, &activations, &mut scratch, &mut head, scale).unwrap();
@@ -41,7 +44,7 @@ fn first_group<E: Real>(case: &str) {
     }
     close("loss", loss / labels as f64, golden.expected["loss"].as_f64().unwrap(), 1e-6);
 
-    let mut found = vec![E::from_f64(0.0); layout.len()];
+    let mut found = vec![O::Elem::from_f64(0.0); layout.len()];
     ops.read(View::from(&gradients), &mut found).unwrap();
     let bytes = std::fs::read(golden.folder.join("grads.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
@@ -65,12 +68,12 @@ fn first_group<E: Real>(case: &str) {
 
 #[test]
 fn with_grouped_heads_and_tied_embeddings() {
-    first_group::<f32>("tied");
-    first_group::<f64>("tied");
+    first_group(Arc::new(CpuOps::<f64>::new(2)), "tied");
+    on_device!(first_group("tied"));
 }
 
 #[test]
 fn with_an_output_layer_of_its_own_and_rank_stabilised_scale() {
-    first_group::<f32>("untied");
-    first_group::<f64>("untied");
+    first_group(Arc::new(CpuOps::<f64>::new(2)), "untied");
+    on_device!(first_group("untied"));
 }

@@ -7,7 +7,7 @@ use luthier_core::load;
 use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
 use luthier_core::model::{BaseModel, TokenExamples};
-use luthier_core::ops::cpu::{CpuOps, Real};
+use luthier_core::ops::Ops;
 use luthier_core::train::TrainConfig;
 use serde_json::Value;
 
@@ -19,7 +19,9 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(case: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden").join(case);
+        // Cargo's variable of the moment first: the program may run elsewhere than where it was built.
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+        let folder = PathBuf::from(package).join("../../test/parity/golden").join(case);
         let json = |name: &str| -> Value {
             let path = folder.join(name);
             let text = std::fs::read_to_string(&path)
@@ -29,7 +31,7 @@ impl Golden {
         Self { data: json("data.json"), expected: json("expected.json"), folder }
     }
 
-    pub fn model<E: Real>(&self, ops: &CpuOps<E>) -> Arc<BaseModel<CpuOps<E>>> {
+    pub fn model<O: Ops>(&self, ops: &O) -> Arc<BaseModel<O>> {
         let files = load::open(&self.folder.join("model")).unwrap();
         Arc::new(BaseModel::load(ops, &*files).unwrap())
     }

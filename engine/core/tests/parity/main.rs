@@ -1,6 +1,7 @@
 //! The engine beside transformers' Trainer, PEFT and torch, over the golden files of `test/parity/`; and what must hold of whole runs.
 
 mod curve;
+mod device;
 mod first_group;
 mod golden;
 mod greedy;

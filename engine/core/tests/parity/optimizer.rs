@@ -1,8 +1,11 @@
 //! Clipping and AdamW beside torch.
 
-use luthier_core::ops::cpu::{CpuOps, Real};
-use luthier_core::ops::{AdamW, AdamWState, Ops, View, ViewMut};
+use std::sync::Arc;
 
+use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::{AdamW, AdamWState, Element, Ops, View, ViewMut};
+
+use crate::device::on_device;
 use crate::golden::close;
 
 const START: [f64; 4] = [0.5, -0.25, 1.0, 2.0];
@@ -23,11 +26,10 @@ const EXPECTED: [(f64, [f64; 4]); 4] = [
     (0.05477225575051661, [0.47314580493913877, -0.22843790825033033, 0.9674543242680451, 1.9597054244563892]),
 ];
 
-fn trajectory<E: Real>(tolerance: f64) {
-    let ops = CpuOps::<E>::new(1);
+fn trajectory<O: Ops>(ops: Arc<O>, tolerance: f64) {
     let buffer = |values: [f64; 4]| {
         let mut buffer = ops.allocate(4).unwrap();
-        ops.write(&values.map(E::from_f64), ViewMut::from(&mut buffer)).unwrap();
+        ops.write(&values.map(O::Elem::from_f64), ViewMut::from(&mut buffer)).unwrap();
         buffer
     };
     let (mut parameters, mut first, mut second) = (buffer(START), buffer([0.0; 4]), buffer([0.0; 4]));
@@ -42,7 +44,7 @@ fn trajectory<E: Real>(tolerance: f64) {
             second_moments: &mut second,
         };
         ops.adamw(settings, state).unwrap();
-        let mut found = [E::from_f64(0.0); 4];
+        let mut found = [O::Elem::from_f64(0.0); 4];
         ops.read(View::from(&parameters), &mut found).unwrap();
         for (found, expected) in found.iter().zip(expected) {
             close(&format!("parameter after step {step}"), found.to_f64(), expected, tolerance);
@@ -52,6 +54,6 @@ fn trajectory<E: Real>(tolerance: f64) {
 
 #[test]
 fn parameters_follow_torchs_in_single_and_double_precision() {
-    trajectory::<f32>(1e-6);
-    trajectory::<f64>(1e-12);
+    trajectory(Arc::new(CpuOps::<f64>::new(1)), 1e-12);
+    on_device!(trajectory(1e-6));
 }

@@ -116,7 +116,7 @@ pub(super) fn dequantize_row(matrix: &HostTensor, row: usize, out: &mut [f32]) {
 }
 
 /// Stored bytes to f32.
-pub(super) fn dequantize_bytes(stored: StoredType, bytes: &[u8], out: &mut [f32]) {
+pub(in crate::ops) fn dequantize_bytes(stored: StoredType, bytes: &[u8], out: &mut [f32]) {
     use candle_core::quantized::GgmlDType;
     let kind = match stored {
         StoredType::F32 => GgmlDType::F32,

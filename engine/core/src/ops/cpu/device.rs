@@ -142,6 +142,10 @@ impl<E: Real> Ops for CpuOps<E> {
         CpuBuffer::new(len, &self.counter)
     }
 
+    fn allocate_activations(&self, len: usize) -> Result<CpuBuffer<E>> {
+        self.allocate(len)
+    }
+
     fn allocate_indices(&self, capacity: usize) -> Result<Vec<u32>> {
         Ok(Vec::with_capacity(capacity))
     }

@@ -1,0 +1,505 @@
+//! The GPU as a device: its memory, and the dispatch of every operation.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use luthier_kernels::{
+    AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, DevicePointer, MAX_HEAD_DIM, Multiplier,
+    NORM_SCRATCH_BYTES, NumberType, Stream,
+};
+
+use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
+use super::weight::CudaWeight;
+use crate::error::{EngineError, Result};
+use crate::ops::{
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
+    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+};
+use crate::tensor::HostTensor;
+
+/// Scratch memories: a converted weight, two operands of a product, sums over rows.
+const SCRATCHES: usize = 4;
+const ROW_SUMS: usize = 3;
+
+/// One GPU. Operations return at once and are done in order; reading waits.
+pub struct CudaOps {
+    memory: Arc<Memory>,
+    multiplier: Multiplier,
+    /// Type of activations and of products with them.
+    compute: NumberType,
+    /// Grow to the largest use, so that a step after the first allocates nothing.
+    scratch: [Mutex<Option<Allocation>>; SCRATCHES],
+    norm: Allocation,
+}
+
+impl CudaOps {
+    /// Opens GPU `ordinal`; activations are kept and multiplied as `compute`. With f32, products are exact (no TF32).
+    ///
+    /// Errors: `INTERNAL` with the driver's words where there is no such GPU or it cannot run the kernels.
+    pub fn open(ordinal: usize, compute: NumberType) -> Result<Self> {
+        let stream = Arc::new(Stream::open(ordinal)?);
+        let multiplier = Multiplier::new(stream.clone())?;
+        let memory = Arc::new(Memory::new(stream));
+        memory.count(multiplier.bytes() as u64);
+        let norm = Allocation::new(&memory, NORM_SCRATCH_BYTES)?;
+        Ok(Self { memory, multiplier, compute, scratch: Default::default(), norm })
+    }
+
+    /// Type of activations.
+    pub fn compute(&self) -> NumberType {
+        self.compute
+    }
+
+    /// Waits for everything so far. Errors of earlier work show here, too.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.stream().synchronize()?)
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.memory.stream
+    }
+
+    pub(super) fn multiplier(&self) -> &Multiplier {
+        &self.multiplier
+    }
+
+    /// Scratch of at least `bytes`. What is put there is used before the next call for the same slot is worked on, as the stream keeps order.
+    pub(super) fn scratch(&self, slot: usize, bytes: usize) -> Result<DevicePointer> {
+        let mut scratch = self.scratch[slot].lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.as_ref().is_none_or(|found| found.bytes() < bytes) {
+            *scratch = None;
+            *scratch = Some(Allocation::new(&self.memory, bytes)?);
+        }
+        scratch.as_ref().map(|found| found.pointer).ok_or_else(|| EngineError::internal("scratch memory was not made"))
+    }
+}
+
+/// Fails where operands that a kernel takes as one type have different ones.
+fn one_kind<const N: usize>(buffers: [&CudaBuffer; N]) -> Result<NumberType> {
+    let kind = buffers[0].kind;
+    match buffers.iter().find(|buffer| buffer.kind != kind) {
+        None => Ok(kind),
+        Some(other) => Err(EngineError::internal(format!("an operation mixes {kind:?} and {:?}", other.kind))),
+    }
+}
+
+/// Fails where a kernel's operand is not f32.
+fn single(buffer: &CudaBuffer) -> Result<()> {
+    if buffer.kind == NumberType::F32 {
+        Ok(())
+    } else {
+        Err(EngineError::internal(format!("{:?} where f32 is due", buffer.kind)))
+    }
+}
+
+fn below(values: &[u32], limit: usize, what: &str) -> Result<()> {
+    match values.iter().find(|value| **value as usize >= limit) {
+        None => Ok(()),
+        Some(value) => Err(EngineError::internal(format!("{what} {value} is not below {limit}"))),
+    }
+}
+
+fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
+    let AttentionShape { heads, key_value_heads, head_dim } = shape;
+    let rising = borders.first() == Some(&0) && borders.is_sorted();
+    let whole = key_value_heads > 0 && heads.is_multiple_of(key_value_heads) && head_dim <= MAX_HEAD_DIM;
+    match borders.last() {
+        Some(rows) if rising && whole => Ok(AttentionSizes {
+            sequences: borders.len() - 1,
+            longest: borders.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
+            rows: *rows as usize,
+            heads,
+            key_value_heads,
+            head_dim,
+        }),
+        _ => Err(EngineError::internal(format!("attention over borders {borders:?} with {shape:?}"))),
+    }
+}
+
+impl Ops for CudaOps {
+    type Elem = f32;
+    type Buffer = CudaBuffer;
+    type Indices = CudaIndices;
+    type Weight = CudaWeight;
+
+    fn allocate(&self, len: usize) -> Result<CudaBuffer> {
+        CudaBuffer::new(&self.memory, len, NumberType::F32)
+    }
+
+    fn allocate_activations(&self, len: usize) -> Result<CudaBuffer> {
+        CudaBuffer::new(&self.memory, len, self.compute)
+    }
+
+    fn allocate_indices(&self, capacity: usize) -> Result<CudaIndices> {
+        CudaIndices::new(&self.memory, capacity)
+    }
+
+    fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
+        CudaWeight::new(&self.memory, &tensor, self.compute)
+    }
+
+    fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
+        (weight.rows, weight.columns)
+    }
+
+    fn upload_dequantized(&self, tensor: &HostTensor) -> Result<CudaBuffer> {
+        let len = tensor.shape.iter().product();
+        let mut values = vec![0f32; len];
+        crate::ops::cpu::decode_model::dequantize_bytes(tensor.stored, tensor.bytes.as_slice(), &mut values);
+        let mut buffer = self.allocate(len)?;
+        self.write(&values, ViewMut::from(&mut buffer))?;
+        Ok(buffer)
+    }
+
+    fn write(&self, values: &[f32], to: ViewMut<'_, CudaBuffer>) -> Result<()> {
+        let place = place_mut(&to, values.len())?;
+        // SAFETY: the place was checked; shorter types are rounded here.
+        unsafe {
+            match to.buffer.kind {
+                NumberType::F32 => self.stream().upload(values, place)?,
+                NumberType::F16 => {
+                    let rounded: Vec<_> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
+                    self.stream().upload(&rounded, place)?;
+                }
+                NumberType::BF16 => {
+                    let rounded: Vec<_> = values.iter().map(|value| half::bf16::from_f32(*value)).collect();
+                    self.stream().upload(&rounded, place)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_indices(&self, values: &[u32], to: &mut CudaIndices) -> Result<()> {
+        if size_of_val(values) > to.allocation.bytes() {
+            let room = to.allocation.bytes() / size_of::<u32>();
+            return Err(EngineError::internal(format!("{} integers for room of {room}", values.len())));
+        }
+        to.values.clear();
+        to.values.extend_from_slice(values);
+        // SAFETY: the room was checked.
+        unsafe { self.stream().upload(values, to.pointer()) }.map_err(EngineError::from)
+    }
+
+    fn read(&self, from: View<'_, CudaBuffer>, values: &mut [f32]) -> Result<()> {
+        let place = place(from, values.len())?;
+        // SAFETY: the place was checked.
+        unsafe {
+            match from.buffer.kind {
+                NumberType::F32 => self.stream().download(place, values)?,
+                NumberType::F16 => {
+                    let mut short = vec![half::f16::ZERO; values.len()];
+                    self.stream().download(place, &mut short)?;
+                    values.iter_mut().zip(&short).for_each(|(value, short)| *value = short.to_f32());
+                }
+                NumberType::BF16 => {
+                    let mut short = vec![half::bf16::ZERO; values.len()];
+                    self.stream().download(place, &mut short)?;
+                    values.iter_mut().zip(&short).for_each(|(value, short)| *value = short.to_f32());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.memory.in_use()
+    }
+
+    fn zero(&self, to: ViewMut<'_, CudaBuffer>, len: usize) -> Result<()> {
+        // SAFETY: the place is checked.
+        unsafe { self.stream().clear(place_mut(&to, len)?, len * to.buffer.kind.bytes()) }.map_err(EngineError::from)
+    }
+
+    fn embedding(&self, table: &CudaWeight, ids: &CudaIndices, out: ViewMut<'_, CudaBuffer>) -> Result<()> {
+        below(&ids.values, table.rows, "id")?;
+        let (rows, width) = (ids.values.len(), table.columns);
+        if rows == 0 {
+            return Ok(());
+        }
+        let (to, kinds) = (place_mut(&out, rows * width)?, [table.kind, out.buffer.kind]);
+        // SAFETY: ids and places were checked.
+        unsafe { self.stream().gather_rows(kinds, [rows, width], table.allocation.pointer, ids.pointer(), to) }
+            .map_err(EngineError::from)
+    }
+
+    fn gather_rows(
+        &self,
+        x: View<'_, CudaBuffer>,
+        rows: &CudaIndices,
+        width: usize,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let Some(last) = rows.values.iter().max() else { return Ok(()) };
+        let from = place(x, (*last as usize + 1) * width)?;
+        let (to, kinds) = (place_mut(&out, rows.values.len() * width)?, [x.buffer.kind, out.buffer.kind]);
+        // SAFETY: places were checked.
+        unsafe { self.stream().gather_rows(kinds, [rows.values.len(), width], from, rows.pointer(), to) }
+            .map_err(EngineError::from)
+    }
+
+    fn scatter_rows(
+        &self,
+        x: View<'_, CudaBuffer>,
+        rows: &CudaIndices,
+        width: usize,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let Some(last) = rows.values.iter().max() else { return Ok(()) };
+        let (kind, from) = (one_kind([x.buffer, out.buffer])?, place(x, rows.values.len() * width)?);
+        let to = place_mut(&out, (*last as usize + 1) * width)?;
+        // SAFETY: places were checked.
+        unsafe { self.stream().scatter_rows(kind, [rows.values.len(), width], from, rows.pointer(), to) }
+            .map_err(EngineError::from)
+    }
+
+    fn rms_norm(
+        &self,
+        rows: usize,
+        width: usize,
+        x: View<'_, CudaBuffer>,
+        weight: &CudaBuffer,
+        epsilon: f64,
+        out: ViewMut<'_, CudaBuffer>,
+        reciprocal_rms: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let kind = one_kind([x.buffer, out.buffer])?;
+        single(weight)?;
+        single(reciprocal_rms.buffer)?;
+        let (x, weight) = (place(x, rows * width)?, weight.place(0, width)?);
+        let (out, factors) = (place_mut(&out, rows * width)?, place_mut(&reciprocal_rms, rows)?);
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().rms_norm(kind, rows, width, x, weight, epsilon as f32, out, factors) }
+            .map_err(EngineError::from)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        rows: usize,
+        width: usize,
+        x: View<'_, CudaBuffer>,
+        weight: &CudaBuffer,
+        reciprocal_rms: View<'_, CudaBuffer>,
+        output_grad: View<'_, CudaBuffer>,
+        input_grad: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let kind = one_kind([x.buffer, output_grad.buffer, input_grad.buffer])?;
+        single(weight)?;
+        single(reciprocal_rms.buffer)?;
+        let (x, weight, factors) = (place(x, rows * width)?, weight.place(0, width)?, place(reciprocal_rms, rows)?);
+        let (output_grad, input_grad) = (place(output_grad, rows * width)?, place_mut(&input_grad, rows * width)?);
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad) }
+            .map_err(EngineError::from)
+    }
+
+    fn rope(
+        &self,
+        x: ViewMut<'_, CudaBuffer>,
+        heads: usize,
+        head_dim: usize,
+        angles: &CudaBuffer,
+        positions: &CudaIndices,
+        inverse: bool,
+    ) -> Result<()> {
+        let rows = positions.values.len();
+        let last = positions.values.iter().max().map_or(0, |last| *last as usize + 1);
+        single(angles)?;
+        let (kind, angles) = (x.buffer.kind, angles.place(0, last * head_dim)?);
+        let x = place_mut(&x, rows * heads * head_dim)?;
+        // SAFETY: places and positions were checked.
+        unsafe { self.stream().rope(kind, rows, heads, head_dim, x, angles, positions.pointer(), inverse) }
+            .map_err(EngineError::from)
+    }
+
+    fn swiglu(
+        &self,
+        len: usize,
+        gate: View<'_, CudaBuffer>,
+        up: View<'_, CudaBuffer>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let kind = one_kind([gate.buffer, up.buffer, out.buffer])?;
+        let (gate, up, out) = (place(gate, len)?, place(up, len)?, place_mut(&out, len)?);
+        // SAFETY: places were checked.
+        unsafe { self.stream().swiglu(kind, len, gate, up, out) }.map_err(EngineError::from)
+    }
+
+    fn swiglu_backward(
+        &self,
+        len: usize,
+        output_grad: View<'_, CudaBuffer>,
+        gate: ViewMut<'_, CudaBuffer>,
+        up: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let kind = one_kind([output_grad.buffer, gate.buffer, up.buffer])?;
+        let (output_grad, gate, up) = (place(output_grad, len)?, place_mut(&gate, len)?, place_mut(&up, len)?);
+        // SAFETY: places were checked.
+        unsafe { self.stream().swiglu_backward(kind, len, output_grad, gate, up) }.map_err(EngineError::from)
+    }
+
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        borders: &CudaIndices,
+        inputs: AttentionInputs<'_, CudaBuffer>,
+        output: ViewMut<'_, CudaBuffer>,
+        log_sum_exp: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let sizes = sizes(shape, &borders.values)?;
+        let kind = one_kind([inputs.query.buffer, inputs.key.buffer, inputs.value.buffer, output.buffer])?;
+        single(log_sum_exp.buffer)?;
+        let output = place_mut(&output, sizes.rows * shape.heads * shape.head_dim)?;
+        let log_sum_exp = place_mut(&log_sum_exp, sizes.rows * shape.heads)?;
+        let arrays = attention_arrays(sizes, borders, &inputs, output, log_sum_exp)?;
+        // SAFETY: places, types and borders were checked.
+        unsafe { self.stream().attention(kind, sizes, &arrays) }.map_err(EngineError::from)
+    }
+
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        borders: &CudaIndices,
+        inputs: AttentionInputs<'_, CudaBuffer>,
+        saved: AttentionSaved<'_, CudaBuffer>,
+        grads: AttentionGrads<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let sizes = sizes(shape, &borders.values)?;
+        let AttentionSaved { output, log_sum_exp, output_grad } = saved;
+        let kind = one_kind([
+            inputs.query.buffer,
+            inputs.key.buffer,
+            inputs.value.buffer,
+            output.buffer,
+            output_grad.buffer,
+            grads.query.buffer,
+            grads.key.buffer,
+            grads.value.buffer,
+        ])?;
+        single(log_sum_exp.buffer)?;
+        let wide = sizes.rows * shape.heads * shape.head_dim;
+        let narrow = sizes.rows * shape.key_value_heads * shape.head_dim;
+        let log_sum_exp = place(log_sum_exp, sizes.rows * shape.heads)?;
+        let arrays = attention_arrays(sizes, borders, &inputs, place(output, wide)?, log_sum_exp)?;
+        let backward = AttentionBackwardArrays {
+            output_grad: place(output_grad, wide)?,
+            query_grad: place_mut(&grads.query, wide)?,
+            key_grad: place_mut(&grads.key, narrow)?,
+            value_grad: place_mut(&grads.value, narrow)?,
+            pull: self.scratch(ROW_SUMS, sizes.rows * shape.heads * size_of::<f32>())?,
+        };
+        // SAFETY: places, types and borders were checked.
+        unsafe { self.stream().attention_backward(kind, sizes, &arrays, &backward) }.map_err(EngineError::from)
+    }
+
+    fn gemm(
+        &self,
+        m: usize,
+        n: usize,
+        k: usize,
+        alpha: f64,
+        a: Matrix<'_, CudaBuffer>,
+        b: Matrix<'_, CudaBuffer>,
+        accumulate: bool,
+        c: MatrixMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        self.product([m, n, k], alpha, &a, &b, accumulate, c)
+    }
+
+    fn linear_forward(
+        &self,
+        rows: usize,
+        x: View<'_, CudaBuffer>,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        low_rank: Option<LowRankTerm<'_, CudaBuffer>>,
+        residual: Option<View<'_, CudaBuffer>>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        self.forward(rows, x, weight, bias, low_rank, residual, out)
+    }
+
+    fn linear_grad_input(
+        &self,
+        rows: usize,
+        terms: &[LinearGradTerm<'_, Self>],
+        low_rank: Option<LowRankTerm<'_, CudaBuffer>>,
+        input_grad: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        self.grad_input(rows, terms, low_rank, input_grad)
+    }
+
+    fn cross_entropy(
+        &self,
+        vocabulary: usize,
+        targets: &CudaIndices,
+        grad_scale: Option<f64>,
+        logits: ViewMut<'_, CudaBuffer>,
+        losses: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        below(&targets.values, vocabulary, "target")?;
+        single(losses.buffer)?;
+        let rows = targets.values.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let (kind, scale) = (logits.buffer.kind, grad_scale.map(|scale| scale as f32));
+        let (logits, losses) = (place_mut(&logits, rows * vocabulary)?, place_mut(&losses, rows)?);
+        // SAFETY: places, types and targets were checked.
+        unsafe { self.stream().cross_entropy(kind, rows, vocabulary, logits, targets.pointer(), scale, losses) }
+            .map_err(EngineError::from)
+    }
+
+    fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
+        single(values)?;
+        let (pointer, len) = (values.allocation.pointer, values.allocation.bytes() / size_of::<f32>());
+        let mut norm = [0f64];
+        // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
+        unsafe {
+            let place = self.stream().clip_norm(pointer, len, max_norm, self.norm.pointer)?;
+            self.stream().download(place, &mut norm)?;
+        }
+        Ok(norm[0])
+    }
+
+    fn adamw(&self, settings: AdamW, state: AdamWState<'_, CudaBuffer>) -> Result<()> {
+        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step } = settings;
+        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let factors = AdamWFactors {
+            decay: (1.0 - learning_rate * weight_decay) as f32,
+            first_weight: (1.0 - beta1) as f32,
+            keep_second: beta2 as f32,
+            second_weight: (1.0 - beta2) as f32,
+            step_size: (learning_rate / correction(beta1)) as f32,
+            root_correction: correction(beta2).sqrt() as f32,
+            epsilon: epsilon as f32,
+        };
+        let AdamWState { parameters, gradients, first_moments, second_moments } = state;
+        for buffer in [&*parameters, gradients, &*first_moments, &*second_moments] {
+            single(buffer)?;
+        }
+        let len = gradients.allocation.bytes() / size_of::<f32>();
+        let moments = [first_moments.place(0, len)?, second_moments.place(0, len)?];
+        let (parameters, gradients) = (parameters.place(0, len)?, gradients.place(0, len)?);
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().adamw(factors, len, parameters, gradients, moments) }.map_err(EngineError::from)
+    }
+}
+
+fn attention_arrays(
+    sizes: AttentionSizes,
+    borders: &CudaIndices,
+    inputs: &AttentionInputs<'_, CudaBuffer>,
+    output: DevicePointer,
+    log_sum_exp: DevicePointer,
+) -> Result<AttentionArrays> {
+    let wide = sizes.rows * sizes.heads * sizes.head_dim;
+    let narrow = sizes.rows * sizes.key_value_heads * sizes.head_dim;
+    Ok(AttentionArrays {
+        borders: borders.pointer(),
+        query: place(inputs.query, wide)?,
+        key: place(inputs.key, narrow)?,
+        value: place(inputs.value, narrow)?,
+        output,
+        log_sum_exp,
+    })
+}

@@ -1,0 +1,135 @@
+//! Device memory, counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use luthier_kernels::{DevicePointer, NumberType, Stream};
+
+use crate::error::{EngineError, Result};
+use crate::ops::{Matrix, MemoryUse, View, ViewMut};
+
+/// A device's stream and what it has handed out.
+pub(super) struct Memory {
+    pub stream: Arc<Stream>,
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Memory {
+    pub fn new(stream: Arc<Stream>) -> Self {
+        Self { stream, now: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    }
+
+    pub fn in_use(&self) -> MemoryUse {
+        MemoryUse {
+            allocated_bytes: self.now.load(Ordering::Relaxed),
+            peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts bytes that something else took (a library's workspace).
+    pub fn count(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
+/// A piece of device memory; given back when dropped.
+pub(super) struct Allocation {
+    pub pointer: DevicePointer,
+    bytes: usize,
+    memory: Arc<Memory>,
+}
+
+impl Allocation {
+    /// `bytes` of memory, not cleared. `OUT_OF_MEMORY` with numbers where the device has none.
+    pub fn new(memory: &Arc<Memory>, bytes: usize) -> Result<Self> {
+        let pointer = memory.stream.allocate(bytes).map_err(|error| {
+            let held = memory.in_use().allocated_bytes;
+            let free = memory.stream.memory().map_or(0, |(free, _)| free);
+            let mut error = EngineError::from(error);
+            error.message = format!("{} ({held} bytes are allocated, {free} free)", error.message);
+            error
+        })?;
+        memory.count(bytes as u64);
+        Ok(Self { pointer, bytes, memory: memory.clone() })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: from `allocate`; the last use was before this, and freeing waits for work under way.
+        unsafe { self.memory.stream.free(self.pointer) };
+        self.memory.now.fetch_sub(self.bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Numbers on the GPU.
+pub struct CudaBuffer {
+    pub(super) allocation: Allocation,
+    pub(super) kind: NumberType,
+    len: usize,
+}
+
+impl CudaBuffer {
+    /// `len` zeros.
+    pub(super) fn new(memory: &Arc<Memory>, len: usize, kind: NumberType) -> Result<Self> {
+        let bytes = len.checked_mul(kind.bytes()).ok_or_else(|| outside(len, 0, len))?;
+        let allocation = Allocation::new(memory, bytes)?;
+        // SAFETY: the memory just allocated.
+        unsafe { memory.stream.clear(allocation.pointer, bytes)? };
+        Ok(Self { allocation, kind, len })
+    }
+
+    /// Where `len` numbers from `offset` on lie.
+    pub(super) fn place(&self, offset: usize, len: usize) -> Result<DevicePointer> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.allocation.pointer + (offset * self.kind.bytes()) as u64),
+            _ => Err(outside(self.len, offset, len)),
+        }
+    }
+}
+
+/// Where a view's `len` numbers lie.
+pub(super) fn place(view: View<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
+    view.buffer.place(view.offset, len)
+}
+
+/// As [`place`], to write to.
+pub(super) fn place_mut(view: &ViewMut<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
+    view.buffer.place(view.offset, len)
+}
+
+/// Where a matrix lies, checked whole.
+pub(super) fn place_matrix(matrix: &Matrix<'_, CudaBuffer>, rows: usize, columns: usize) -> Result<DevicePointer> {
+    place(matrix.view, extent(rows, columns, matrix.row_stride, matrix.column_stride))
+}
+
+/// Elements from the first to the last of a strided matrix.
+pub(super) fn extent(rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> usize {
+    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + (columns - 1) * column_stride + 1 }
+}
+
+fn outside(found: usize, offset: usize, len: usize) -> EngineError {
+    EngineError::internal(format!("an operation reaches {len} elements from {offset} on; the buffer has {found}"))
+}
+
+/// Integers on the GPU, with a copy on the host for what is planned there.
+pub struct CudaIndices {
+    pub(super) allocation: Allocation,
+    pub(super) values: Vec<u32>,
+}
+
+impl CudaIndices {
+    pub(super) fn new(memory: &Arc<Memory>, capacity: usize) -> Result<Self> {
+        Ok(Self { allocation: Allocation::new(memory, capacity * size_of::<u32>())?, values: Vec::new() })
+    }
+
+    pub(super) fn pointer(&self) -> DevicePointer {
+        self.allocation.pointer
+    }
+}

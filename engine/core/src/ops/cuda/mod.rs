@@ -1,0 +1,12 @@
+//! One NVIDIA GPU.
+
+mod device;
+mod error;
+mod linear;
+mod memory;
+mod weight;
+
+pub use device::CudaOps;
+pub use luthier_kernels::NumberType;
+pub use memory::{CudaBuffer, CudaIndices};
+pub use weight::CudaWeight;

@@ -1,0 +1,6 @@
+//! The GPU beside the processor, operation by operation. Needs the feature `cuda` and a GPU, numbered by `LUTHIER_TEST_GPU` (0 unless set).
+
+mod attention;
+mod compare;
+mod elementwise;
+mod products;

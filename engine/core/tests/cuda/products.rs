@@ -1,0 +1,105 @@
+//! Matrix products and linear layers, over the strides that the model uses.
+
+use luthier_core::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut};
+use luthier_core::{HostTensor, StoredType, TensorBytes};
+
+use crate::compare::{Case, activations, compare, numbers, random, read};
+
+/// A frozen matrix, stored in f32 or bf16; the numbers are the same.
+fn weight<O: Ops>(ops: &O, stored: StoredType, seed: u64, [rows, columns]: [usize; 2]) -> O::Weight {
+    let values = random(seed, rows * columns);
+    let bytes: Vec<u8> = match stored {
+        StoredType::BF16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    };
+    let bytes = TensorBytes::Owned(bytes.into());
+    ops.upload_weight(HostTensor { stored, shape: vec![rows, columns], bytes }).unwrap()
+}
+
+/// The products of an adapter: x·Aᵀ, g·B, and the gradients of both.
+struct LowRank {
+    rows: usize,
+    rank: usize,
+    width: usize,
+}
+
+impl Case for LowRank {
+    fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
+        let Self { rows, rank, width } = *self;
+        // Side by side with another module's columns, as in a group.
+        let columns = rank + 3;
+        let x = activations(ops, &random(1, rows * width));
+        let matrices = numbers(ops, &random(2, rank * width + 5));
+        let mut low = activations(ops, &vec![0.0; rows * columns]);
+        let a = View::at(&matrices, 5).columns(width);
+        let out = ViewMut::at(&mut low, 3).rows(columns);
+        ops.gemm(rows, rank, width, 0.5, View::from(&x).rows(width), a, false, out).unwrap();
+        let mut back = activations(ops, &vec![0.0; rows * columns]);
+        let b = View::at(&matrices, 5).rows(rank);
+        ops.gemm(rows, rank, width, 2.0, View::from(&x).rows(width), b, false, ViewMut::at(&mut back, 0).rows(columns))
+            .unwrap();
+        let mut gradients = numbers(ops, &random(3, 2 * rank * width));
+        let left = Matrix { view: View::at(&low, 3), row_stride: 1, column_stride: columns };
+        let place = MatrixMut { view: ViewMut::at(&mut gradients, 0), row_stride: 1, column_stride: rank };
+        ops.gemm(rank, width, rows, 1.0, left, View::from(&x).rows(width), true, place).unwrap();
+        let left = View::from(&back).columns(columns);
+        let place = ViewMut::at(&mut gradients, rank * width).rows(width);
+        ops.gemm(rank, width, rows, 1.0, left, View::from(&x).rows(width), true, place).unwrap();
+        vec![
+            ("x · Aᵀ", read(ops, &low, rows * columns)),
+            ("g · B", read(ops, &back, rows * columns)),
+            ("gradients", read(ops, &gradients, 2 * rank * width)),
+        ]
+    }
+}
+
+#[test]
+fn low_rank_products() {
+    for (rows, rank, width) in [(1, 1, 8), (63, 8, 576), (65, 5, 24), (300, 16, 100)] {
+        compare(&format!("{rows} rows, r = {rank}, width {width}"), &LowRank { rows, rank, width });
+    }
+}
+
+struct LinearLayer {
+    stored: StoredType,
+    rows: usize,
+    shape: [usize; 2],
+    rank: usize,
+}
+
+impl Case for LinearLayer {
+    fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
+        let Self { stored, rows, shape: [out, input], rank } = *self;
+        let weight = weight(ops, stored, 1, [out, input]);
+        let (x, low) = (activations(ops, &random(2, rows * input)), activations(ops, &random(3, rows * rank)));
+        let (b, bias) = (numbers(ops, &random(4, out * rank)), numbers(ops, &random(5, out)));
+        let residual = activations(ops, &random(6, rows * out));
+        let term = || LowRankTerm { rank, left: View::from(&low).rows(rank), right: View::from(&b).columns(rank) };
+        let mut plain = activations(ops, &vec![f32::NAN; rows * out]);
+        let mut whole = activations(ops, &vec![f32::NAN; rows * out]);
+        let from = || View::from(&x);
+        ops.linear_forward(rows, from(), &weight, None, None, None, ViewMut::from(&mut plain)).unwrap();
+        let (bias, added) = (Some(&bias), Some(View::from(&residual)));
+        ops.linear_forward(rows, from(), &weight, bias, Some(term()), added, ViewMut::from(&mut whole)).unwrap();
+        let a = numbers(ops, &random(7, rank * input));
+        let term = LowRankTerm { rank, left: View::from(&low).rows(rank), right: View::from(&a).rows(input) };
+        let layers = [0, 1].map(|_| LinearGradTerm { output_grad: View::from(&residual), weight: &weight });
+        let mut grad = activations(ops, &vec![f32::NAN; rows * input]);
+        ops.linear_grad_input(rows, &layers, Some(term), ViewMut::from(&mut grad)).unwrap();
+        vec![
+            ("x · Wᵀ", read(ops, &plain, rows * out)),
+            ("with everything added", read(ops, &whole, rows * out)),
+            ("input gradient", read(ops, &grad, rows * input)),
+        ]
+    }
+}
+
+#[test]
+fn linear_layers() {
+    for stored in [StoredType::F32, StoredType::BF16] {
+        for (rows, shape, rank) in [(1, [8, 16], 1), (63, [576, 576], 8), (65, [192, 40], 4), (130, [1000, 520], 16)] {
+            let what = format!("{rows} rows, {shape:?}, r = {rank}, {}", stored.name());
+            compare(&what, &LinearLayer { stored, rows, shape, rank });
+        }
+    }
+}

@@ -1,0 +1,106 @@
+// Rope, the gated activation, and copies of rows and numbers.
+#include "common.cuh"
+
+// Rotates each head's halves: (a, b) → (a cos − b sin, b cos + a sin). One thread a pair; `angles` holds, at each position, the cosines of
+// half a head's pairs, then the sines. sign −1 turns back.
+template <typename T>
+__device__ void rope(T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign, size_t pairs) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < pairs; i += (size_t)gridDim.x * blockDim.x) {
+        const int pair = i % half;
+        const size_t head = i / half;
+        const float* angle = angles + (size_t)positions[head / heads] * 2 * half;
+        const float cosine = angle[pair], sine = angle[half + pair] * sign;
+        T* place = x + head * 2 * half + pair;
+        const float a = to_float(place[0]), b = to_float(place[half]);
+        place[0] = from_float<T>(a * cosine - b * sine);
+        place[half] = from_float<T>(b * cosine + a * sine);
+    }
+}
+
+// Calls `work` for every run of N numbers, and for what is left one by one.
+template <typename T, typename Work> __device__ __forceinline__ void for_runs(size_t len, bool aligned, Work work) {
+    constexpr int N = WIDE<T>;
+    const size_t thread = blockIdx.x * (size_t)blockDim.x + threadIdx.x, threads = (size_t)gridDim.x * blockDim.x;
+    const size_t runs = aligned ? len / N : 0;
+    for (size_t i = thread; i < runs; i += threads) work.template operator()<N>(i * N);
+    for (size_t i = runs * N + thread; i < len; i += threads) work.template operator()<1>(i);
+}
+
+__device__ __forceinline__ bool aligned(const void* a, const void* b, const void* c) {
+    return ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
+}
+
+template <typename T> __device__ void swiglu(size_t len, const T* gate, const T* up, T* out) {
+    for_runs<T>(len, aligned(gate, up, out), [=]<int N>(size_t i) {
+        float g[N], u[N];
+        load(gate + i, g);
+        load(up + i, u);
+#pragma unroll
+        for (int j = 0; j < N; j++) g[j] = g[j] / (1.0f + expf(-g[j])) * u[j];
+        store(out + i, g);
+    });
+}
+
+// Replaces gate and up by their gradients: with σ the sigmoid of gate, d gate = g · up · σ · (1 + gate · (1 − σ)), d up = g · gate · σ.
+template <typename T> __device__ void swiglu_backward(size_t len, const T* output_grad, T* gate, T* up) {
+    for_runs<T>(len, aligned(gate, up, output_grad), [=]<int N>(size_t i) {
+        float d[N], g[N], u[N];
+        load(output_grad + i, d);
+        load(gate + i, g);
+        load(up + i, u);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float sigmoid = 1.0f / (1.0f + expf(-g[j])), silu = g[j] * sigmoid;
+            const float slope = sigmoid + silu * (1.0f - sigmoid);
+            g[j] = d[j] * u[j] * slope;
+            u[j] = d[j] * silu;
+        }
+        store(gate + i, g);
+        store(up + i, u);
+    });
+}
+
+// out [rows, width] = rows of `table` with these numbers, or (scatter) the other way round. One block a row.
+template <typename From, typename To, bool SCATTER>
+__device__ void move_rows(const From* from, const uint32_t* numbers, int width, To* to) {
+    const size_t there = (size_t)numbers[blockIdx.x] * width, here = (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        to[(SCATTER ? there : here) + i] = from_float<To>(to_float(from[(SCATTER ? here : there) + i]));
+}
+
+template <typename From, typename To> __device__ void convert(size_t len, const From* from, To* to) {
+    const size_t thread = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+    for (size_t i = thread; i < len; i += (size_t)gridDim.x * blockDim.x) to[i] = from_float<To>(to_float(from[i]));
+}
+
+template <typename T> __device__ void add_bias(T* x, const float* bias, int width, size_t len) {
+    const size_t thread = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+    for (size_t i = thread; i < len; i += (size_t)gridDim.x * blockDim.x) x[i] = from_float<T>(to_float(x[i]) + bias[i % width]);
+}
+
+#define DEFINE(name, T)                                                                                                              \
+    extern "C" __global__ void rope_##name(                                                                                          \
+        T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign, size_t pairs) {                       \
+        rope<T>(x, angles, positions, heads, half, sign, pairs);                                                                     \
+    }                                                                                                                                \
+    extern "C" __global__ void swiglu_##name(size_t len, const T* gate, const T* up, T* out) { swiglu<T>(len, gate, up, out); }      \
+    extern "C" __global__ void swiglu_backward_##name(size_t len, const T* output_grad, T* gate, T* up) {                            \
+        swiglu_backward<T>(len, output_grad, gate, up);                                                                              \
+    }                                                                                                                                \
+    extern "C" __global__ void scatter_rows_##name(const T* from, const uint32_t* numbers, int width, T* to) {                       \
+        move_rows<T, T, true>(from, numbers, width, to);                                                                             \
+    }                                                                                                                                \
+    extern "C" __global__ void add_bias_##name(T* x, const float* bias, int width, size_t len) { add_bias<T>(x, bias, width, len); }
+FOR_EACH_TYPE(DEFINE)
+
+#define DEFINE_PAIR(from_name, From, to_name, To)                                                                                    \
+    extern "C" __global__ void gather_rows_##from_name##_##to_name(const From* from, const uint32_t* numbers, int width, To* to) {   \
+        move_rows<From, To, false>(from, numbers, width, to);                                                                        \
+    }                                                                                                                                \
+    extern "C" __global__ void convert_##from_name##_##to_name(size_t len, const From* from, To* to) { convert<From, To>(len, from, to); }
+#define DEFINE_FROM_F32(name, T) DEFINE_PAIR(f32, float, name, T)
+#define DEFINE_FROM_F16(name, T) DEFINE_PAIR(f16, __half, name, T)
+#define DEFINE_FROM_BF16(name, T) DEFINE_PAIR(bf16, __nv_bfloat16, name, T)
+FOR_EACH_TYPE(DEFINE_FROM_F32)
+FOR_EACH_TYPE(DEFINE_FROM_F16)
+FOR_EACH_TYPE(DEFINE_FROM_BF16)

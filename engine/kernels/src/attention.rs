@@ -1,0 +1,153 @@
+//! Launchers of attention.
+
+use crate::error::Result;
+use crate::stream::{DevicePointer, Launch, NumberType, Stream, launch};
+
+/// Largest head size.
+pub const MAX_HEAD_DIM: usize = 128;
+/// Rows of a tile and threads of a block; as in `attention.cu`.
+const TILE: usize = 32;
+const THREADS: u32 = 256;
+
+/// Sizes of attention over packed sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSizes {
+    pub sequences: usize,
+    /// Rows of the longest sequence.
+    pub longest: usize,
+    /// Of all sequences.
+    pub rows: usize,
+    pub heads: usize,
+    pub key_value_heads: usize,
+    /// At most [`MAX_HEAD_DIM`].
+    pub head_dim: usize,
+}
+
+/// The kernels' `Shape`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: i32,
+    key_value_heads: i32,
+    head_dim: i32,
+    scale: f32,
+}
+
+impl AttentionSizes {
+    fn shape(self) -> Shape {
+        Shape {
+            heads: self.heads as i32,
+            key_value_heads: self.key_value_heads as i32,
+            head_dim: self.head_dim as i32,
+            scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
+        }
+    }
+
+    fn launch(self, heads: usize, tiles: usize, score_tiles: usize) -> Launch {
+        let numbers = tiles * TILE * (self.head_dim + 1) + score_tiles * TILE * (TILE + 1);
+        Launch {
+            grid: [self.longest.div_ceil(TILE) as u32, heads as u32, self.sequences as u32],
+            threads: THREADS,
+            shared_bytes: (numbers * size_of::<f32>()) as u32,
+        }
+    }
+
+    fn kernel(self, name: &str, kind: NumberType) -> String {
+        let size = if self.head_dim <= 64 { 64 } else { MAX_HEAD_DIM };
+        format!("{name}_{size}_{}", kind.name())
+    }
+}
+
+/// Addresses for the forward pass. Queries and output `[rows, heads, head_dim]`, keys and values `[rows, key_value_heads, head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionArrays {
+    /// `[sequences + 1]` u32
+    pub borders: DevicePointer,
+    pub query: DevicePointer,
+    pub key: DevicePointer,
+    pub value: DevicePointer,
+    pub output: DevicePointer,
+    /// `[rows, heads]` f32
+    pub log_sum_exp: DevicePointer,
+}
+
+/// What the backward pass has besides.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackwardArrays {
+    pub output_grad: DevicePointer,
+    pub query_grad: DevicePointer,
+    pub key_grad: DevicePointer,
+    pub value_grad: DevicePointer,
+    /// `[rows, heads]` f32, scratch.
+    pub pull: DevicePointer,
+}
+
+impl Stream {
+    /// Causal attention inside each sequence, scores scaled by 1/√head_dim.
+    ///
+    /// # Safety
+    /// Arrays have these sizes; `borders` rises from 0 to `rows`.
+    pub unsafe fn attention(&self, kind: NumberType, sizes: AttentionSizes, arrays: &AttentionArrays) -> Result<()> {
+        let AttentionArrays { borders, query, key, value, output, log_sum_exp } = *arrays;
+        let (name, shape) = (sizes.kernel("attention", kind), sizes.shape());
+        let launch = sizes.launch(sizes.heads, 3, 1);
+        // SAFETY: the caller's promise; the kernel's parameters in order, here and below.
+        unsafe { launch!(self, &name, launch, shape, borders, query, key, value, output, log_sum_exp) }
+    }
+
+    /// Gradients of [`Self::attention`].
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn attention_backward(
+        &self,
+        kind: NumberType,
+        sizes: AttentionSizes,
+        arrays: &AttentionArrays,
+        backward: &AttentionBackwardArrays,
+    ) -> Result<()> {
+        let AttentionArrays { borders, query, key, value, output, log_sum_exp } = *arrays;
+        let AttentionBackwardArrays { output_grad, query_grad, key_grad, value_grad, pull } = *backward;
+        let shape = sizes.shape();
+        let count = sizes.rows * sizes.heads;
+        let name = format!("attention_pull_{}", kind.name());
+        let launch = Launch::blocks((count * 32).div_ceil(256), 256);
+        // SAFETY: as above.
+        unsafe {
+            launch!(self, &name, launch, count, sizes.head_dim as i32, output, output_grad, pull)?;
+            let name = sizes.kernel("attention_query_gradient", kind);
+            let launch = sizes.launch(sizes.heads, 4, 1);
+            launch!(
+                self,
+                &name,
+                launch,
+                shape,
+                borders,
+                query,
+                key,
+                value,
+                output_grad,
+                log_sum_exp,
+                pull,
+                query_grad
+            )?;
+            let name = sizes.kernel("attention_key_value_gradient", kind);
+            let launch = sizes.launch(sizes.key_value_heads, 4, 2);
+            launch!(
+                self,
+                &name,
+                launch,
+                shape,
+                borders,
+                query,
+                key,
+                value,
+                output_grad,
+                log_sum_exp,
+                pull,
+                key_grad,
+                value_grad
+            )
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
+
+mod attention;
+mod elementwise;
+mod error;
+mod matmul;
+mod optimizer;
+mod stream;
+
+pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use error::{CudaError, Result};
+pub use matmul::{Multiplier, Operand, Product};
+pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};
+pub use stream::{DevicePointer, NumberType, Stream};
