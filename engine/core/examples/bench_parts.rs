@@ -129,11 +129,14 @@ impl Bench {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let (mut gate, mut up, mut out) =
             (self.numbers(rows * inner)?, self.numbers(rows * inner)?, self.numbers(rows * inner)?);
-        self.report("swiglu", 2 * layers, 0.0, || {
+        self.report("swiglu", layers, 0.0, || {
             self.ops.swiglu(rows * inner, View::from(&gate), View::from(&up), ViewMut::from(&mut out))
         })?;
+        let mut activated = self.numbers(rows * inner)?;
         self.report("swiglu backward", layers, 0.0, || {
-            self.ops.swiglu_backward(rows * inner, View::from(&out), ViewMut::from(&mut gate), ViewMut::from(&mut up))
+            let (gate, up, activated) =
+                (ViewMut::from(&mut gate), ViewMut::from(&mut up), ViewMut::from(&mut activated));
+            self.ops.swiglu_backward(rows * inner, View::from(&out), gate, up, activated)
         })?;
         let (x, weight, mut normed) =
             (self.numbers(rows * hidden)?, self.numbers(hidden)?, self.numbers(rows * hidden)?);

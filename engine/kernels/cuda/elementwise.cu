@@ -1,19 +1,29 @@
 // Rope, the gated activation, and copies of rows and numbers.
 #include "common.cuh"
 
-// Rotates each head's halves: (a, b) → (a cos − b sin, b cos + a sin). One thread a pair; `angles` holds, at each position, the cosines of
-// half a head's pairs, then the sines. sign −1 turns back.
-template <typename T>
-__device__ void rope(T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign, size_t pairs) {
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < pairs; i += (size_t)gridDim.x * blockDim.x) {
-        const int pair = i % half;
-        const size_t head = i / half;
-        const float* angle = angles + (size_t)positions[head / heads] * 2 * half;
-        const float cosine = angle[pair], sine = angle[half + pair] * sign;
-        T* place = x + head * 2 * half + pair;
-        const float a = to_float(place[0]), b = to_float(place[half]);
-        place[0] = from_float<T>(a * cosine - b * sine);
-        place[half] = from_float<T>(b * cosine + a * sine);
+// Rotates each head's halves: (a, b) → (a cos − b sin, b cos + a sin). One block a row; N pairs at once. `angles` holds, at each position, the
+// cosines of half a head's pairs, then the sines. sign −1 turns back.
+template <typename T, int N>
+__device__ void rope(T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign) {
+    const float* angle = angles + (size_t)positions[blockIdx.x] * 2 * half;
+    T* row = x + (size_t)blockIdx.x * heads * 2 * half;
+    const int runs = half / N;
+    for (int i = threadIdx.x; i < heads * runs; i += blockDim.x) {
+        const int pair = i % runs * N;
+        T* place = row + i / runs * 2 * half + pair;
+        float a[N], b[N], cosine[N], sine[N];
+        load(place, a);
+        load(place + half, b);
+#pragma unroll
+        for (int j = 0; j < N; j++) cosine[j] = angle[pair + j], sine[j] = angle[half + pair + j] * sign;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float turned = b[j] * cosine[j] + a[j] * sine[j];
+            a[j] = a[j] * cosine[j] - b[j] * sine[j];
+            b[j] = turned;
+        }
+        store(place, a);
+        store(place + half, b);
     }
 }
 
@@ -41,10 +51,11 @@ template <typename T> __device__ void swiglu(size_t len, const T* gate, const T*
     });
 }
 
-// Replaces gate and up by their gradients: with σ the sigmoid of gate, d gate = g · up · σ · (1 + gate · (1 − σ)), d up = g · gate · σ.
-template <typename T> __device__ void swiglu_backward(size_t len, const T* output_grad, T* gate, T* up) {
-    for_runs<T>(len, aligned(gate, up, output_grad), [=]<int N>(size_t i) {
-        float d[N], g[N], u[N];
+// Replaces gate and up by their gradients: with σ the sigmoid of gate, d gate = g · up · σ · (1 + gate · (1 − σ)), d up = g · gate · σ;
+// activated = gate · σ · up.
+template <typename T> __device__ void swiglu_backward(size_t len, const T* output_grad, T* gate, T* up, T* activated) {
+    for_runs<T>(len, aligned(gate, up, output_grad) && aligned(activated, activated, activated), [=]<int N>(size_t i) {
+        float d[N], g[N], u[N], a[N];
         load(output_grad + i, d);
         load(gate + i, g);
         load(up + i, u);
@@ -52,9 +63,11 @@ template <typename T> __device__ void swiglu_backward(size_t len, const T* outpu
         for (int j = 0; j < N; j++) {
             const float sigmoid = 1.0f / (1.0f + expf(-g[j])), silu = g[j] * sigmoid;
             const float slope = sigmoid + silu * (1.0f - sigmoid);
+            a[j] = silu * u[j];
             g[j] = d[j] * u[j] * slope;
             u[j] = d[j] * silu;
         }
+        store(activated + i, a);
         store(gate + i, g);
         store(up + i, u);
     });
@@ -80,12 +93,15 @@ template <typename T> __device__ void add_bias(T* x, const float* bias, int widt
 
 #define DEFINE(name, T)                                                                                                              \
     extern "C" __global__ void rope_##name(                                                                                          \
-        T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign, size_t pairs) {                       \
-        rope<T>(x, angles, positions, heads, half, sign, pairs);                                                                     \
+        T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign) {                                     \
+        if (half % WIDE<T> == 0 && aligned(x, x, x))                                                                                 \
+            rope<T, WIDE<T>>(x, angles, positions, heads, half, sign);                                                               \
+        else                                                                                                                         \
+            rope<T, 1>(x, angles, positions, heads, half, sign);                                                                     \
     }                                                                                                                                \
     extern "C" __global__ void swiglu_##name(size_t len, const T* gate, const T* up, T* out) { swiglu<T>(len, gate, up, out); }      \
-    extern "C" __global__ void swiglu_backward_##name(size_t len, const T* output_grad, T* gate, T* up) {                            \
-        swiglu_backward<T>(len, output_grad, gate, up);                                                                              \
+    extern "C" __global__ void swiglu_backward_##name(size_t len, const T* output_grad, T* gate, T* up, T* activated) {              \
+        swiglu_backward<T>(len, output_grad, gate, up, activated);                                                                   \
     }                                                                                                                                \
     extern "C" __global__ void scatter_rows_##name(const T* from, const uint32_t* numbers, int width, T* to) {                       \
         move_rows<T, T, true>(from, numbers, width, to);                                                                             \

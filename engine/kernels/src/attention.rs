@@ -8,6 +8,9 @@ pub const MAX_HEAD_DIM: usize = 128;
 /// Rows of a tile and threads of a block; as in `attention.cu`.
 const TILE: usize = 32;
 const THREADS: u32 = 256;
+/// As in `tensor_cores.cuh`.
+const TENSOR_CORE_TILE: usize = 64;
+const TENSOR_CORE_THREADS: u32 = 128;
 
 /// Sizes of attention over packed sequences.
 #[derive(Clone, Copy, Debug)]
@@ -43,18 +46,35 @@ impl AttentionSizes {
         }
     }
 
-    fn launch(self, heads: usize, tiles: usize, score_tiles: usize) -> Launch {
-        let numbers = tiles * TILE * (self.head_dim + 1) + score_tiles * TILE * (TILE + 1);
-        Launch {
-            grid: [self.longest.div_ceil(TILE) as u32, heads as u32, self.sequences as u32],
-            threads: THREADS,
-            shared_bytes: (numbers * size_of::<f32>()) as u32,
-        }
+    /// Whether the kernels for tensor cores can take it.
+    fn on_tensor_cores(self, kind: NumberType) -> bool {
+        kind != NumberType::F32 && matches!(self.head_dim, 64 | 128)
+    }
+
+    /// For so many tiles of rows of a head and, on ordinary cores, of scores, in shared memory.
+    fn launch(self, kind: NumberType, heads: usize, [row_tiles, score_tiles]: [usize; 2]) -> Launch {
+        let tile = if self.on_tensor_cores(kind) { TENSOR_CORE_TILE } else { TILE };
+        let grid = [self.longest.div_ceil(tile) as u32, heads as u32, self.sequences as u32];
+        let (threads, bytes) = if self.on_tensor_cores(kind) {
+            // Besides, two sums of each row of two tiles.
+            let sums = 4 * TENSOR_CORE_TILE * size_of::<f32>();
+            (TENSOR_CORE_THREADS, row_tiles * tile * self.head_dim * kind.bytes() + sums)
+        } else {
+            let numbers = row_tiles * TILE * (self.head_dim + 1) + score_tiles * TILE * (TILE + 1);
+            (THREADS, numbers * size_of::<f32>())
+        };
+        Launch { grid, threads, shared_bytes: bytes as u32 }
     }
 
     fn kernel(self, name: &str, kind: NumberType) -> String {
         let size = if self.head_dim <= 64 { 64 } else { MAX_HEAD_DIM };
-        format!("{name}_{size}_{}", kind.name())
+        let place = if self.on_tensor_cores(kind) { "tensor_core_" } else { "" };
+        format!("{place}{name}_{size}_{}", kind.name())
+    }
+
+    /// Tiles of rows in shared memory on either kind of cores.
+    fn tiles(self, kind: NumberType, ordinary: usize, tensor_cores: usize) -> usize {
+        if self.on_tensor_cores(kind) { tensor_cores } else { ordinary }
     }
 }
 
@@ -90,7 +110,7 @@ impl Stream {
     pub unsafe fn attention(&self, kind: NumberType, sizes: AttentionSizes, arrays: &AttentionArrays) -> Result<()> {
         let AttentionArrays { borders, query, key, value, output, log_sum_exp } = *arrays;
         let (name, shape) = (sizes.kernel("attention", kind), sizes.shape());
-        let launch = sizes.launch(sizes.heads, 3, 1);
+        let launch = sizes.launch(kind, sizes.heads, [sizes.tiles(kind, 3, 5), 1]);
         // SAFETY: the caller's promise; the kernel's parameters in order, here and below.
         unsafe { launch!(self, &name, launch, shape, borders, query, key, value, output, log_sum_exp) }
     }
@@ -116,7 +136,7 @@ impl Stream {
         unsafe {
             launch!(self, &name, launch, count, sizes.head_dim as i32, output, output_grad, pull)?;
             let name = sizes.kernel("attention_query_gradient", kind);
-            let launch = sizes.launch(sizes.heads, 4, 1);
+            let launch = sizes.launch(kind, sizes.heads, [sizes.tiles(kind, 4, 6), 1]);
             launch!(
                 self,
                 &name,
@@ -132,7 +152,7 @@ impl Stream {
                 query_grad
             )?;
             let name = sizes.kernel("attention_key_value_gradient", kind);
-            let launch = sizes.launch(sizes.key_value_heads, 4, 2);
+            let launch = sizes.launch(kind, sizes.key_value_heads, [sizes.tiles(kind, 4, 6), 2]);
             launch!(
                 self,
                 &name,

@@ -70,11 +70,10 @@ impl Stream {
         inverse: bool,
     ) -> Result<()> {
         let (name, half) = (format!("rope_{}", kind.name()), head_dim / 2);
-        let pairs = rows * heads * half;
         let sign = if inverse { -1.0f32 } else { 1.0 };
-        let launch = Launch::numbers(pairs, 1);
+        let launch = Launch::blocks(rows, ROW_THREADS);
         // SAFETY: as above.
-        unsafe { launch!(self, &name, launch, x, angles, positions, heads as i32, half as i32, sign, pairs) }
+        unsafe { launch!(self, &name, launch, x, angles, positions, heads as i32, half as i32, sign) }
     }
 
     /// `out = silu(gate) · up`
@@ -94,7 +93,7 @@ impl Stream {
         unsafe { launch!(self, &name, Launch::numbers(len, 16 / kind.bytes()), len, gate, up, out) }
     }
 
-    /// Replaces gate and up by their gradients.
+    /// Replaces gate and up by their gradients; `activated = silu(gate) · up`.
     ///
     /// # Safety
     /// As [`Self::rms_norm`].
@@ -105,10 +104,11 @@ impl Stream {
         output_grad: DevicePointer,
         gate: DevicePointer,
         up: DevicePointer,
+        activated: DevicePointer,
     ) -> Result<()> {
         let name = format!("swiglu_backward_{}", kind.name());
         // SAFETY: as above.
-        unsafe { launch!(self, &name, Launch::numbers(len, 16 / kind.bytes()), len, output_grad, gate, up) }
+        unsafe { launch!(self, &name, Launch::numbers(len, 16 / kind.bytes()), len, output_grad, gate, up, activated) }
     }
 
     /// `to [rows, width]` = rows of `from` with the numbers in `numbers`.

@@ -40,22 +40,22 @@ impl<O: Ops> Block<'_, O> {
     ) -> Result<()> {
         let (ops, rows) = (self.ops, batch.rows);
         let len = rows * self.config.intermediate_size;
-        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.backward(
+        self.adapter.backward_output(
             ops,
             rows,
             self.weights,
             InputGroup::Down,
             &[OutputGrad { module: LinearModule::Down, grad: &grads.hidden }],
-            &scratch.activated,
             &saved.low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.activated),
         )?;
-        ops.swiglu_backward(len, (&grads.activated).into(), (&mut saved.gate).into(), (&mut saved.up).into())?;
+        let (gate, up, activated) = (&mut saved.gate, &mut saved.up, &mut scratch.activated);
+        ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
+        self.adapter.backward_input(ops, rows, InputGroup::Down, &scratch.activated, &grads.low_rank, gradients)?;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
-        self.adapter.backward(
+        self.adapter.backward_output(
             ops,
             rows,
             self.weights,
@@ -64,12 +64,12 @@ impl<O: Ops> Block<'_, O> {
                 OutputGrad { module: LinearModule::Gate, grad: &saved.gate },
                 OutputGrad { module: LinearModule::Up, grad: &saved.up },
             ],
-            &scratch.normed,
             &saved.low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.normed),
         )?;
+        self.adapter.backward_input(ops, rows, InputGroup::GateUp, &scratch.normed, &grads.low_rank, gradients)?;
         self.norm_backward(rows, &saved.middle, &self.weights.post_attention_norm, scratch, grads)
     }
 
@@ -85,18 +85,18 @@ impl<O: Ops> Block<'_, O> {
         input_needed: bool,
     ) -> Result<()> {
         let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
-        self.adapter.backward(
+        self.adapter.backward_output(
             ops,
             rows,
             self.weights,
             InputGroup::Output,
             &[OutputGrad { module: LinearModule::Output, grad: &grads.hidden }],
-            &saved.attention,
             &saved.low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.attention),
         )?;
+        self.adapter.backward_input(ops, rows, InputGroup::Output, &saved.attention, &grads.low_rank, gradients)?;
         let inputs = AttentionInputs {
             query: View::from(&saved.query),
             key: View::from(&saved.key),
@@ -117,7 +117,7 @@ impl<O: Ops> Block<'_, O> {
             ops.rope(x.into(), heads, shape.head_dim, self.angles, &batch.positions, true)?;
         }
         self.norm(rows, input, &self.weights.input_norm, scratch)?;
-        self.adapter.backward(
+        self.adapter.backward_output(
             ops,
             rows,
             self.weights,
@@ -127,12 +127,13 @@ impl<O: Ops> Block<'_, O> {
                 OutputGrad { module: LinearModule::Key, grad: &grads.key },
                 OutputGrad { module: LinearModule::Value, grad: &grads.value },
             ],
-            &scratch.normed,
             &saved.low_rank,
             &mut grads.low_rank,
             gradients,
             input_needed.then_some(&mut grads.normed),
         )?;
+        let group = InputGroup::QueryKeyValue;
+        self.adapter.backward_input(ops, rows, group, &scratch.normed, &grads.low_rank, gradients)?;
         if input_needed { self.norm_backward(rows, input, &self.weights.input_norm, scratch, grads) } else { Ok(()) }
     }
 

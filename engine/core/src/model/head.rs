@@ -5,10 +5,7 @@ use super::batch::PackedBatch;
 use super::weights::BaseModel;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
-use crate::ops::{Element, LinearGradTerm, Ops, View};
-
-/// Logits that exist at once: 96 MiB of f32.
-const LOGITS: usize = 24 << 20;
+use crate::ops::{Element, LinearGradTerm, Ops, View, ViewMut};
 
 /// Memory of the output layer; shared by training and evaluation.
 pub struct HeadScratch<O: Ops> {
@@ -21,6 +18,7 @@ pub struct HeadScratch<O: Ops> {
     hidden_grad: O::Buffer,
     normed_grad: O::Buffer,
     factors: O::Buffer,
+    /// Of all labelled rows; read once.
     losses: O::Buffer,
     numbers: O::Indices,
     targets: O::Indices,
@@ -28,9 +26,9 @@ pub struct HeadScratch<O: Ops> {
 }
 
 impl<O: Ops> HeadScratch<O> {
-    /// Memory for batches of up to `rows` labelled rows, taken a piece at a time.
-    pub fn new(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
-        let rows = rows.min((LOGITS / config.vocab_size).max(1));
+    /// Memory for batches of up to `labelled` labelled rows, taken a piece at a time.
+    pub fn new(ops: &O, config: &ModelConfig, labelled: usize) -> Result<Self> {
+        let rows = labelled.min((O::LOGITS_AT_ONCE / config.vocab_size).max(1));
         let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
@@ -40,7 +38,7 @@ impl<O: Ops> HeadScratch<O> {
             hidden_grad: ops.allocate_activations(hidden)?,
             normed_grad: ops.allocate_activations(hidden)?,
             factors: ops.allocate(rows)?,
-            losses: ops.allocate(rows)?,
+            losses: ops.allocate(labelled)?,
             numbers: ops.allocate_indices(rows)?,
             targets: ops.allocate_indices(rows)?,
             losses_on_host: Vec::new(),
@@ -68,7 +66,7 @@ impl<O: Ops> HeadScratch<O> {
         if let Some(grad) = &mut stream_grad {
             ops.zero((&mut **grad).into(), batch.rows * width)?;
         }
-        let mut sum = 0.0;
+        let mut done = 0;
         let pieces = batch.labelled_rows.chunks(self.rows).zip(batch.targets.chunks(self.rows));
         for (numbers, targets) in pieces {
             let rows = numbers.len();
@@ -79,8 +77,8 @@ impl<O: Ops> HeadScratch<O> {
             ops.rms_norm(rows, width, (&self.hidden).into(), &base.norm, epsilon, normed.into(), factors.into())?;
             let (weight, logits) = (base.output_weight(), &mut self.logits);
             ops.linear_forward(rows, (&self.normed).into(), weight, None, None, None, logits.into())?;
-            let (logits, losses) = (&mut self.logits, &mut self.losses);
-            ops.cross_entropy(vocabulary, &self.targets, grad_scale, logits.into(), losses.into())?;
+            let (logits, losses) = (&mut self.logits, ViewMut::at(&mut self.losses, done));
+            ops.cross_entropy(vocabulary, &self.targets, grad_scale, logits.into(), losses)?;
             if let Some(stream_grad) = &mut stream_grad {
                 let term = LinearGradTerm { output_grad: View::from(&self.logits), weight };
                 ops.linear_grad_input(rows, &[term], None, (&mut self.normed_grad).into())?;
@@ -89,10 +87,10 @@ impl<O: Ops> HeadScratch<O> {
                 ops.rms_norm_backward(rows, width, x, &base.norm, factors, grad, (&mut self.hidden_grad).into())?;
                 ops.scatter_rows((&self.hidden_grad).into(), &self.numbers, width, (&mut **stream_grad).into())?;
             }
-            self.losses_on_host.resize(rows, O::Elem::from_f64(0.0));
-            ops.read((&self.losses).into(), &mut self.losses_on_host)?;
-            sum += self.losses_on_host.iter().map(|loss| loss.to_f64()).sum::<f64>();
+            done += rows;
         }
-        Ok(sum)
+        self.losses_on_host.resize(done, O::Elem::from_f64(0.0));
+        ops.read((&self.losses).into(), &mut self.losses_on_host)?;
+        Ok(self.losses_on_host.iter().map(|loss| loss.to_f64()).sum())
     }
 }

@@ -63,19 +63,19 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
         })
     }
 
-    /// Backward pass of the linear layers of a group, frozen and low-rank halves together.
+    /// Backward pass of the linear layers of a group, frozen and low-rank halves together, but for the gradient of A, which
+    /// [`Self::backward_input`] adds: the group's input may only be there afterwards.
     ///
-    /// Adds the gradients of A and B to `gradients`; with `input_grad`, writes the gradient of the shared input there. `low_rank_grad` is
-    /// scratch.
+    /// Adds the gradients of B to `gradients`, leaves scale · g · B in `low_rank_grad`; with `input_grad`, writes the gradient of the shared
+    /// input there.
     #[expect(clippy::too_many_arguments, reason = "inputs, scratch and results of a whole group")]
-    pub fn backward(
+    pub fn backward_output(
         &self,
         ops: &O,
         rows: usize,
         weights: &LayerWeights<O>,
         group: InputGroup,
         output_grads: &[OutputGrad<'_, O>],
-        input: &O::Buffer,
         low_rank: &O::Buffer,
         low_rank_grad: &mut O::Buffer,
         gradients: &mut O::Buffer,
@@ -101,11 +101,6 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
             let place = MatrixMut { view: ViewMut::at(gradients, module.b_offset), row_stride: 1, column_stride: r };
             ops.gemm(r, out_features, rows, 1.0, hidden, output_grad, true, place)?;
         }
-        if columns > 0 {
-            let left = View::from(&*low_rank_grad).columns(columns);
-            let place = ViewMut::at(gradients, lora.a_offset).rows(in_features);
-            ops.gemm(columns, in_features, rows, 1.0, left, View::from(input).rows(in_features), true, place)?;
-        }
         let Some(input_grad) = input_grad else { return Ok(()) };
         let terms: Vec<LinearGradTerm<'_, O>> = output_grads
             .iter()
@@ -120,5 +115,25 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
             right: View::at(&self.adapter.parameters, lora.a_offset).rows(in_features),
         });
         ops.linear_grad_input(rows, &terms, low_rank, ViewMut::from(input_grad))
+    }
+
+    /// Adds the gradients of the group's A to `gradients`, from the group's input and what [`Self::backward_output`] left in `low_rank_grad`.
+    pub fn backward_input(
+        &self,
+        ops: &O,
+        rows: usize,
+        group: InputGroup,
+        input: &O::Buffer,
+        low_rank_grad: &O::Buffer,
+        gradients: &mut O::Buffer,
+    ) -> Result<()> {
+        let lora = self.group(group);
+        let (columns, in_features) = (lora.columns, lora.in_features);
+        if columns == 0 {
+            return Ok(());
+        }
+        let left = View::from(low_rank_grad).columns(columns);
+        let place = ViewMut::at(gradients, lora.a_offset).rows(in_features);
+        ops.gemm(columns, in_features, rows, 1.0, left, View::from(input).rows(in_features), true, place)
     }
 }

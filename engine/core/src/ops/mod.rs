@@ -125,6 +125,8 @@ pub trait Ops: Send + Sync + 'static {
     type Indices: Send + Sync;
     /// A frozen matrix in its stored type.
     type Weight: Send + Sync;
+    /// Logits of the output layer that are held at once: enough rows of a vocabulary for products at full speed.
+    const LOGITS_AT_ONCE: usize;
 
     /// A buffer of `len` zeros in full precision: what is trained, its gradients and moments, and sums over rows.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;
@@ -211,13 +213,14 @@ pub trait Ops: Send + Sync + 'static {
         up: View<'_, Self::Buffer>,
         out: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Replaces `gate` and `up` by the gradients with respect to them.
+    /// Replaces `gate` and `up` by the gradients with respect to them; `activated` = what [`Ops::swiglu`] gave, once more.
     fn swiglu_backward(
         &self,
         len: usize,
         output_grad: View<'_, Self::Buffer>,
         gate: ViewMut<'_, Self::Buffer>,
         up: ViewMut<'_, Self::Buffer>,
+        activated: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
     /// Causal attention inside each sequence `[borders[i], borders[i + 1])`, scores scaled by 1/√head_dim; also ln Σ exp of each row and head.
     fn attention(

@@ -75,8 +75,10 @@ impl Case for GatedActivation {
         let mut out = activations(ops, &vec![f32::NAN; len]);
         ops.swiglu(len, View::from(&gate), View::from(&up), ViewMut::from(&mut out)).unwrap();
         let grad = activations(ops, &random(3, len));
-        ops.swiglu_backward(len, View::from(&grad), ViewMut::from(&mut gate), ViewMut::from(&mut up)).unwrap();
-        let results = [("output", &out), ("gate gradient", &gate), ("up gradient", &up)];
+        let mut again = activations(ops, &vec![f32::NAN; len]);
+        let (to_gate, to_up) = (ViewMut::from(&mut gate), ViewMut::from(&mut up));
+        ops.swiglu_backward(len, View::from(&grad), to_gate, to_up, ViewMut::from(&mut again)).unwrap();
+        let results = [("output", &out), ("output again", &again), ("gate gradient", &gate), ("up gradient", &up)];
         results.into_iter().map(|(name, buffer)| (name, read(ops, buffer, len))).collect()
     }
 }

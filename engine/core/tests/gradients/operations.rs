@@ -95,7 +95,9 @@ fn swiglu() {
         [numbers.many(len), numbers.many(len)].map(|list| list.iter().map(|value| 4.0 * value).collect::<Vec<_>>());
     let grad = numbers.many(len);
     let (mut gate, mut up, output_grad) = (buffer(&ops, &inputs[0]), buffer(&ops, &inputs[1]), buffer(&ops, &grad));
-    ops.swiglu_backward(len, (&output_grad).into(), (&mut gate).into(), (&mut up).into()).unwrap();
+    let mut activated = buffer(&ops, &vec![0.0; len]);
+    let (gate_place, up_place) = ((&mut gate).into(), (&mut up).into());
+    ops.swiglu_backward(len, (&output_grad).into(), gate_place, up_place, (&mut activated).into()).unwrap();
     let found = [values(&ops, &gate, len), values(&ops, &up, len)];
     check("swiglu", &inputs, &found, |inputs| {
         let (gate, up, mut out) = (buffer(&ops, &inputs[0]), buffer(&ops, &inputs[1]), buffer(&ops, &vec![0.0; len]));

@@ -137,6 +137,8 @@ impl<E: Real> Ops for CpuOps<E> {
     type Buffer = CpuBuffer<E>;
     type Indices = Vec<u32>;
     type Weight = CpuWeight;
+    /// 96 MiB of f32.
+    const LOGITS_AT_ONCE: usize = 24 << 20;
 
     fn allocate(&self, len: usize) -> Result<CpuBuffer<E>> {
         CpuBuffer::new(len, &self.counter)
@@ -331,13 +333,16 @@ impl<E: Real> Ops for CpuOps<E> {
         output_grad: View<'_, CpuBuffer<E>>,
         gate: ViewMut<'_, CpuBuffer<E>>,
         up: ViewMut<'_, CpuBuffer<E>>,
+        activated: ViewMut<'_, CpuBuffer<E>>,
     ) -> Result<()> {
         let output_grad = slice(output_grad, len)?;
         let (gate, up) = (Disjoint::new(slice_mut(gate, len)?), Disjoint::new(slice_mut(up, len)?));
+        let activated = Disjoint::new(slice_mut(activated, len)?);
         for_rows(&mut self.pool(), len, 1, |range| {
             // SAFETY: pieces are disjoint.
-            let (gate, up) = unsafe { (gate.range(range.clone()), up.range(range.clone())) };
-            rows::swiglu_backward(&output_grad[range], gate, up);
+            let (gate, up, activated) =
+                unsafe { (gate.range(range.clone()), up.range(range.clone()), activated.range(range.clone())) };
+            rows::swiglu_backward(&output_grad[range], gate, up, activated);
         });
         Ok(())
     }

@@ -81,11 +81,13 @@ vectorized! {
 
 vectorized! {
     /// Replaces `gate` and `up` by their gradients: with σ = 1 / (1 + e^−gate), d gate = g · up · σ · (1 + gate · (1 − σ)), d up = g · gate · σ.
-    pub(super) fn swiglu_backward<E>(output_grad: &[E], gate: &mut [E], up: &mut [E]) {
-        for ((grad, gate), up) in output_grad.iter().zip(gate).zip(up) {
+    /// `activated` = gate · σ · up.
+    pub(super) fn swiglu_backward<E>(output_grad: &[E], gate: &mut [E], up: &mut [E], activated: &mut [E]) {
+        for (((grad, gate), up), activated) in output_grad.iter().zip(gate).zip(up).zip(activated) {
             let sigmoid = E::ONE / (E::ONE + (-*gate).exp());
             let silu = *gate * sigmoid;
             let slope = sigmoid + silu * (E::ONE - sigmoid);
+            *activated = silu * *up;
             *gate = *grad * *up * slope;
             *up = *grad * silu;
         }

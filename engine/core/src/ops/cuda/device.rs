@@ -7,6 +7,7 @@ use luthier_kernels::{
     NORM_SCRATCH_BYTES, NumberType, Stream,
 };
 
+use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
@@ -16,9 +17,10 @@ use crate::ops::{
 };
 use crate::tensor::HostTensor;
 
-/// Scratch memories: a converted weight, two operands of a product, sums over rows.
-const SCRATCHES: usize = 4;
-const ROW_SUMS: usize = 3;
+/// Scratch memories: a converted weight, sums over rows.
+const SCRATCHES: usize = 2;
+pub(super) const PLAIN_WEIGHT: usize = 0;
+const ROW_SUMS: usize = 1;
 
 /// One GPU. Operations return at once and are done in order; reading waits.
 pub struct CudaOps {
@@ -120,6 +122,8 @@ impl Ops for CudaOps {
     type Buffer = CudaBuffer;
     type Indices = CudaIndices;
     type Weight = CudaWeight;
+    /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
+    const LOGITS_AT_ONCE: usize = 128 << 20;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
         CudaBuffer::new(&self.memory, len, NumberType::F32)
@@ -330,11 +334,13 @@ impl Ops for CudaOps {
         output_grad: View<'_, CudaBuffer>,
         gate: ViewMut<'_, CudaBuffer>,
         up: ViewMut<'_, CudaBuffer>,
+        activated: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
-        let kind = one_kind([output_grad.buffer, gate.buffer, up.buffer])?;
+        let kind = one_kind([output_grad.buffer, gate.buffer, up.buffer, activated.buffer])?;
         let (output_grad, gate, up) = (place(output_grad, len)?, place_mut(&gate, len)?, place_mut(&up, len)?);
+        let activated = place_mut(&activated, len)?;
         // SAFETY: places were checked.
-        unsafe { self.stream().swiglu_backward(kind, len, output_grad, gate, up) }.map_err(EngineError::from)
+        unsafe { self.stream().swiglu_backward(kind, len, output_grad, gate, up, activated) }.map_err(EngineError::from)
     }
 
     fn attention(
@@ -402,7 +408,8 @@ impl Ops for CudaOps {
         accumulate: bool,
         c: MatrixMut<'_, CudaBuffer>,
     ) -> Result<()> {
-        self.product([m, n, k], alpha, &a, &b, accumulate, c)
+        let start = if accumulate { Start::Itself } else { Start::Zero };
+        self.product([m, n, k], alpha, &a, &b, start, c)
     }
 
     fn linear_forward(
@@ -478,8 +485,8 @@ impl Ops for CudaOps {
             single(buffer)?;
         }
         let len = gradients.allocation.bytes() / size_of::<f32>();
-        let moments = [first_moments.place(0, len)?, second_moments.place(0, len)?];
-        let (parameters, gradients) = (parameters.place(0, len)?, gradients.place(0, len)?);
+        let moments = [first_moments.place_mut(0, len)?, second_moments.place_mut(0, len)?];
+        let (parameters, gradients) = (parameters.place_mut(0, len)?, gradients.place(0, len)?);
         // SAFETY: places and types were checked.
         unsafe { self.stream().adamw(factors, len, parameters, gradients, moments) }.map_err(EngineError::from)
     }

@@ -1,12 +1,12 @@
 //! Device memory, counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use luthier_kernels::{DevicePointer, NumberType, Stream};
 
 use crate::error::{EngineError, Result};
-use crate::ops::{Matrix, MemoryUse, View, ViewMut};
+use crate::ops::{MemoryUse, View, ViewMut};
 
 /// A device's stream and what it has handed out.
 pub(super) struct Memory {
@@ -73,6 +73,16 @@ pub struct CudaBuffer {
     pub(super) allocation: Allocation,
     pub(super) kind: NumberType,
     len: usize,
+    /// Counts places given out to write to.
+    version: AtomicU64,
+    /// All numbers in a shorter type, for products with activations: made when first asked for, and anew once the numbers may have changed.
+    shadow: Mutex<Option<Shadow>>,
+}
+
+struct Shadow {
+    allocation: Allocation,
+    kind: NumberType,
+    version: u64,
 }
 
 impl CudaBuffer {
@@ -82,7 +92,7 @@ impl CudaBuffer {
         let allocation = Allocation::new(memory, bytes)?;
         // SAFETY: the memory just allocated.
         unsafe { memory.stream.clear(allocation.pointer, bytes)? };
-        Ok(Self { allocation, kind, len })
+        Ok(Self { allocation, kind, len, version: AtomicU64::new(0), shadow: Mutex::default() })
     }
 
     /// Where `len` numbers from `offset` on lie.
@@ -94,6 +104,37 @@ impl CudaBuffer {
     }
 }
 
+impl CudaBuffer {
+    /// As [`Self::place`], to write to.
+    pub(super) fn place_mut(&mut self, offset: usize, len: usize) -> Result<DevicePointer> {
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.place(offset, len)
+    }
+
+    /// Where `len` numbers from `offset` on lie in another type.
+    pub(super) fn converted(&self, kind: NumberType, offset: usize, len: usize) -> Result<DevicePointer> {
+        let place = self.place(offset, len)?;
+        if kind == self.kind {
+            return Ok(place);
+        }
+        let memory = &self.allocation.memory;
+        let version = self.version.load(Ordering::Relaxed);
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        if shadow.as_ref().is_none_or(|found| found.kind != kind) {
+            let allocation = Allocation::new(memory, self.len * kind.bytes())?;
+            *shadow = Some(Shadow { allocation, kind, version: u64::MAX });
+        }
+        let Some(shadow) = &mut *shadow else { return Err(EngineError::internal("a copy was not made")) };
+        if shadow.version != version {
+            let to = shadow.allocation.pointer;
+            // SAFETY: the whole buffer, and memory for as many numbers.
+            unsafe { memory.stream.convert([self.kind, kind], self.len, self.allocation.pointer, to)? };
+            shadow.version = version;
+        }
+        Ok(shadow.allocation.pointer + (offset * kind.bytes()) as u64)
+    }
+}
+
 /// Where a view's `len` numbers lie.
 pub(super) fn place(view: View<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
     view.buffer.place(view.offset, len)
@@ -101,12 +142,8 @@ pub(super) fn place(view: View<'_, CudaBuffer>, len: usize) -> Result<DevicePoin
 
 /// As [`place`], to write to.
 pub(super) fn place_mut(view: &ViewMut<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
+    view.buffer.version.fetch_add(1, Ordering::Relaxed);
     view.buffer.place(view.offset, len)
-}
-
-/// Where a matrix lies, checked whole.
-pub(super) fn place_matrix(matrix: &Matrix<'_, CudaBuffer>, rows: usize, columns: usize) -> Result<DevicePointer> {
-    place(matrix.view, extent(rows, columns, matrix.row_stride, matrix.column_stride))
 }
 
 /// Elements from the first to the last of a strided matrix.
