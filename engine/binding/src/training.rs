@@ -74,6 +74,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             eval_steps: found.eval_steps.map(u64::from),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
+            recompute_layers: 0,
         })
     }
 }

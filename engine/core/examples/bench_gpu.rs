@@ -1,4 +1,4 @@
-//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE BATCH SEQ STEPS [LABEL_SHARE]`.
+//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations and weights of TYPE (`bf16`, `f16`, `f32`), LoRA
 //! r = 8 on every linear layer; random ids, the last share of each example labelled. Prints one JSON line.
@@ -16,7 +16,8 @@ use luthier_core::random::MersenneTwister;
 use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
-const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 BATCH SEQ STEPS [LABEL_SHARE]";
+const USAGE: &str =
+    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 
@@ -37,7 +38,11 @@ impl TensorSource for RandomModel {
         let ModelConfig { hidden_size, vocab_size, .. } = self.config;
         if name.ends_with("norm.weight") {
             let bytes: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), hidden_size).flatten().collect();
-            return Ok(HostTensor { stored: StoredType::F32, shape: vec![hidden_size], bytes: TensorBytes::Owned(bytes.into()) });
+            return Ok(HostTensor {
+                stored: StoredType::F32,
+                shape: vec![hidden_size],
+                bytes: TensorBytes::Owned(bytes.into()),
+            });
         }
         let linear = luthier_core::model::LINEAR_MODULES.into_iter().find(|module| name.contains(module.path()));
         let (rows, columns) = linear.map_or((vocab_size, hidden_size), |module| module.shape(&self.config));
@@ -92,13 +97,15 @@ fn model(shape: &str) -> Option<ModelConfig> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (shape, kind, counts, share) = match arguments.as_slice() {
-        [shape, kind, counts @ ..] if counts.len() == 3 => (shape, kind, counts, 0.5),
-        [shape, kind, counts @ .., share] if counts.len() == 3 => (shape, kind, counts, share.parse()?),
+    let [shape, kind, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let (counts, recompute, share): (_, usize, f64) = match numbers {
+        [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
+        [batch, seq, steps, recompute] => ([batch, seq, steps], recompute.parse()?, 0.5),
+        [batch, seq, steps, recompute, share] => ([batch, seq, steps], recompute.parse()?, share.parse()?),
         _ => return Err(USAGE.into()),
     };
-    let counts = counts.iter().map(|count| count.parse()).collect::<Result<Vec<usize>, _>>()?;
-    let [batch, seq, steps] = counts[..] else { return Err(USAGE.into()) };
+    let [batch, seq, steps] = counts.map(|count| count.parse::<usize>());
+    let (batch, seq, steps) = (batch?, seq?, steps?);
     let config = model(shape).ok_or(USAGE)?;
     let (compute, stored) = match kind.as_str() {
         "bf16" => (NumberType::BF16, StoredType::BF16),
@@ -111,11 +118,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A prime number, so that windows of it differ from row to row.
     let numbers = (0..1_000_003).map(|_| random.uniform_f32(SPREAD)).collect();
     let begin = Instant::now();
-    let base = Arc::new(BaseModel::load(&*ops, &RandomModel { config: config.clone(), stored, numbers, made: RefCell::default() })?);
+    let base = Arc::new(BaseModel::load(
+        &*ops,
+        &RandomModel { config: config.clone(), stored, numbers, made: RefCell::default() },
+    )?);
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = examples(config.vocab_size, batch, seq, share);
-    let mut trainer = Trainer::new(ops.clone(), base, training(batch, steps), examples, None, None)?;
+    let mut trainer = Trainer::new(ops.clone(), base, training(batch, steps, recompute), examples, None, None)?;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -140,6 +150,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "type": kind,
         "batch": batch,
         "seq": seq,
+        "recomputed_layers": recompute,
         "tokens_per_second": (batch * seq) as f64 / median,
         "seconds_per_step": median,
         "weights_gib": gib(weight_bytes),
@@ -151,7 +162,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn training(batch: usize, steps: usize) -> TrainConfig {
+fn training(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfig {
     TrainConfig {
         lora: LoraConfig { r: 8, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 3e-4,
@@ -170,6 +181,7 @@ fn training(batch: usize, steps: usize) -> TrainConfig {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
+        recompute_layers,
     }
 }
 

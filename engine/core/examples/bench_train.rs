@@ -91,6 +91,7 @@ fn config(batch: usize, steps: usize) -> TrainConfig {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
+        recompute_layers: 0,
     }
 }
 

@@ -98,7 +98,8 @@ impl Stream {
         // SAFETY: the context just made.
         unsafe { result::ctx::set_current(context) }.map_err(failed("opening"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("opening"))?;
-        let images = modules!["attention", "attention_tensor_cores", "cross_entropy", "elementwise", "optimizer", "rms_norm"];
+        let images =
+            modules!["attention", "attention_tensor_cores", "cross_entropy", "elementwise", "optimizer", "rms_norm"];
         let load = |image: &[u8]| {
             // SAFETY: a fat binary made by nvcc, which knows its own length.
             unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed("loading kernels on"))

@@ -221,6 +221,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
+        recompute_layers: 0,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }

@@ -20,8 +20,46 @@ pub struct LayerActivations<O: Ops> {
     /// `[rows, intermediate_size]`
     pub gate: O::Buffer,
     pub up: O::Buffer,
-    /// `[rows, columns]`: scale · x · Aᵀ of every adapted layer of the block, side by side.
-    pub low_rank: O::Buffer,
+}
+
+impl<O: Ops> LayerActivations<O> {
+    fn new(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
+        let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
+        let inner = rows * config.intermediate_size;
+        Ok(Self {
+            query: ops.allocate_activations(query)?,
+            key: ops.allocate_activations(key_value)?,
+            value: ops.allocate_activations(key_value)?,
+            attention: ops.allocate_activations(query)?,
+            log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
+            middle: ops.allocate_activations(rows * config.hidden_size)?,
+            gate: ops.allocate_activations(inner)?,
+            up: ops.allocate_activations(inner)?,
+        })
+    }
+}
+
+/// What a forward pass keeps for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: no backward pass follows.
+    Nothing,
+    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again.
+    AllBut { recomputed: usize },
+}
+
+impl Keep {
+    /// Everything, of every block.
+    pub const ALL: Self = Self::AllBut { recomputed: 0 };
+}
+
+/// One block's part of the activations.
+pub(super) struct BlockMemory<'a, O: Ops> {
+    pub input: &'a O::Buffer,
+    pub saved: &'a mut LayerActivations<O>,
+    /// `[rows, columns]`: scale · x · Aᵀ of every adapted layer of the block, side by side. Kept for every block: it is small.
+    pub low_rank: &'a mut O::Buffer,
+    pub output: &'a mut O::Buffer,
 }
 
 /// Everything a forward pass leaves.
@@ -30,41 +68,44 @@ pub struct Activations<O: Ops> {
     pub rows: usize,
     /// The residual stream before each block and after the last, `[rows, hidden_size]` each; two, used in turn, where nothing is kept.
     hidden: Vec<O::Buffer>,
+    /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
-    kept: bool,
+    low_rank: Vec<O::Buffer>,
+    keep: Keep,
 }
 
 impl<O: Ops> Activations<O> {
-    /// Room for `rows` tokens: for every block where a backward pass follows (`kept`), else for one block at a time.
-    pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, kept: bool) -> Result<Self> {
+    /// Room for `rows` tokens.
+    pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
         let blocks = config.num_hidden_layers;
-        let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
-        let (hidden, inner) = (rows * config.hidden_size, rows * config.intermediate_size);
         let columns = (0..blocks).map(|layer| layout.columns(layer)).max().unwrap_or(0);
-        let layer = |_| {
-            Ok(LayerActivations {
-                query: ops.allocate_activations(query)?,
-                key: ops.allocate_activations(key_value)?,
-                value: ops.allocate_activations(key_value)?,
-                attention: ops.allocate_activations(query)?,
-                log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
-                middle: ops.allocate_activations(hidden)?,
-                gate: ops.allocate_activations(inner)?,
-                up: ops.allocate_activations(inner)?,
-                low_rank: ops.allocate_activations(rows * columns)?,
-            })
+        let (streams, layers, low_rank) = match keep {
+            Keep::Nothing => (2, 1, 1),
+            Keep::AllBut { recomputed } => {
+                let recomputed = recomputed.min(blocks);
+                (blocks + 1, blocks - recomputed + usize::from(recomputed > 0), blocks)
+            }
         };
-        let streams = if kept { blocks + 1 } else { 2 };
+        let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
             hidden: (0..streams).map(|_| ops.allocate_activations(hidden)).collect::<Result<_>>()?,
-            layers: (0..if kept { blocks } else { 1 }).map(layer).collect::<Result<_>>()?,
-            kept,
+            layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
+            low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
+            keep,
         })
     }
 
+    /// Blocks whose activations the backward pass computes again.
+    pub(super) fn recomputed(&self) -> usize {
+        match self.keep {
+            Keep::Nothing => 0,
+            Keep::AllBut { recomputed } => recomputed,
+        }
+    }
+
     fn stream(&self, layer: usize) -> usize {
-        if self.kept { layer } else { layer % 2 }
+        if self.keep == Keep::Nothing { layer % 2 } else { layer }
     }
 
     /// The residual stream before a block (or after the last).
@@ -78,12 +119,17 @@ impl<O: Ops> Activations<O> {
         &mut self.hidden[stream]
     }
 
-    /// A block's input, its place for activations, and its output.
-    pub(super) fn block(&mut self, layer: usize) -> (&O::Buffer, &mut LayerActivations<O>, &mut O::Buffer) {
+    pub(super) fn block(&mut self, layer: usize) -> BlockMemory<'_, O> {
         let (from, to) = (self.stream(layer), self.stream(layer + 1));
+        // The shared place comes first.
+        let (place, low_rank) = match self.keep {
+            Keep::Nothing => (0, 0),
+            Keep::AllBut { recomputed: 0 } => (layer, layer),
+            Keep::AllBut { recomputed } => ((layer + 1).saturating_sub(recomputed), layer),
+        };
         let (before, after) = self.hidden.split_at_mut(from.max(to));
         let (input, output) = if from < to { (&before[from], &mut after[0]) } else { (&after[0], &mut before[to]) };
-        (input, &mut self.layers[if self.kept { layer } else { 0 }], output)
+        BlockMemory { input, saved: &mut self.layers[place], low_rank: &mut self.low_rank[low_rank], output }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Forward pass of one block.
 
-use super::activations::{LayerActivations, Scratch};
+use super::activations::{BlockMemory, LayerActivations, Scratch};
 use super::batch::PackedBatch;
 use super::linear::{InputGroup, LinearModule};
 use super::low_rank::BlockAdapter;
@@ -28,26 +28,50 @@ impl<O: Ops> Block<'_, O> {
         }
     }
 
-    /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to `saved`.
-    pub fn forward(
+    /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to the block's memory.
+    pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
+        let BlockMemory { input, saved, low_rank, output } = memory;
+        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), scratch)?;
+        let (ops, rows) = (self.ops, batch.rows);
+        let len = rows * self.config.intermediate_size;
+        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
+        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, low_rank)?;
+        let (module, residual) = (LinearModule::Down, Some(&saved.middle));
+        self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output)
+    }
+
+    /// The same numbers once more, as far as the backward pass reads them: not the down-projection, and not the products with A, which are
+    /// kept.
+    pub fn forward_again(
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
-        output: &mut O::Buffer,
+        low_rank: &O::Buffer,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        self.until_activation(batch, input, saved, Projections::Kept(low_rank), scratch)
+    }
+
+    fn until_activation(
+        &self,
+        batch: &PackedBatch<O>,
+        input: &O::Buffer,
+        saved: &mut LayerActivations<O>,
+        mut low_rank: Projections<'_, O>,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
         let shape = self.attention_shape();
 
         self.norm(rows, input, &self.weights.input_norm, scratch)?;
-        self.adapter.project(ops, rows, InputGroup::QueryKeyValue, &scratch.normed, &mut saved.low_rank)?;
+        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed)?;
         for (module, out) in [
             (LinearModule::Query, &mut saved.query),
             (LinearModule::Key, &mut saved.key),
             (LinearModule::Value, &mut saved.value),
         ] {
-            self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, &saved.low_rank, None, out)?;
+            self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, products, None, out)?;
         }
         let (heads, key_value_heads) = (shape.heads, shape.key_value_heads);
         for (x, heads) in [(&mut saved.query, heads), (&mut saved.key, key_value_heads)] {
@@ -60,21 +84,16 @@ impl<O: Ops> Block<'_, O> {
         };
         let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
         ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-        self.adapter.project(ops, rows, InputGroup::Output, &saved.attention, &mut saved.low_rank)?;
+        let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
         let (module, residual) = (LinearModule::Output, Some(input));
-        let LayerActivations { attention, low_rank, middle, .. } = &mut *saved;
-        self.linear(rows, InputGroup::Output, module, attention, low_rank, residual, middle)?;
+        self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
 
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
-        self.adapter.project(ops, rows, InputGroup::GateUp, &scratch.normed, &mut saved.low_rank)?;
+        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
-            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, &saved.low_rank, None, out)?;
+            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out)?;
         }
-        let len = rows * self.config.intermediate_size;
-        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, &mut saved.low_rank)?;
-        let (module, residual) = (LinearModule::Down, Some(&saved.middle));
-        self.linear(rows, InputGroup::Down, module, &scratch.activated, &saved.low_rank, residual, output)
+        Ok(())
     }
 
     /// `scratch.normed` = RMSNorm of `x`.
@@ -100,5 +119,24 @@ impl<O: Ops> Block<'_, O> {
         let term = adapter.output_term(group, module, low_rank);
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
+    }
+}
+
+/// The products with A of a block: to be made, or there already.
+enum Projections<'a, O: Ops> {
+    New(&'a mut O::Buffer),
+    Kept(&'a O::Buffer),
+}
+
+impl<O: Ops> Projections<'_, O> {
+    /// Those of a group, whose input is given.
+    fn of(&mut self, block: &Block<'_, O>, rows: usize, group: InputGroup, input: &O::Buffer) -> Result<&O::Buffer> {
+        match self {
+            Self::New(low_rank) => {
+                block.adapter.project(block.ops, rows, group, input, low_rank)?;
+                Ok(low_rank)
+            }
+            Self::Kept(low_rank) => Ok(low_rank),
+        }
     }
 }

@@ -11,20 +11,22 @@ use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View};
 impl<O: Ops> Block<'_, O> {
     /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
     /// to `gradients`. Uses up `saved.gate` and `saved.up`. `input_needed`: blocks below have adapters; without it the last step is left out.
+    #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
     pub fn backward(
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
+        low_rank: &O::Buffer,
         scratch: &mut Scratch<O>,
         gradients: &mut O::Buffer,
         input_needed: bool,
     ) -> Result<()> {
         let mut backward =
             scratch.backward.take().ok_or_else(|| EngineError::internal("scratch has no room for a backward pass"))?;
-        let mlp = self.mlp_backward(batch, saved, scratch, &mut backward, gradients);
+        let mlp = self.mlp_backward(batch, saved, low_rank, scratch, &mut backward, gradients);
         let whole = mlp.and_then(|()| {
-            self.attention_backward(batch, input, saved, scratch, &mut backward, gradients, input_needed)
+            self.attention_backward(batch, input, saved, low_rank, scratch, &mut backward, gradients, input_needed)
         });
         scratch.backward = Some(backward);
         whole
@@ -34,6 +36,7 @@ impl<O: Ops> Block<'_, O> {
         &self,
         batch: &PackedBatch<O>,
         saved: &mut LayerActivations<O>,
+        low_rank: &O::Buffer,
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
         gradients: &mut O::Buffer,
@@ -46,7 +49,7 @@ impl<O: Ops> Block<'_, O> {
             self.weights,
             InputGroup::Down,
             &[OutputGrad { module: LinearModule::Down, grad: &grads.hidden }],
-            &saved.low_rank,
+            low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.activated),
@@ -64,7 +67,7 @@ impl<O: Ops> Block<'_, O> {
                 OutputGrad { module: LinearModule::Gate, grad: &saved.gate },
                 OutputGrad { module: LinearModule::Up, grad: &saved.up },
             ],
-            &saved.low_rank,
+            low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.normed),
@@ -79,6 +82,7 @@ impl<O: Ops> Block<'_, O> {
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &LayerActivations<O>,
+        low_rank: &O::Buffer,
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
         gradients: &mut O::Buffer,
@@ -91,7 +95,7 @@ impl<O: Ops> Block<'_, O> {
             self.weights,
             InputGroup::Output,
             &[OutputGrad { module: LinearModule::Output, grad: &grads.hidden }],
-            &saved.low_rank,
+            low_rank,
             &mut grads.low_rank,
             gradients,
             Some(&mut grads.attention),
@@ -127,7 +131,7 @@ impl<O: Ops> Block<'_, O> {
                 OutputGrad { module: LinearModule::Key, grad: &grads.key },
                 OutputGrad { module: LinearModule::Value, grad: &grads.value },
             ],
-            &saved.low_rank,
+            low_rank,
             &mut grads.low_rank,
             gradients,
             input_needed.then_some(&mut grads.normed),

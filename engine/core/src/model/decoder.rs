@@ -1,6 +1,6 @@
 //! The whole decoder over a packed micro-batch: loss, and gradients of an adapter.
 
-use super::activations::{Activations, Scratch};
+use super::activations::{Activations, BlockMemory, Scratch};
 use super::batch::PackedBatch;
 use super::block::Block;
 use super::head::HeadScratch;
@@ -70,8 +70,7 @@ impl<O: Ops> Decoder<'_, O> {
     ) -> Result<()> {
         self.ops.embedding(&self.base.embed_tokens, &batch.ids, activations.hidden_mut(0).into())?;
         for layer in 0..self.base.layers.len() {
-            let (input, saved, output) = activations.block(layer);
-            self.block(layer).forward(batch, input, saved, output, scratch)?;
+            self.block(layer).forward(batch, activations.block(layer), scratch)?;
         }
         Ok(())
     }
@@ -102,8 +101,12 @@ impl<O: Ops> Decoder<'_, O> {
         // Below the lowest block with matrices nothing is learned.
         let Some(lowest) = layout.modules().map(|module| module.layer).min() else { return Ok(()) };
         for layer in (lowest..self.base.layers.len()).rev() {
-            let (input, saved, _) = activations.block(layer);
-            self.block(layer).backward(batch, input, saved, scratch, gradients, layer > lowest)?;
+            let again = layer < activations.recomputed();
+            let BlockMemory { input, saved, low_rank, .. } = activations.block(layer);
+            if again {
+                self.block(layer).forward_again(batch, input, saved, low_rank, scratch)?;
+            }
+            self.block(layer).backward(batch, input, saved, low_rank, scratch, gradients, layer > lowest)?;
         }
         Ok(())
     }

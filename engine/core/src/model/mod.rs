@@ -11,7 +11,7 @@ mod low_rank;
 pub mod source;
 mod weights;
 
-pub use activations::{Activations, Scratch};
+pub use activations::{Activations, Keep, Scratch};
 pub use batch::{IGNORED_LABEL, PackedBatch, TokenExamples};
 pub use decoder::{Decoder, rope_angles};
 pub use head::HeadScratch;

@@ -31,6 +31,9 @@ pub struct TrainConfig {
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
+    /// Of so many of the first blocks, the backward pass computes activations again instead of keeping them: less memory, more time, the same
+    /// numbers. More than there are: of all.
+    pub recompute_layers: usize,
 }
 
 impl TrainConfig {
@@ -97,6 +100,7 @@ pub(super) mod tests {
             eval_steps: None,
             shuffle: true,
             data_seed: 42,
+            recompute_layers: 0,
         }
     }
 

@@ -14,7 +14,7 @@ use super::workspace::{Sizes, Workspace};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, TokenExamples};
+use crate::model::{BaseModel, Keep, TokenExamples};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -95,7 +95,8 @@ impl<O: Ops> Trainer<O> {
             labelled_rows: both().map(|(examples, count)| most_labels(examples, count)).max().unwrap_or(0),
             longest: both().map(|(examples, _)| examples.longest()).max().unwrap_or(0),
         };
-        let workspace = Workspace::new(ops.clone(), base, adapter, sizes)?;
+        let keep = Keep::AllBut { recomputed: config.recompute_layers };
+        let workspace = Workspace::new(ops.clone(), base, adapter, sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
-use crate::model::{Activations, BaseModel, Decoder, HeadScratch, PackedBatch, Scratch, TokenExamples, rope_angles};
+use crate::model::{
+    Activations, BaseModel, Decoder, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
+};
 use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
 
 /// Sizes of the largest micro-batches, in tokens.
@@ -39,18 +41,24 @@ pub(super) struct Workspace<O: Ops> {
 
 impl<O: Ops> Workspace<O> {
     /// Allocates everything. `OUT_OF_MEMORY` where the device refuses.
-    pub fn new(ops: Arc<O>, base: Arc<BaseModel<O>>, adapter: LoraAdapter<O>, sizes: Sizes) -> Result<Self> {
+    pub fn new(
+        ops: Arc<O>,
+        base: Arc<BaseModel<O>>,
+        adapter: LoraAdapter<O>,
+        sizes: Sizes,
+        keep: Keep,
+    ) -> Result<Self> {
         let (config, layout) = (&base.config, &*adapter.layout);
         let rows = sizes.train_rows.max(sizes.evaluation_rows);
         let evaluation_activations = (sizes.evaluation_rows > sizes.train_rows)
-            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation_rows, false));
+            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation_rows, Keep::Nothing));
         Ok(Self {
             gradients: ops.allocate(layout.len())?,
             first_moments: ops.allocate(layout.len())?,
             second_moments: ops.allocate(layout.len())?,
             angles: rope_angles(&*ops, config, sizes.longest)?,
             batch: PackedBatch::new(&*ops, rows)?,
-            activations: Activations::new(&*ops, config, layout, sizes.train_rows, true)?,
+            activations: Activations::new(&*ops, config, layout, sizes.train_rows, keep)?,
             evaluation_activations: evaluation_activations.transpose()?,
             scratch: Scratch::new(&*ops, config, layout, rows, true)?,
             head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,

@@ -6,7 +6,7 @@ use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
 use luthier_core::model::{
-    Activations, BaseModel, Decoder, HeadScratch, PackedBatch, Scratch, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::{CpuOps, Real};
@@ -72,7 +72,7 @@ where
         let rows = examples.input_ids.len();
         let mut batch = PackedBatch::new(ops, rows).unwrap();
         batch.fill(ops, examples, indices).unwrap();
-        let mut activations = Activations::new(ops, config, layout, rows, true).unwrap();
+        let mut activations = Activations::new(ops, config, layout, rows, Keep::ALL).unwrap();
         let mut scratch = Scratch::new(ops, config, layout, rows, true).unwrap();
         let mut head = HeadScratch::new(ops, config, rows).unwrap();
         let mut gradients = ops.allocate(layout.len()).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::lora::LoraAdapter;
-use luthier_core::model::{Activations, Decoder, HeadScratch, PackedBatch, Scratch, rope_angles};
+use luthier_core::model::{Activations, Decoder, HeadScratch, Keep, PackedBatch, Scratch, rope_angles};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Element, Ops, View};
 use luthier_core::train::TrainingPlan;
@@ -30,7 +30,7 @@ fn first_group<O: Ops>(ops: Arc<O>, case: &str) {
     let angles = rope_angles(ops, &base.config, examples.longest()).unwrap();
     let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles };
     let mut batch = PackedBatch::new(ops, rows).unwrap();
-    let mut activations = Activations::new(ops, &base.config, layout, rows, true).unwrap();
+    let mut activations = Activations::new(ops, &base.config, layout, rows, Keep::ALL).unwrap();
     let mut scratch = Scratch::new(ops, &base.config, layout, rows, true).unwrap();
     let mut head = HeadScratch::new(ops, &base.config, rows).unwrap();
     let mut gradients = ops.allocate(layout.len()).unwrap();

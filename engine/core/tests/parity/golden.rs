@@ -79,6 +79,7 @@ impl Golden {
             eval_steps: config["eval_steps"].as_u64(),
             shuffle: config["shuffle"].as_bool().unwrap(),
             data_seed: count(&config["data_seed"]),
+            recompute_layers: 0,
         }
     }
 }

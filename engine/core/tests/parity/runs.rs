@@ -159,3 +159,27 @@ fn a_run_repeats_itself() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn recomputing_changes_memory_and_nothing_else() {
+    let golden = Golden::open("tied");
+    let run = |recompute_layers| {
+        let mut trainer = start(&golden, TrainConfig { recompute_layers, max_steps: Some(6), ..golden.config() }, None);
+        let (steps, _) = finish(&mut trainer);
+        (steps, trainer.adapter().unwrap())
+    };
+    let (kept, adapter) = run(0);
+    // One of the layers, all, more than there are.
+    let mut before = kept[0].peak_allocated_bytes;
+    for recompute_layers in [1, 2, 9] {
+        let (steps, other) = run(recompute_layers);
+        for (found, expected) in steps.iter().zip(&kept) {
+            assert_eq!((found.loss, found.grad_norm), (expected.loss, expected.grad_norm));
+        }
+        assert_eq!(largest_difference(&adapter, &other), 0.0);
+        // Of one layer, the shared place saves nothing.
+        assert!(steps[0].peak_allocated_bytes <= before, "{recompute_layers} layers");
+        before = steps[0].peak_allocated_bytes;
+    }
+    assert!(before < kept[0].peak_allocated_bytes);
+}

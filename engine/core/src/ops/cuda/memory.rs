@@ -1,7 +1,7 @@
 //! Device memory, counted.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_kernels::{DevicePointer, NumberType, Stream};
 
