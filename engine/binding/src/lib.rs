@@ -6,6 +6,7 @@ mod adapter;
 mod dto;
 mod engine;
 mod generation;
+mod gpus;
 mod model;
 mod promise;
 mod training;
