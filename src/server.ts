@@ -99,6 +99,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
 
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
+  const { device, deviceName, deviceReason, gpus } = engine.info();
+  logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
   const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
   parts.add(() => registry.close());
   const jobs = new SqliteJobStore(database);
