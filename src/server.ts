@@ -99,8 +99,6 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
 
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
-  const { device, deviceName, deviceReason, gpus } = engine.info();
-  logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
   const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
   parts.add(() => registry.close());
   const jobs = new SqliteJobStore(database);
@@ -163,6 +161,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
+      const { device, deviceName, deviceReason, gpus } = engine.info();
+      logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };
     },
