@@ -161,6 +161,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
+      const { device, deviceName, deviceReason, gpus } = engine.info();
+      logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };
     },

@@ -50,6 +50,14 @@ test('flags win over the environment, which wins over the file', () => {
   expect(load([], { LUTHIER_CONFIG: config, LUTHIER_PORT: '1002' })).toMatchObject({ port: 1002, threads: 3 });
 });
 
+test('a device from flag, environment and file', () => {
+  for (const device of ['auto', 'cpu', 'cuda', 'cuda:0', 'cuda:12'])
+    expect(load(['--device', device]).device).toBe(device);
+  expect(load([], { LUTHIER_DEVICE: 'cuda:1' }).device).toBe('cuda:1');
+  expect(load(['--config', file('device.yaml', 'device: cuda\n')]).device).toBe('cuda');
+  expect(() => load([], { LUTHIER_DEVICE: 'gpu' })).toThrow('--device: expected auto');
+});
+
 test('lists and maps: repeated flags, commas in the environment, YAML and JSON files', () => {
   const expected = { models: { a: '/m/a', b: resolve('b=c') }, modelRoots: ['/r', '/s'] };
   expect(load(['--model', 'a=/m/a', '--model=b=b=c', '--model-root', '/r', '--model-roots', '/s'])).toMatchObject(
@@ -78,7 +86,10 @@ test.each([
   [['--port', 'x'], '--port: expected a number, found "x"'],
   [['--port', '65536'], '--port: expected at most 65535'],
   [['--port', '1.5'], '--port: expected a whole number'],
-  [['--device', 'tpu'], '--device'],
+  [['--device', 'tpu'], '--device: expected auto, cpu, cuda or cuda:N (the GPU with number N)'],
+  [['--device', 'cuda:'], '--device: expected'],
+  [['--device', 'cuda:-1'], '--device: expected'],
+  [['--device', 'cuda:01'], '--device: expected'],
   [['--model', 'a'], '--model: expected NAME=PATH, found "a"'],
   [['--model', '../a=/x'], '--model'],
   [['--insecure=maybe'], '--insecure: expected true or false, found "maybe"'],

@@ -2,6 +2,7 @@ import { BlockList, isIP } from 'node:net';
 import { availableParallelism, homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
+import { type DeviceSetting, isDeviceSetting } from '../engine/device-setting.ts';
 
 /** How a setting is written as text, on the command line and in the environment. */
 type SettingKind = 'text' | 'number' | 'switch' | 'list' | 'map';
@@ -97,7 +98,14 @@ export const serverConfigSchema = z
       'FOLDER',
       'Folder under which clients may have adapters written.',
     ),
-    device: setting(z.enum(['auto', 'cpu']).default('auto'), 'text', 'DEVICE', 'What computes: auto or cpu.'),
+    device: setting(
+      z
+        .custom<DeviceSetting>(isDeviceSetting, 'expected auto, cpu, cuda or cuda:N (the GPU with number N)')
+        .default('auto'),
+      'text',
+      'DEVICE',
+      'What computes: auto (a GPU where one can be used, else the processor), cpu, cuda, or cuda:N.',
+    ),
     threads: setting(
       count(1, 1024),
       'number',

@@ -4,6 +4,7 @@
  * Everything here is about ids and numbers. This file knows nothing of text, prompts, gRPC or jobs.
  * Absent values are `null`, never `undefined`: a forgotten field is a type error, not a silent default.
  */
+import type { Gpu } from './gpus.ts';
 
 /** The device the engine computes on, and what it may use. */
 export interface EngineInfo {
@@ -17,6 +18,10 @@ export interface EngineInfo {
   /** Instruction set of the matrix kernels: `avx512`, `avx2`, `neon` or `scalar`. */
   readonly instructionSet: string;
   readonly totalMemoryBytes: number;
+  /** Why this device was chosen, as a clause for people. */
+  readonly deviceReason: string;
+  /** The GPUs found when it was chosen; empty where none was looked for. */
+  readonly gpus: readonly Gpu[];
 }
 
 /** Where a tokenizer can be read from. */

@@ -170,6 +170,8 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       threads: 1,
       instructionSet: 'scalar',
       totalMemoryBytes: 1 << 30,
+      deviceReason: 'fake',
+      gpus: [],
     }),
     readMetadata: async (path) => metadataAt(path),
     loadModel: async (path) => {

@@ -1,7 +1,4 @@
 /** The Rust addon's objects and classes as they are; `native.ts` makes the engine's interface of them. Names and order as in `engine/binding`. */
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
 import type {
   AdapterInfo,
   AdapterMetadata,
@@ -18,7 +15,7 @@ import type {
   TrainingConfig,
   TrainingStep,
 } from './engine.ts';
-import { EngineError } from './errors.ts';
+import type { GpuProbe } from './gpus.ts';
 
 export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
   readonly tokenizerGguf: GgufTokenizerMetadata | null;
@@ -85,31 +82,24 @@ export interface NativeModel {
 }
 
 export interface NativeEngine {
-  info(): EngineInfo;
+  /** Without what only the choice of the device knows. */
+  info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
   loadModel(path: string): Promise<NativeModel>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;
 }
 
-interface Addon {
-  readonly NativeEngine: new (threads: number | null) => NativeEngine;
-}
-
-/** Where `npm run build` leaves the addon. */
-const ADDON = fileURLToPath(new URL('../../engine/binding/luthier.node', import.meta.url));
-
-/** Loads the addon. Throws INTERNAL, saying how to build it, where it is missing or made for another machine. */
-export function loadAddon(): Addon {
-  if (!existsSync(ADDON)) {
-    throw new EngineError('INTERNAL', `the engine is not built: there is no ${ADDON}; run \`npm run build\``);
-  }
-  try {
-    return createRequire(import.meta.url)(ADDON) as Addon;
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new EngineError('INTERNAL', `the engine cannot be loaded: ${reason}; run \`npm run build\` on this machine`, {
-      cause,
-    });
-  }
+/** What a build of the addon exports. */
+export interface Addon {
+  /** Throws INVALID_ARGUMENT for a device that this build cannot compute on. `device`: `cpu` or `cuda:n`. */
+  readonly NativeEngine: new (
+    threads: number | null,
+    device: string,
+  ) => NativeEngine;
+  /** What this build can compute on, besides the processor. */
+  capabilities(): { readonly cuda: boolean };
+  probeGpus(): GpuProbe;
+  /** Why a library cannot be opened by this process, in the loader's words; null where it can. By name or by path. */
+  libraryProblem(name: string): string | null;
 }

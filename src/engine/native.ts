@@ -1,4 +1,7 @@
 /** The engine's interface over the Rust addon. */
+import { INSTALLED_ADDONS } from './addon-files.ts';
+import { chooseDevice, type DeviceChoice } from './choose-device.ts';
+import type { DeviceSetting } from './device-setting.ts';
 import type {
   AdapterHandle,
   AdapterMetadata,
@@ -15,21 +18,19 @@ import type {
   TrainingRun,
 } from './engine.ts';
 import { EngineError, type EngineErrorCode } from './errors.ts';
-import {
-  loadAddon,
-  type NativeAdapter,
-  type NativeEngine,
-  type NativeGenerationRun,
-  type NativeModel,
-  type NativeModelMetadata,
-  type NativeTrainingConfig,
-  type NativeTrainingEvent,
-  type NativeTrainingRun,
+import type {
+  NativeAdapter,
+  NativeEngine,
+  NativeGenerationRun,
+  NativeModel,
+  NativeModelMetadata,
+  NativeTrainingConfig,
+  NativeTrainingEvent,
+  NativeTrainingRun,
 } from './native-addon.ts';
 
 export interface NativeEngineOptions {
-  /** `auto` takes the best there is; today that is the processor. */
-  readonly device: 'auto' | 'cpu';
+  readonly device: DeviceSetting;
   /** Threads for matrix products; null: as many as the process may use. */
   readonly threads: number | null;
 }
@@ -213,11 +214,13 @@ class NativeBaseModel implements BaseModel {
 
 class AddonEngine implements Engine {
   readonly #engine: NativeEngine;
+  readonly #choice: DeviceChoice;
   /** Null until it is closed. */
   #closing: Promise<void> | null = null;
 
-  constructor(engine: NativeEngine) {
+  constructor(engine: NativeEngine, choice: DeviceChoice) {
     this.#engine = engine;
+    this.#choice = choice;
   }
 
   get #open(): NativeEngine {
@@ -226,7 +229,7 @@ class AddonEngine implements Engine {
   }
 
   info() {
-    return this.#engine.info();
+    return { ...this.#engine.info(), deviceReason: this.#choice.reason, gpus: this.#choice.gpus };
   }
 
   async readMetadata(path: string): Promise<ModelMetadata> {
@@ -248,13 +251,13 @@ class AddonEngine implements Engine {
 }
 
 /**
- * Opens the device. Errors of this engine and of everything it gives are `EngineError`.
- * @throws EngineError INTERNAL where the addon is missing or cannot be loaded
+ * Chooses and opens the device. Errors of this engine and of everything it gives are `EngineError`.
+ * @throws EngineError INTERNAL where the addon is missing or cannot be loaded, INVALID_ARGUMENT where the device cannot be had
  */
 export async function openNativeEngine(options: NativeEngineOptions): Promise<Engine> {
-  const { NativeEngine } = loadAddon();
+  const choice = chooseDevice(options.device, INSTALLED_ADDONS);
   try {
-    return new AddonEngine(new NativeEngine(options.threads));
+    return new AddonEngine(new choice.addon.NativeEngine(options.threads, choice.device), choice);
   } catch (error) {
     throw toEngineError(error);
   }

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { GetServerInfoResponse, type ModelServiceService } from '../gen/luthier/v1/model_service.ts';
+import { GetServerInfoResponse, Gpu, type ModelServiceService } from '../gen/luthier/v1/model_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { TEMPLATE_NAMES } from '../prompt/create-renderer.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
@@ -89,6 +89,8 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
         templates: [...TEMPLATE_NAMES],
         modelRoots: [...dependencies.modelRoots],
         exportRoots: [...dependencies.exportRoots],
+        deviceReason: info.deviceReason,
+        gpus: info.gpus.map((gpu) => Gpu.create({ ...gpu, problem: gpu.problem ?? '' })),
       });
     },
   };

@@ -47,6 +47,13 @@ function lock(path: string, owner: string): DatabaseSync {
   }
 }
 
+/** True for the error of `openDataFolder` that says that another server uses the folder. */
+export function isFolderInUse(error: unknown): boolean {
+  return (
+    error instanceof ServerStartError && (error.cause as { errcode?: number } | undefined)?.errcode === SQLITE_BUSY
+  );
+}
+
 /**
  * Makes the folder where needed (readable by its owner only) and takes it.
  * @throws ServerStartError where it cannot be made, cannot be written, or is used by another server

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { INSTALLED_ADDONS } from '../../src/engine/addon-files.ts';
 import type { BaseModel, Engine, SamplingConfig, TrainingConfig, TrainingEvent } from '../../src/engine/engine.ts';
 import { openNativeEngine } from '../../src/engine/native.ts';
 
@@ -14,7 +15,7 @@ let engine: Engine;
 let model: BaseModel;
 
 beforeAll(async () => {
-  engine = await openNativeEngine({ device: 'auto', threads: 2 });
+  engine = await openNativeEngine({ device: 'cpu', threads: 2 });
   model = await engine.loadModel(join(golden, 'tied/model'));
 });
 
@@ -77,6 +78,35 @@ async function generate(adapterFolder: string | null): Promise<number[]> {
   adapter?.close();
   return ids;
 }
+
+describe('devices', () => {
+  it('the processor says what it is, why it was chosen, and that no GPU was looked for', () => {
+    const info = engine.info();
+    expect(info).toMatchObject({ device: 'cpu', threads: 2, deviceReason: 'asked for by the setting', gpus: [] });
+  });
+
+  it('auto opens on every machine and says why', async () => {
+    const other = await openNativeEngine({ device: 'auto', threads: 1 });
+    const { device, deviceReason } = other.info();
+    expect(deviceReason).toMatch(device === 'cpu' ? /is (not )?used: / : /^the first GPU that can be used: /);
+    await other.close();
+  });
+
+  it('the addon refuses a device that it was not built for, by name', () => {
+    const { NativeEngine, capabilities } = INSTALLED_ADDONS.cpu();
+    expect(capabilities()).toEqual({ cuda: false });
+    const open = () => new NativeEngine(1, 'cuda:0');
+    expect(open).toThrow('device cuda:0: this engine was built without CUDA; use the device cpu, or');
+  });
+
+  it('looking for GPUs gives a list or the reason why there is none', () => {
+    const { probeGpus, libraryProblem } = INSTALLED_ADDONS.cpu();
+    const { gpus, problem } = probeGpus();
+    expect(gpus.some((gpu) => gpu.problem === null)).toBe(problem === null);
+    expect(gpus.map(({ index }) => index)).toEqual(gpus.map((_, index) => index));
+    expect(libraryProblem('libluthier-nowhere.so.1')).toContain('libluthier-nowhere.so.1');
+  });
+});
 
 describe('training', () => {
   it('tells every step, saves an adapter, and generates with it', async () => {

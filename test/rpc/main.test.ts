@@ -109,3 +109,13 @@ test('a port that is taken: one line, exit code 1', { timeout: 30_000 }, async (
     stderr: `luthier: ${address} is taken by another program; stop it or choose another port with --port\n`,
   });
 });
+
+test('a GPU that is not there: one line that says what to do, exit code 1', { timeout: 30_000 }, async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'luthier-main-'));
+  onTestFinished(() => rmSync(dataDir, { recursive: true, force: true }));
+  const { code, stderr } = await serve('--port', '0', '--data-dir', dataDir, '--device', 'cuda:999');
+  expect(code).toBe(1);
+  expect(stderr).toMatch(
+    /^luthier: the device cuda:999 cannot be used: .*; with --device cpu the processor computes\n$/,
+  );
+});

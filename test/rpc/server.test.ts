@@ -71,7 +71,7 @@ async function startServer(options: ScriptedEngineOptions & { readonly settings?
 }
 
 test('models page by page, server info, load and unload', async () => {
-  const { model } = await startServer();
+  const { model, lines } = await startServer();
   const list = (request: Partial<ListModelsRequest>) =>
     unary<ListModelsRequest, ListModelsResponse>(model, model.listModels, ListModelsRequest.create(request));
   const first = await list({ pageSize: 1 });
@@ -99,6 +99,10 @@ test('models page by page, server info, load and unload', async () => {
   );
   expect(info).toMatchObject({ device: 'cpu', deviceName: 'scripted', activeGenerations: 0 });
   expect(info.templates).toContain('chat-template');
+  const gpu = { index: 0, name: 'scripted GPU', computeCapability: '9.0', totalMemoryBytes: 2 ** 36, problem: '' };
+  expect(info).toMatchObject({ deviceReason: 'scripted', gpus: [gpu] });
+  const logged = lines.find(({ msg }) => msg === 'device');
+  expect(logged).toMatchObject({ device: 'cpu', reason: 'scripted', gpus: [{ name: 'scripted GPU' }] });
 });
 
 test('tokenize, detokenize, render', async () => {

@@ -48,7 +48,7 @@ export function withConnection(command: Command): Command {
     )
     .option('--embedded', 'start a server in this process even where LUTHIER_SERVER is set')
     .option('--data-dir <folder>', 'data folder of a server in this process')
-    .option('--device <device>', 'device of a server in this process: cpu')
+    .option('--device <device>', 'device of a server in this process: auto, cpu, cuda or cuda:N')
     .option('--threads <n>', 'threads of a server in this process', numberOption(1, true))
     .option('--timeout <seconds>', 'longest wait for each single answer', numberOption(0.001))
     .option('--json', 'print one JSON object a line');

@@ -26,6 +26,15 @@ export function formatCount(count: number): string {
   return count < 1e9 ? `${(count / 1e6).toFixed(1)} M` : `${(count / 1e9).toFixed(1)} G`;
 }
 
+/** Such as `NVIDIA H100 80GB HBM3, 79.1 GiB, compute capability 9.0`. */
+export function describeGpu(gpu: {
+  readonly name: string;
+  readonly totalMemoryBytes: number;
+  readonly computeCapability: string;
+}): string {
+  return `${gpu.name}, ${formatBytes(gpu.totalMemoryBytes)}, compute capability ${gpu.computeCapability}`;
+}
+
 /** Columns under headings, as wide as their longest cell. */
 export function formatTable(headings: readonly string[], rows: readonly (readonly string[])[]): string[] {
   const widths = headings.map((heading, column) =>

@@ -2,7 +2,6 @@
 
 /** Commands, with what to use instead. */
 export const COMMANDS_NOT_BUILT: Readonly<Record<string, string>> = {
-  doctor: 'See `luthier info` for what a server runs on.',
   estimate: 'A job reports its steps and tokens before the first step, and its memory with every step.',
 };
 

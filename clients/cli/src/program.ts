@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { adaptersCommand } from './commands/adapters.ts';
 import { chatCommand } from './commands/chat.ts';
 import { datasetsCommand } from './commands/datasets.ts';
+import { doctorCommand } from './commands/doctor.ts';
 import { previewCommand, validateCommand } from './commands/examples.ts';
 import { generateCommand } from './commands/generate.ts';
 import { infoCommand } from './commands/info.ts';
@@ -46,6 +47,7 @@ function buildProgram(io: Io, setExitCode: SetExitCode): Command {
   const commands = [
     serveCommand(io, setExitCode),
     demoCommand(setExitCode),
+    doctorCommand(io, setExitCode),
     trainCommand(io, setExitCode),
     generateCommand(io, setExitCode),
     chatCommand(io),

@@ -71,6 +71,7 @@ export {
   GetModelResponse,
   GetServerInfoRequest,
   GetServerInfoResponse,
+  Gpu,
   ListModelsRequest,
   ListModelsResponse,
   LoadModelRequest,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use luthier_core::device::Device;
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
+use luthier_core::{EngineError, Result};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -14,18 +15,45 @@ use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeModelMetadata};
 use crate::model::NativeModel;
 use crate::promise::{background, to_napi};
 
+/// What this build can compute on, besides the processor.
+#[napi(object, object_from_js = false)]
+pub struct NativeCapabilities {
+    pub cuda: bool,
+}
+
+#[napi]
+pub fn capabilities() -> NativeCapabilities {
+    NativeCapabilities { cuda: false }
+}
+
+/// Opens `cpu` or `cuda:n`.
+///
+/// Errors: `INVALID_ARGUMENT` for a device that this build cannot compute on.
+fn open(device: &str, threads: usize) -> Result<Device> {
+    if device == "cpu" {
+        return Device::open(threads);
+    }
+    Err(EngineError::invalid(if cfg!(feature = "cuda") {
+        format!("device {device}: this engine does not compute on GPUs yet; use the device cpu")
+    } else {
+        format!(
+            "device {device}: this engine was built without CUDA; use the device cpu, or the engine that `npm run build:cuda` makes"
+        )
+    }))
+}
+
 /// A device and its thread.
 #[napi]
 pub struct NativeEngine(Arc<Device>);
 
 #[napi]
 impl NativeEngine {
-    /// The processor, with so many threads for matrix products; null: as many as the process may use.
+    /// `cpu` or `cuda:n`, with so many threads for matrix products; null: as many as the process may use.
     #[napi(constructor)]
-    pub fn new(threads: Option<u32>) -> napi::Result<Self> {
+    pub fn new(threads: Option<u32>, device: String) -> napi::Result<Self> {
         let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = threads.map_or_else(available, |threads| threads as usize);
-        Ok(Self(Arc::new(Device::open(threads).map_err(|error| to_napi(&error))?)))
+        Ok(Self(Arc::new(open(&device, threads).map_err(|error| to_napi(&error))?)))
     }
 
     #[napi]

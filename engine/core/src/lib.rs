@@ -6,6 +6,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod generate;
+pub mod gpus;
 pub mod load;
 pub mod lora;
 pub mod model;

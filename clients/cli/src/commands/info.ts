@@ -9,7 +9,7 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
-import { formatBytes, formatRecord } from '../format.ts';
+import { describeGpu, formatBytes, formatRecord } from '../format.ts';
 import type { Io } from '../io.ts';
 
 async function info(session: Session): Promise<void> {
@@ -20,8 +20,10 @@ async function info(session: Session): Promise<void> {
     formatRecord([
       ['version', found.version],
       ['device', `${found.device}, ${found.deviceName}`],
+      ['chosen because', found.deviceReason],
       ['threads', `${found.threads} with ${found.instructionSet}`],
       ['memory', formatBytes(found.totalMemoryBytes)],
+      ...found.gpus.map((gpu) => [`cuda:${gpu.index}`, describeGpu(gpu)] as const),
       ['jobs', `${found.runningJobs} running, ${found.queuedJobs} queued`],
       ['generations', String(found.activeGenerations)],
       ['templates', found.templates.join(', ')],

@@ -113,6 +113,23 @@ export interface GetServerInfoResponse {
   modelRoots: string[];
   /** Folders under which adapters are exported. */
   exportRoots: string[];
+  /** Why this device was chosen, for people. */
+  deviceReason: string;
+  /** The GPUs found when the device was chosen; empty where none was looked for, as with the device `cpu`. */
+  gpus: Gpu[];
+}
+
+/** A GPU of the server's machine. */
+export interface Gpu {
+  /** The n of `cuda:n`. */
+  index: number;
+  name: string;
+  /** Such as `9.0`. */
+  computeCapability: string;
+  /** Below 2^53. */
+  totalMemoryBytes: number;
+  /** Why the server cannot compute on it; empty where it can. */
+  problem: string;
 }
 
 function createBaseModel(): Model {
@@ -1197,6 +1214,8 @@ function createBaseGetServerInfoResponse(): GetServerInfoResponse {
     templates: [],
     modelRoots: [],
     exportRoots: [],
+    deviceReason: "",
+    gpus: [],
   };
 }
 
@@ -1240,6 +1259,12 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     }
     for (const v of message.exportRoots) {
       writer.uint32(106).string(v!);
+    }
+    if (message.deviceReason !== "") {
+      writer.uint32(114).string(message.deviceReason);
+    }
+    for (const v of message.gpus) {
+      Gpu.encode(v!, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -1361,6 +1386,22 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
             message.exportRoots.push(reader.string());
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.deviceReason = reader.string();
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.gpus.push(Gpu.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1426,6 +1467,14 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
         : globalThis.Array.isArray(object?.export_roots)
         ? object.export_roots.map((e: any) => globalThis.String(e))
         : [],
+      deviceReason: isSet(object.deviceReason)
+        ? globalThis.String(object.deviceReason)
+        : isSet(object.device_reason)
+        ? globalThis.String(object.device_reason)
+        : "",
+      gpus: globalThis.Array.isArray(object?.gpus)
+        ? object.gpus.map((e: any) => Gpu.fromJSON(e))
+        : [],
     };
   },
 
@@ -1470,6 +1519,12 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     if (message.exportRoots?.length) {
       obj.exportRoots = message.exportRoots;
     }
+    if (message.deviceReason !== undefined) {
+      obj.deviceReason = message.deviceReason;
+    }
+    if (message.gpus?.length) {
+      obj.gpus = message.gpus.map((e) => Gpu.toJSON(e));
+    }
     return obj;
   },
 
@@ -1491,6 +1546,149 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     message.templates = object.templates?.map((e) => e) || [];
     message.modelRoots = object.modelRoots?.map((e) => e) || [];
     message.exportRoots = object.exportRoots?.map((e) => e) || [];
+    message.deviceReason = object.deviceReason ?? "";
+    message.gpus = object.gpus?.map((e) => Gpu.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseGpu(): Gpu {
+  return { index: 0, name: "", computeCapability: "", totalMemoryBytes: 0, problem: "" };
+}
+
+export const Gpu: MessageFns<Gpu> = {
+  encode(message: Gpu, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.index !== 0) {
+      writer.uint32(8).uint32(message.index);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.computeCapability !== "") {
+      writer.uint32(26).string(message.computeCapability);
+    }
+    if (message.totalMemoryBytes !== 0) {
+      writer.uint32(32).uint64(message.totalMemoryBytes);
+    }
+    if (message.problem !== "") {
+      writer.uint32(42).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Gpu {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGpu();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.index = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.computeCapability = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.totalMemoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Gpu {
+    return {
+      index: isSet(object.index) ? globalThis.Number(object.index) : 0,
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      computeCapability: isSet(object.computeCapability)
+        ? globalThis.String(object.computeCapability)
+        : isSet(object.compute_capability)
+        ? globalThis.String(object.compute_capability)
+        : "",
+      totalMemoryBytes: isSet(object.totalMemoryBytes)
+        ? globalThis.Number(object.totalMemoryBytes)
+        : isSet(object.total_memory_bytes)
+        ? globalThis.Number(object.total_memory_bytes)
+        : 0,
+      problem: isSet(object.problem) ? globalThis.String(object.problem) : "",
+    };
+  },
+
+  toJSON(message: Gpu): unknown {
+    const obj: any = {};
+    if (message.index !== undefined) {
+      obj.index = Math.round(message.index);
+    }
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    if (message.computeCapability !== undefined) {
+      obj.computeCapability = message.computeCapability;
+    }
+    if (message.totalMemoryBytes !== undefined) {
+      obj.totalMemoryBytes = Math.round(message.totalMemoryBytes);
+    }
+    if (message.problem !== undefined) {
+      obj.problem = message.problem;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Gpu>): Gpu {
+    return Gpu.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Gpu>): Gpu {
+    const message = createBaseGpu();
+    message.index = object.index ?? 0;
+    message.name = object.name ?? "";
+    message.computeCapability = object.computeCapability ?? "";
+    message.totalMemoryBytes = object.totalMemoryBytes ?? 0;
+    message.problem = object.problem ?? "";
     return message;
   },
 };
