@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use luthier_core::WeightStorage;
 use luthier_core::load;
 use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
@@ -30,8 +31,12 @@ impl Golden {
     }
 
     pub fn model<E: Real>(&self, ops: &CpuOps<E>) -> Arc<BaseModel<CpuOps<E>>> {
+        self.model_held(ops, WeightStorage::Stored)
+    }
+
+    pub fn model_held<E: Real>(&self, ops: &CpuOps<E>, storage: WeightStorage) -> Arc<BaseModel<CpuOps<E>>> {
         let files = load::open(&self.folder.join("model")).unwrap();
-        Arc::new(BaseModel::load(ops, &*files).unwrap())
+        Arc::new(BaseModel::load(ops, &*files, storage).unwrap())
     }
 
     pub fn adapter(&self, name: &str) -> PeftAdapter {
