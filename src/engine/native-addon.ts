@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type {
   AdapterInfo,
   AdapterMetadata,
+  BaseModel,
   EngineInfo,
   EvaluationResult,
   GeneratedTokens,
@@ -17,6 +18,7 @@ import type {
   TokenScores,
   TrainingConfig,
   TrainingStep,
+  WeightStorage,
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 
@@ -24,6 +26,8 @@ export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
   readonly tokenizerGguf: GgufTokenizerMetadata | null;
   readonly tokenizerFolder: string | null;
 }
+
+type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedBytes'>;
 
 export interface NativeTrainingConfig
   extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps'> {
@@ -73,6 +77,7 @@ export interface NativeAdapter {
 
 export interface NativeModel {
   metadata(): NativeModelMetadata;
+  weights(): NativeModelWeights;
   loadAdapter(folder: string): Promise<NativeAdapter>;
   train(
     config: NativeTrainingConfig,
@@ -87,7 +92,7 @@ export interface NativeModel {
 export interface NativeEngine {
   info(): EngineInfo;
   readMetadata(path: string): Promise<NativeModelMetadata>;
-  loadModel(path: string): Promise<NativeModel>;
+  loadModel(path: string, storage: WeightStorage): Promise<NativeModel>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;
 }

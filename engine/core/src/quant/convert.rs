@@ -173,7 +173,8 @@ mod tests {
             let back = dequantize(&found);
             for ((row, back), scale) in values.chunks_exact(columns).zip(back.chunks_exact(columns)).zip(&**scales) {
                 let step = scale / 127.0;
-                assert!(row.iter().zip(back).all(|(value, back)| (value - back).abs() <= 0.51 * step));
+                // Half a step, and what rounding to f16 first adds: 2^-12 of a number, at most 127 / 4096 of a step.
+                assert!(row.iter().zip(back).all(|(value, back)| (value - back).abs() <= 0.54 * step));
             }
         }
     }
