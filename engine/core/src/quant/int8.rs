@@ -2,6 +2,7 @@
 //! quantized.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::largest_magnitude;
 
@@ -15,15 +16,33 @@ const LARGEST_CODE: f32 = 127.0;
 /// the scale, and the codes mean nothing.
 pub fn quantize_row(values: &mut [f32], codes: &mut [u8]) -> f32 {
     assert_eq!(values.len(), codes.len());
-    for value in values.iter_mut() {
-        *value = f16::from_f32(*value).to_f32();
-    }
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    halves.convert_to_f32_slice(values);
     let scale = largest_magnitude(values);
     let factor = if scale == 0.0 { 0.0 } else { LARGEST_CODE / scale };
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        unsafe { round_avx2(values, factor, codes) };
+        return scale;
+    }
+    round(values, factor, codes);
+    scale
+}
+
+#[inline(always)]
+fn round(values: &[f32], factor: f32, codes: &mut [u8]) {
     for (code, value) in codes.iter_mut().zip(values) {
         *code = ((*value * factor).round_ties_even() as i8).cast_unsigned();
     }
-    scale
+}
+
+/// [`round`], compiled for AVX2, which rounds in one instruction.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn round_avx2(values: &[f32], factor: f32, codes: &mut [u8]) {
+    round(values, factor, codes);
 }
 
 /// A row's numbers: `code · (scale · (1 / 127))` with 1/127 rounded to f32, so two roundings. bitsandbytes trains with these
