@@ -14,6 +14,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
 import { EngineError } from '../engine/errors.ts';
+import { LoadIn } from '../gen/luthier/v1/common.ts';
 import { createModelRegistry } from '../models/create-model-registry.ts';
 import { openDatabase } from '../store/database.ts';
 import { openAdapterStore } from './adapter-store-sqlite.ts';
@@ -48,8 +49,8 @@ function adapterEngine() {
       if (text === 'broken') throw new EngineError('ADAPTER_CORRUPT', 'truncated');
       return { ...INFO, metadata: text.startsWith('{') ? (JSON.parse(text) as AdapterMetadata) : null };
     },
-    loadModel: async (path) => ({
-      ...(await engine.loadModel(path)),
+    loadModel: async (path, storage) => ({
+      ...(await engine.loadModel(path, storage)),
       loadAdapter: async (folder) => {
         loads.push(folder);
         if (config(folder) === 'other') throw new EngineError('ADAPTER_MISMATCH', 'expected [4, 8], found [4, 16]');
@@ -273,6 +274,20 @@ describe('in memory', () => {
     }
     expect(loads).toHaveLength(2);
     await expect.poll(open).toBe(1);
+  });
+
+  it('stands beside each form of the base, and whoever uses one keeps it from deletion', async () => {
+    const { store, registry, adopt, loads, open } = await setUp();
+    await adopt('a');
+    const bases = [await registry.acquire('tiny'), await registry.acquire('tiny', LoadIn.LOAD_IN_4BIT)];
+    const leases = [];
+    for (const base of [...bases, ...bases]) leases.push(await store.acquire('a', base));
+    expect([loads.length, open()]).toEqual([2, 2]);
+    for (const lease of leases.slice(1)) lease.release();
+    await expect(store.delete('a')).rejects.toMatchObject({ reason: 'ADAPTER_IN_USE' });
+    leases[0]?.release();
+    await store.delete('a');
+    await expect.poll(open).toBe(0);
   });
 
   it('shapes of another base are refused, and the next call tries again', async () => {

@@ -9,13 +9,15 @@ import type { AdapterLease, StoredAdapter } from './adapter-store.ts';
 const IDLE_LIMIT = 8;
 
 interface Entry {
+  /** Of the adapter. */
+  readonly name: string;
   readonly model: BaseModel;
   readonly handle: Promise<AdapterHandle>;
   users: number;
 }
 
 export class LoadedAdapters {
-  /** By adapter name; the one used last stands last. */
+  /** By adapter name and the form of the base's weights; the one used last stands last. */
   readonly #entries = new Map<string, Entry>();
   /** Entries of a base that was unloaded and loaded again, until their last user lets go. */
   readonly #outdated = new Set<Entry>();
@@ -36,34 +38,43 @@ export class LoadedAdapters {
       return { adapter, handle, release };
     } catch (error) {
       entry.users -= 1;
-      if (this.#entries.get(adapter.name) === entry) this.#entries.delete(adapter.name);
+      const key = keyOf(adapter.name, base.model);
+      if (this.#entries.get(key) === entry) this.#entries.delete(key);
       throw toLuthierError(error);
     }
   }
 
   /** Leases of an adapter held now. */
   users(name: string): number {
-    return this.#entries.get(name)?.users ?? 0;
+    return this.#of(name).reduce((sum, [, { users }]) => sum + users, 0);
   }
 
   /** Frees an adapter that nobody uses. */
   forget(name: string): void {
-    const entry = this.#entries.get(name);
-    if (!entry) return;
-    this.#entries.delete(name);
-    this.#retire(entry);
+    for (const [key, entry] of this.#of(name)) this.#drop(key, entry);
   }
 
   close(): void {
-    for (const name of [...this.#entries.keys()]) this.forget(name);
+    for (const [key, entry] of [...this.#entries]) this.#drop(key, entry);
+  }
+
+  #of(name: string): [string, Entry][] {
+    return [...this.#entries].filter(([, entry]) => entry.name === name);
+  }
+
+  #drop(key: string, entry: Entry): void {
+    this.#entries.delete(key);
+    this.#retire(entry);
   }
 
   #entry(adapter: StoredAdapter, model: BaseModel): Entry {
-    const known = this.#entries.get(adapter.name);
-    this.#entries.delete(adapter.name);
+    const key = keyOf(adapter.name, model);
+    const known = this.#entries.get(key);
+    this.#entries.delete(key);
     if (known && known.model !== model) this.#retire(known);
-    const entry = known?.model === model ? known : { model, handle: model.loadAdapter(adapter.folder), users: 0 };
-    this.#entries.set(adapter.name, entry);
+    const load = (): Entry => ({ name: adapter.name, model, handle: model.loadAdapter(adapter.folder), users: 0 });
+    const entry = known?.model === model ? known : load();
+    this.#entries.set(key, entry);
     return entry;
   }
 
@@ -71,7 +82,7 @@ export class LoadedAdapters {
     entry.users -= 1;
     if (entry.users === 0 && this.#outdated.delete(entry)) closeHandle(entry);
     const idle = [...this.#entries].filter(([, { users }]) => users === 0);
-    for (const [name] of idle.slice(0, Math.max(0, idle.length - IDLE_LIMIT))) this.forget(name);
+    for (const [key, idleEntry] of idle.slice(0, Math.max(0, idle.length - IDLE_LIMIT))) this.#drop(key, idleEntry);
   }
 
   #retire(entry: Entry): void {
@@ -79,6 +90,8 @@ export class LoadedAdapters {
     else this.#outdated.add(entry);
   }
 }
+
+const keyOf = (name: string, { storage }: BaseModel): string => `${storage} ${name}`;
 
 /** A load that failed has told its callers; there is nothing to close. */
 function closeHandle({ handle }: Entry): void {

@@ -257,10 +257,20 @@ export interface TokenScores {
   readonly topLogits: Float32Array;
 }
 
+/**
+ * How the weights of linear layers are held, all but the output layer's: as the files have them, in 16 bits, in 8 (one scale for each row), or in
+ * 4 (one scale for each block of 64; with double quantization those are 8-bit codes themselves).
+ */
+export type WeightStorage = 'stored' | 'bf16' | 'f16' | 'int8' | 'nf4' | 'nf4_double_quant';
+
 /** A base model in memory: immutable, shared by any number of runs. */
 export interface BaseModel {
+  /** What the files say, however the weights are held. */
   readonly metadata: ModelMetadata;
-  /** Bytes the engine holds for it. */
+  readonly storage: WeightStorage;
+  /** The type of the linear layers' weights, such as `nf4`; as stored, the one that holds most bytes of the files. */
+  readonly storageType: string;
+  /** Bytes of the weights as they are held, mapped files included. */
   readonly loadedBytes: number;
   loadAdapter(folder: string): Promise<AdapterHandle>;
   train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
@@ -274,7 +284,8 @@ export interface Engine {
   info(): EngineInfo;
   /** Reads headers only. `path`: a .gguf file or a Hugging Face folder. */
   readMetadata(path: string): Promise<ModelMetadata>;
-  loadModel(path: string): Promise<BaseModel>;
+  /** MODEL_UNSUPPORTED where a weight does not fit the storage type, such as a number beyond the range of f16. */
+  loadModel(path: string, storage: WeightStorage): Promise<BaseModel>;
   /** Reads and checks an adapter's files without a base model. */
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;

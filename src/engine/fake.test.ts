@@ -53,7 +53,7 @@ const sampling: SamplingConfig = {
 const metadata = { baseModelName: 'fake', baseModelHash: 'f'.repeat(64), templateId: 't', templateHash: 'h' };
 
 async function start(options: FakeEngineOptions = {}, settings: Partial<TrainingConfig> = {}): Promise<TrainingRun> {
-  const model = await createFakeEngine(options).loadModel('/m');
+  const model = await createFakeEngine(options).loadModel('/m', 'stored');
   return model.train({ ...config, ...settings }, examples, examples);
 }
 
@@ -71,18 +71,18 @@ describe('models', () => {
     if (tokenizer.kind !== 'gguf') throw new Error('expected GGUF metadata');
     const text = new BpeTokenizer(ggufTokenizerDefinition(tokenizer.metadata));
     expect(Array.from(text.encode('hé'))).toEqual(Array.from(Buffer.from('hé'), (byte) => byte + 3));
-    await expect(engine.loadModel('/b')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    await expect(engine.loadModel('/b', 'stored')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
   });
 
   it('are not there any more once closed', async () => {
     const engine = createFakeEngine();
-    const model = await engine.loadModel('/m');
+    const model = await engine.loadModel('/m', 'stored');
     model.close();
     expect(() => model.generate(Uint32Array.of(1), sampling, null)).toThrow(
       expect.objectContaining({ code: 'CLOSED' }),
     );
     await engine.close();
-    await expect(engine.loadModel('/m')).rejects.toMatchObject({ code: 'CLOSED' });
+    await expect(engine.loadModel('/m', 'stored')).rejects.toMatchObject({ code: 'CLOSED' });
   });
 });
 
@@ -141,9 +141,9 @@ describe('training', () => {
   });
 
   it('refuses examples that cannot be trained on', async () => {
-    const model = await createFakeEngine({ models: { '/m': { maxPositionEmbeddings: 3 } } }).loadModel('/m');
+    const model = await createFakeEngine({ models: { '/m': { maxPositionEmbeddings: 3 } } }).loadModel('/m', 'stored');
     await expect(model.train(config, examples, null)).rejects.toMatchObject({ code: 'SEQUENCE_TOO_LONG' });
-    const other = await createFakeEngine().loadModel('/m');
+    const other = await createFakeEngine().loadModel('/m', 'stored');
     const masked = { ...examples, labels: examples.labels.map(() => -100) };
     await expect(other.train(config, masked, null)).rejects.toMatchObject({ code: 'NO_TRAINABLE_TOKENS' });
     const none = { inputIds: new Uint32Array(), labels: new Int32Array(), offsets: Uint32Array.of(0) };
@@ -152,7 +152,7 @@ describe('training', () => {
 
   it('ends with its engine, and when it is closed', async () => {
     const engine = createFakeEngine({ beforeStep: () => new Promise(() => undefined) });
-    const model = await engine.loadModel('/m');
+    const model = await engine.loadModel('/m', 'stored');
     const [first, second] = [await model.train(config, examples, null), await model.train(config, examples, null)];
     second.close();
     await expect(all(second.events())).rejects.toMatchObject({ code: 'CLOSED' });
@@ -168,7 +168,7 @@ describe('adapters', () => {
     const engine = createFakeEngine({
       models: { '/m': {}, '/other': { contentHash: '0'.repeat(64) }, '/wide': { hiddenSize: 16 } },
     });
-    const model = await engine.loadModel('/m');
+    const model = await engine.loadModel('/m', 'stored');
     const run = await model.train(
       { ...config, lora: { ...config.lora, targetModules: ['q_proj', 'down_proj'] } },
       examples,
@@ -184,7 +184,7 @@ describe('adapters', () => {
     handle.close();
     await expect(model.score(Uint32Array.of(1), 0, handle)).rejects.toMatchObject({ code: 'CLOSED' });
     for (const path of ['/other', '/wide']) {
-      const base = await engine.loadModel(path);
+      const base = await engine.loadModel(path, 'stored');
       await expect(base.loadAdapter(folder)).rejects.toMatchObject({ code: 'ADAPTER_MISMATCH' });
     }
     truncateSync(join(folder, 'adapter_model.safetensors'), 600);
@@ -195,11 +195,11 @@ describe('adapters', () => {
 
 describe('generation', () => {
   it('echoes, and draws what it is told up to an end', async () => {
-    const echo = await createFakeEngine().loadModel('/m');
+    const echo = await createFakeEngine().loadModel('/m', 'stored');
     const batches = await all(echo.generate(Uint32Array.of(7, 8), sampling, null).tokens());
     expect(batches.flatMap(({ tokenIds }) => [...tokenIds])).toEqual([7, 8, 7, 8, 7]);
     expect(batches.at(-1)).toMatchObject({ finishReason: 'length', eosTokenId: null });
-    const told = await createFakeEngine({ generate: () => [9, 2] }).loadModel('/m');
+    const told = await createFakeEngine({ generate: () => [9, 2] }).loadModel('/m', 'stored');
     const ended = await all(told.generate(Uint32Array.of(7), sampling, null).tokens());
     expect(ended.map(({ tokenIds, finishReason, eosTokenId }) => [[...tokenIds], finishReason, eosTokenId])).toEqual([
       [[9], null, null],
@@ -212,7 +212,7 @@ describe('generation', () => {
     const counting = (index: number): void => {
       drawn = index;
     };
-    const model = await createFakeEngine({ beforeToken: counting }).loadModel('/m');
+    const model = await createFakeEngine({ beforeToken: counting }).loadModel('/m', 'stored');
     const run = model.generate(Uint32Array.of(7), { ...sampling, maxNewTokens: 400 }, null);
     let last: string | null = null;
     for await (const { finishReason } of run.tokens()) {
@@ -227,7 +227,7 @@ describe('generation', () => {
 
   it('refuses what the engine refuses, and fails where a test wants it to', async () => {
     const failure = new EngineError('INTERNAL', 'a bug');
-    const model = await createFakeEngine({ beforeToken: () => Promise.reject(failure) }).loadModel('/m');
+    const model = await createFakeEngine({ beforeToken: () => Promise.reject(failure) }).loadModel('/m', 'stored');
     const refused = (ids: Uint32Array) => () => model.generate(ids, sampling, null);
     expect(refused(new Uint32Array(512))).toThrow(expect.objectContaining({ code: 'SEQUENCE_TOO_LONG' }));
     expect(refused(Uint32Array.of(259))).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
@@ -236,7 +236,7 @@ describe('generation', () => {
   });
 
   it('scores every id', async () => {
-    const model = await createFakeEngine().loadModel('/m');
+    const model = await createFakeEngine().loadModel('/m', 'stored');
     const { logprobs, topTokenIds, topLogits } = await model.score(Uint32Array.of(7, 8), 2, null);
     expect([Array.from(logprobs), Array.from(topTokenIds), Array.from(topLogits)]).toEqual([
       [Number.NaN, -1],

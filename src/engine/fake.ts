@@ -9,6 +9,7 @@ import type {
   TokenExamples,
   TokenScores,
   TrainingConfig,
+  WeightStorage,
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
@@ -20,12 +21,21 @@ export interface FakeEngineOptions {
   /** Models by path, with what differs from the default one; null: every path has the default one. */
   readonly models?: Readonly<Record<string, Partial<ModelMetadata>>> | null;
   /** Awaited by every `loadModel`; what it throws fails the load. */
-  readonly beforeLoad?: (path: string) => void | Promise<void>;
+  readonly beforeLoad?: (path: string, storage: WeightStorage) => void | Promise<void>;
   readonly beforeStep?: BeforeStep;
   readonly beforeToken?: BeforeToken;
   /** Ids to draw for a prompt, repeated up to `maxNewTokens`; without it the prompt is echoed. */
   readonly generate?: (inputIds: readonly number[]) => readonly number[];
 }
+
+/** Types of weights that are not as stored. */
+const STORAGE_TYPES: Readonly<Partial<Record<WeightStorage, string>>> = {
+  bf16: 'bf16',
+  f16: 'f16',
+  int8: 'int8',
+  nf4: 'nf4',
+  nf4_double_quant: 'nf4',
+};
 
 /** What ends when the engine is closed. */
 interface Run {
@@ -47,13 +57,17 @@ class FakeAdapterHandle implements AdapterHandle {
 
 class FakeModel implements BaseModel {
   readonly metadata: ModelMetadata;
+  readonly storage: WeightStorage;
+  readonly storageType: string;
   readonly loadedBytes: number;
   readonly #options: FakeEngineOptions;
   readonly #runs: Run[];
   #closed = false;
 
-  constructor(metadata: ModelMetadata, options: FakeEngineOptions, runs: Run[]) {
+  constructor(metadata: ModelMetadata, storage: WeightStorage, options: FakeEngineOptions, runs: Run[]) {
     this.metadata = metadata;
+    this.storage = storage;
+    this.storageType = STORAGE_TYPES[storage] ?? metadata.storageType;
     this.loadedBytes = metadata.storedBytes;
     this.#options = options;
     this.#runs = runs;
@@ -174,10 +188,10 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       gpus: [],
     }),
     readMetadata: async (path) => metadataAt(path),
-    loadModel: async (path) => {
+    loadModel: async (path, storage) => {
       const metadata = metadataAt(path);
-      await options.beforeLoad?.(path);
-      return new FakeModel(metadata, options, runs);
+      await options.beforeLoad?.(path, storage);
+      return new FakeModel(metadata, storage, options, runs);
     },
     readAdapter: async (folder) => {
       checkOpen();

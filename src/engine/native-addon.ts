@@ -2,6 +2,7 @@
 import type {
   AdapterInfo,
   AdapterMetadata,
+  BaseModel,
   EngineInfo,
   EvaluationResult,
   GeneratedTokens,
@@ -14,6 +15,7 @@ import type {
   TokenScores,
   TrainingConfig,
   TrainingStep,
+  WeightStorage,
 } from './engine.ts';
 import type { GpuProbe } from './gpus.ts';
 
@@ -21,6 +23,8 @@ export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
   readonly tokenizerGguf: GgufTokenizerMetadata | null;
   readonly tokenizerFolder: string | null;
 }
+
+type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedBytes'>;
 
 export interface NativeTrainingConfig
   extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps'> {
@@ -70,6 +74,7 @@ export interface NativeAdapter {
 
 export interface NativeModel {
   metadata(): NativeModelMetadata;
+  weights(): NativeModelWeights;
   loadAdapter(folder: string): Promise<NativeAdapter>;
   train(
     config: NativeTrainingConfig,
@@ -85,7 +90,7 @@ export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
-  loadModel(path: string): Promise<NativeModel>;
+  loadModel(path: string, storage: WeightStorage): Promise<NativeModel>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;
 }

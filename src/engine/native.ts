@@ -16,6 +16,7 @@ import type {
   TrainingConfig,
   TrainingEvent,
   TrainingRun,
+  WeightStorage,
 } from './engine.ts';
 import { EngineError, type EngineErrorCode } from './errors.ts';
 import type {
@@ -169,13 +170,15 @@ class NativeAdapterHandle implements AdapterHandle {
 
 class NativeBaseModel implements BaseModel {
   readonly metadata: ModelMetadata;
+  readonly storage: WeightStorage;
+  readonly storageType: string;
   readonly loadedBytes: number;
   /** Null once closed; the memory goes with the last run that uses it. */
   #model: NativeModel | null;
 
   constructor(model: NativeModel) {
     this.metadata = toMetadata(model.metadata());
-    this.loadedBytes = this.metadata.storedBytes;
+    ({ storage: this.storage, storageType: this.storageType, loadedBytes: this.loadedBytes } = model.weights());
     this.#model = model;
   }
 
@@ -236,8 +239,8 @@ class AddonEngine implements Engine {
     return toMetadata(await settled(this.#open.readMetadata(path)));
   }
 
-  async loadModel(path: string): Promise<BaseModel> {
-    return new NativeBaseModel(await settled(this.#open.loadModel(path)));
+  async loadModel(path: string, storage: WeightStorage): Promise<BaseModel> {
+    return new NativeBaseModel(await settled(this.#open.loadModel(path, storage)));
   }
 
   async readAdapter(folder: string) {

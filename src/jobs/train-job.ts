@@ -88,7 +88,7 @@ export async function trainJob(
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }
   await log.move(name, JobState.JOB_STATE_LOADING);
-  const lease = await registry.acquire(spec.model);
+  const lease = await registry.acquire(spec.model, spec.loadIn);
   try {
     signal.throwIfAborted();
     const { metadata } = lease.model;

@@ -4,6 +4,7 @@ import { MODEL_ID } from '../config/schema.ts';
 import type { Engine, ModelMetadata } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
+import { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { Logger } from '../logging/logger.ts';
 import type { EncodeOptions } from '../tokenizer/tokenizer.ts';
 import { checkPath } from './allowed-path.ts';
@@ -59,8 +60,8 @@ class Registry implements ModelRegistry {
     return ids.flatMap((id) => this.#entries.get(id)?.registered() ?? []);
   }
 
-  async acquire(model: string): ReturnType<ModelRegistry['acquire']> {
-    return (await this.#find(model)).acquire();
+  async acquire(model: string, loadIn: LoadIn = LoadIn.LOAD_IN_STORED): ReturnType<ModelRegistry['acquire']> {
+    return (await this.#find(model)).acquire(loadIn === LoadIn.LOAD_IN_UNSPECIFIED ? LoadIn.LOAD_IN_STORED : loadIn);
   }
 
   async unload(model: string): ReturnType<ModelRegistry['unload']> {
@@ -134,7 +135,8 @@ class Registry implements ModelRegistry {
   async #registerAs(id: string, path: string): Promise<ModelEntry> {
     // A missing file is the engine's to report.
     const real = await realpath(path).catch(() => path);
-    return this.#read(`id ${id}`, real, () => id);
+    // Another call may have registered it meanwhile.
+    return this.#entries.get(id) ?? this.#read(`id ${id}`, real, () => id);
   }
 
   /** Reads the headers once, however many calls ask for `key` at the same time. */

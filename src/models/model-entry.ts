@@ -1,10 +1,21 @@
 import type { BaseModel, Engine, ModelMetadata } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
+import type { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { Renderer } from '../prompt/renderer.ts';
 import type { TokenizerPool } from '../tokenizer/pool.ts';
 import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { ModelLease, RegisteredModel } from './model-registry.ts';
+import { weightStorage } from './weight-storage.ts';
+
+/** The weights in one form: under way, or there. */
+interface Form {
+  readonly loadIn: LoadIn;
+  readonly loading: Promise<BaseModel>;
+  /** Null until it is loaded. */
+  model: BaseModel | null;
+  users: number;
+}
 
 /** One base model: what its files say, its weights while somebody needs them, its tokenizer and its renderers. */
 export class ModelEntry {
@@ -12,9 +23,9 @@ export class ModelEntry {
   readonly path: string;
   readonly #engine: Engine;
   #metadata: ModelMetadata;
-  #model: Promise<BaseModel> | null = null;
-  #loaded: BaseModel | null = null;
-  #users = 0;
+  readonly #forms = new Map<LoadIn, Form>();
+  /** Forms of files that were replaced, until their last user lets go. */
+  readonly #outdated = new Set<Form>();
   #tokenizer: Promise<Tokenizer> | null = null;
   #pool: Promise<TokenizerPool> | null = null;
   readonly #renderers = new Map<string, Promise<Renderer>>();
@@ -27,33 +38,35 @@ export class ModelEntry {
   }
 
   registered(): RegisteredModel {
+    const forms = [...this.#forms.values(), ...this.#outdated];
     return {
       name: `models/${this.id}`,
       metadata: this.#metadata,
-      loaded: this.#loaded !== null,
-      loadedBytes: this.#loaded?.loadedBytes ?? 0,
-      users: this.#users,
+      loaded: forms.flatMap(({ loadIn, model, users }) =>
+        model === null ? [] : [{ loadIn, storageType: model.storageType, loadedBytes: model.loadedBytes, users }],
+      ),
+      users: this.#users(),
     };
   }
 
-  async acquire(): Promise<ModelLease> {
+  async acquire(loadIn: LoadIn): Promise<ModelLease> {
+    const form = this.#form(loadIn);
     // Counted before the first await: a load under way is use, too.
-    this.#users += 1;
+    form.users += 1;
     try {
-      this.#model ??= this.#load();
-      const model = await this.#model;
-      return this.#lease(model);
+      return this.#lease(form, await form.loading);
     } catch (error) {
-      this.#users -= 1;
+      this.#release(form);
       throw toLuthierError(error);
     }
   }
 
   unload(): void {
-    if (this.#users > 0) {
+    const users = this.#users();
+    if (users > 0) {
       throw new LuthierError(
         'MODEL_IN_USE',
-        `models/${this.id} is used by ${this.#users} jobs and streams; repeat when they have ended`,
+        `models/${this.id} is used by ${users} jobs and streams; repeat when they have ended`,
         { resource: { type: 'model', name: `models/${this.id}` } },
       );
     }
@@ -76,10 +89,14 @@ export class ModelEntry {
     return (await this.#pool).encode(text, options);
   }
 
+  #users(): number {
+    return [...this.#forms.values(), ...this.#outdated].reduce((sum, { users }) => sum + users, 0);
+  }
+
   #free(): void {
-    this.#loaded?.close();
-    this.#loaded = null;
-    this.#model = null;
+    for (const { model } of [...this.#forms.values(), ...this.#outdated]) model?.close();
+    this.#forms.clear();
+    this.#outdated.clear();
   }
 
   tokenizer(): Promise<Tokenizer> {
@@ -96,35 +113,53 @@ export class ModelEntry {
     return made;
   }
 
-  async #load(): Promise<BaseModel> {
+  #form(loadIn: LoadIn): Form {
+    const known = this.#forms.get(loadIn);
+    if (known) return known;
+    const form: Form = { loadIn, loading: Promise.resolve().then(() => this.#load(form)), model: null, users: 0 };
+    this.#forms.set(loadIn, form);
+    return form;
+  }
+
+  async #load(form: Form): Promise<BaseModel> {
     try {
-      const model = await this.#engine.loadModel(this.path);
-      if (model.metadata.contentHash !== this.#metadata.contentHash) this.#filesChanged();
+      const model = await this.#engine.loadModel(this.path, weightStorage(form.loadIn, this.#metadata));
+      if (model.metadata.contentHash !== this.#metadata.contentHash) this.#filesChanged(form);
       this.#metadata = model.metadata;
-      this.#loaded = model;
+      form.model = model;
       return model;
     } catch (error) {
-      this.#model = null;
+      if (this.#forms.get(form.loadIn) === form) this.#forms.delete(form.loadIn);
       throw error;
     }
   }
 
-  /** The files were replaced since they were registered: what was made from the old ones is void. */
-  #filesChanged(): void {
+  /** The files were replaced since they were registered: what was made from the old ones is void, other forms of the weights, too. */
+  #filesChanged(loaded: Form): void {
     void this.#pool?.then((pool) => pool.close());
     this.#pool = null;
     this.#tokenizer = null;
     this.#renderers.clear();
+    for (const form of [...this.#forms.values()].filter((other) => other !== loaded && other.model !== null)) {
+      this.#forms.delete(form.loadIn);
+      if (form.users === 0) form.model?.close();
+      else this.#outdated.add(form);
+    }
   }
 
-  #lease(model: BaseModel): ModelLease {
+  #lease(form: Form, model: BaseModel): ModelLease {
     let held = true;
     const registered = this.registered();
     const release = (): void => {
-      if (held) this.#users -= 1;
+      if (held) this.#release(form);
       held = false;
     };
     return { registered, model, release };
+  }
+
+  #release(form: Form): void {
+    form.users -= 1;
+    if (form.users === 0 && this.#outdated.delete(form)) form.model?.close();
   }
 
   async #readTokenizer(): Promise<Tokenizer> {

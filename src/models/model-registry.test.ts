@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { type ScriptedEngineOptions, scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import { tinyMetadata } from '../../test/fixtures/tokenizers.ts';
+import { LoadIn } from '../gen/luthier/v1/common.ts';
 import { createModelRegistry } from './create-model-registry.ts';
 
 let root = '';
@@ -58,7 +59,10 @@ test('calls at once register and load once', async () => {
   expect(engine.reads).toEqual([path]);
   expect(engine.loads).toEqual([path]);
   expect(new Set(leases.map((lease) => lease.model)).size).toBe(1);
-  expect(await registry.get(path)).toMatchObject({ loaded: true, loadedBytes: 4096, users: 3 });
+  expect(await registry.get(path)).toMatchObject({
+    loaded: [{ storageType: 'f32', loadedBytes: 4096, users: 3 }],
+    users: 3,
+  });
 });
 
 test('a model in use stays; releasing twice counts once; unloading frees and is idempotent', async () => {
@@ -68,11 +72,59 @@ test('a model in use stays; releasing twice counts once; unloading frees and is 
   first.release();
   await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
   second.release();
-  expect(await registry.unload('tiny')).toMatchObject({ loaded: false, loadedBytes: 0, users: 0 });
+  expect(await registry.unload('tiny')).toMatchObject({ loaded: [], users: 0 });
   await registry.unload('tiny');
   expect(engine.closedModels).toBe(1);
   (await registry.acquire('tiny')).release();
   expect(engine.loads).toHaveLength(2);
+});
+
+test('each form of the weights is loaded once, for itself, and freed with the others', async () => {
+  const { registry, engine } = setUp({ models: { tiny: '/tiny' } });
+  const { LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT } = LoadIn;
+  const forms = [LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT];
+  const leases = await Promise.all(forms.map((form) => registry.acquire('tiny', form)));
+  expect(engine.storages).toEqual(['stored', 'bf16', 'int8', 'nf4_double_quant']);
+  const models = leases.map(({ model }) => model);
+  expect(models[0]).toBe(models[1]);
+  expect(models[4]).toBe(models[5]);
+  expect(new Set(models).size).toBe(4);
+  const { loaded, users } = await registry.get('tiny');
+  expect(users).toBe(6);
+  expect(loaded.map((form) => [form.loadIn, form.users])).toEqual([
+    [LOAD_IN_STORED, 2],
+    [LOAD_IN_16BIT, 1],
+    [LOAD_IN_8BIT, 1],
+    [LOAD_IN_4BIT, 2],
+  ]);
+  for (const lease of leases.slice(1)) lease.release();
+  await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
+  leases[0]?.release();
+  expect(await registry.unload('tiny')).toMatchObject({ loaded: [], users: 0 });
+  expect(engine.closedModels).toBe(4);
+});
+
+test('16 bits of a model in f16 stay f16', async () => {
+  const { registry, engine } = setUp({ models: { tiny: '/tiny' }, metadata: { storageType: 'f16' } });
+  (await registry.acquire('tiny', LoadIn.LOAD_IN_16BIT)).release();
+  expect(engine.storages).toEqual(['f16']);
+});
+
+test('where the files were replaced, forms of the old ones are freed when their last user lets go', async () => {
+  const hash = { contentHash: 'old' };
+  const { registry, engine } = setUp({ models: { tiny: '/tiny' }, metadata: hash });
+  const used = await registry.acquire('tiny');
+  (await registry.acquire('tiny', LoadIn.LOAD_IN_8BIT)).release();
+  hash.contentHash = 'new';
+  const fresh = await registry.acquire('tiny', LoadIn.LOAD_IN_4BIT);
+  expect(engine.closedModels).toBe(1);
+  expect((await registry.get('tiny')).users).toBe(2);
+  const again = await registry.acquire('tiny');
+  expect(again.model).not.toBe(used.model);
+  used.release();
+  expect(engine.closedModels).toBe(2);
+  for (const lease of [fresh, again]) lease.release();
+  expect((await registry.get('tiny')).loaded.map(({ users }) => users)).toEqual([0, 0]);
 });
 
 test('a load under way is use, and one that fails is not held', async () => {

@@ -1,15 +1,26 @@
 import type { BaseModel, ModelMetadata } from '../engine/engine.ts';
+import type { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { Renderer } from '../prompt/renderer.ts';
 import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
+
+/** One form of a model's weights in memory. */
+interface LoadedWeights {
+  readonly loadIn: LoadIn;
+  /** Type of the linear layers' weights, such as `nf4`. */
+  readonly storageType: string;
+  readonly loadedBytes: number;
+  /** Leases held now. */
+  readonly users: number;
+}
 
 /** A base model that the server knows. */
 export interface RegisteredModel {
   /** `models/{id}`. */
   readonly name: string;
   readonly metadata: ModelMetadata;
-  readonly loaded: boolean;
-  readonly loadedBytes: number;
-  /** Leases held now. */
+  /** Every form that is in memory. */
+  readonly loaded: readonly LoadedWeights[];
+  /** Leases held now, and loads under way. */
   readonly users: number;
 }
 
@@ -32,9 +43,9 @@ export interface ModelRegistry {
   get(model: string): Promise<RegisteredModel>;
   /** By name, ascending. */
   list(): readonly RegisteredModel[];
-  /** Loads where needed; concurrent calls load once. */
-  acquire(model: string): Promise<ModelLease>;
-  /** Frees the memory; throws MODEL_IN_USE while leases are held. */
+  /** Loads where needed; concurrent calls load once. Each form is loaded for itself; unspecified: as stored. */
+  acquire(model: string, loadIn?: LoadIn): Promise<ModelLease>;
+  /** Frees the memory of every form; throws MODEL_IN_USE while leases are held. */
   unload(model: string): Promise<RegisteredModel>;
   /** Without loading tensors; cached. Throws TOKENIZER_UNSUPPORTED. */
   tokenizer(model: string): Promise<Tokenizer>;

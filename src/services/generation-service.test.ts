@@ -3,6 +3,7 @@ import { type ScriptedBatch, type ScriptedEngineOptions, scriptedEngine } from '
 import { tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
 import type { AdapterStore, StoredAdapter } from '../adapters/adapter-store.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
+import { LoadIn } from '../gen/luthier/v1/common.ts';
 import {
   FinishReason,
   GenerateRequest,
@@ -144,6 +145,17 @@ test("a round template's stop string and answer prefix are used", async () => {
   expect(renderer.stopStrings.length).toBeGreaterThan(0);
   expect(textOf(events)).toBe(renderer.answerPrefix === ' ' ? 'fine' : ' fine');
   expect(finishedOf(events).reason).toBe(FinishReason.FINISH_REASON_STOP);
+});
+
+test('load_in says how the weights are held, as stored by default; an unknown value is refused', async () => {
+  const { all, score, engine } = setUp({ script: [eos] });
+  await all({ model: 'tiny', prompt: text('hello') });
+  await all({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_4BIT });
+  await score({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_8BIT });
+  await score({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_4BIT });
+  expect(engine.storages).toEqual(['stored', 'nf4_double_quant', 'int8']);
+  const refused = await reasonOf(all({ model: 'tiny', prompt: text('hello'), loadIn: 9 as LoadIn }));
+  expect(refused).toMatchObject({ reason: 'INVALID_REQUEST', violations: [{ field: 'load_in' }] });
 });
 
 test('an aborted call stops the run at once and frees its slot and its model', async () => {

@@ -4,7 +4,7 @@ import type { RegisteredModel } from '../models/model-registry.ts';
 
 /** A registered model as the contract shows it. */
 export async function modelMessage(registered: RegisteredModel): Promise<Model> {
-  const { metadata } = registered;
+  const { metadata, loaded } = registered;
   return Model.create({
     name: registered.name,
     path: metadata.path,
@@ -12,7 +12,7 @@ export async function modelMessage(registered: RegisteredModel): Promise<Model> 
     architecture: metadata.architecture,
     parameterCount: metadata.parameterCount,
     storedBytes: metadata.storedBytes,
-    storageType: metadata.storageType,
+    storageType: loaded.length === 1 && loaded[0] ? loaded[0].storageType : metadata.storageType,
     maxPositionEmbeddings: metadata.maxPositionEmbeddings,
     vocabSize: metadata.vocabSize,
     hiddenSize: metadata.hiddenSize,
@@ -20,8 +20,9 @@ export async function modelMessage(registered: RegisteredModel): Promise<Model> 
     contentHash: metadata.contentHash,
     hasChatTemplate: await hasChatTemplate(metadata.tokenizer),
     linearModules: [...metadata.linearModules],
-    loaded: registered.loaded,
-    loadedBytes: registered.loadedBytes,
+    loaded: loaded.length > 0,
+    loadedBytes: loaded.reduce((sum, { loadedBytes }) => sum + loadedBytes, 0),
     users: registered.users,
+    loadedWeights: loaded.map((weights) => ({ ...weights })),
   });
 }

@@ -6,7 +6,7 @@ import type { ModelRegistry } from '../models/model-registry.ts';
 import { TEMPLATE_NAMES } from '../prompt/create-renderer.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { modelMessage } from './model-message.ts';
-import { page, requestId, resourceName } from './validate/fields.ts';
+import { loadInField, page, requestId, resourceName } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 
 export interface ModelServiceDependencies {
@@ -25,7 +25,8 @@ const DEFAULT_PAGE_SIZE = 50;
 const name = resourceName('a model: `models/{id}` or a path');
 const listSchema = z.object(page);
 const getSchema = z.object({ name });
-const changeSchema = z.object({ name, requestId });
+const loadSchema = z.object({ name, requestId, loadIn: loadInField });
+const unloadSchema = z.object({ name, requestId });
 
 /** The name behind a page token: the last one of the page before. */
 function nameOfToken(token: string): string {
@@ -61,14 +62,15 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
 
     // Loading what is loaded changes nothing, so `request_id` has nothing to remember; the same holds for unloading.
     loadModel: async (request) => {
-      const { name } = parseRequest(changeSchema, request);
-      const lease = await registry.acquire(name);
+      const { name, loadIn } = parseRequest(loadSchema, request);
+      const lease = await registry.acquire(name, loadIn);
       lease.release();
-      return { model: await modelMessage(await registry.get(lease.registered.name)) };
+      const model = await modelMessage(await registry.get(lease.registered.name));
+      return { model: { ...model, storageType: lease.model.storageType } };
     },
 
     unloadModel: async (request) => {
-      const { name } = parseRequest(changeSchema, request);
+      const { name } = parseRequest(unloadSchema, request);
       return { model: await modelMessage(await registry.unload(name)) };
     },
 

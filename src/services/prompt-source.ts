@@ -2,6 +2,7 @@
 import type { AdapterLease, AdapterStore, StoredAdapter } from '../adapters/adapter-store.ts';
 import type { AdapterHandle, BaseModel } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
+import type { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
 import type { PromptOptions, Renderer, TemplateIdentity } from '../prompt/renderer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -20,6 +21,7 @@ export interface PromptRequest {
   readonly model: string;
   readonly adapter: string;
   readonly prompt: PromptInput;
+  readonly loadIn: LoadIn;
 }
 
 /** A prompt in ids with the model and the adapter it is for, both in memory until `release`. */
@@ -140,7 +142,7 @@ export async function preparePrompt(
   checkLength(encoded.inputIds.length, maxPositionEmbeddings - room, contextLimit);
   const tokenizer = await registry.tokenizer(registered.name);
 
-  const modelLease: ModelLease = await registry.acquire(registered.name);
+  const modelLease: ModelLease = await registry.acquire(registered.name, request.loadIn);
   let adapterLease: AdapterLease | null = null;
   try {
     if (adapter && adapters) adapterLease = await adapters.acquire(adapter.name, modelLease);

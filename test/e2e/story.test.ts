@@ -2,7 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { FinishReason, type GenerateResponse, JobState } from '../../clients/typescript/src/index.ts';
+import { FinishReason, type GenerateResponse, JobState, LoadIn } from '../../clients/typescript/src/index.ts';
 import { collect, everything, kind, losses, spec, uploadConversations } from './support/examples.ts';
 import { removeTemporaryFolders, ServerProcess, temporaryFolder } from './support/server-process.ts';
 
@@ -78,6 +78,28 @@ describe('from data to an adapter that answers', () => {
     await expect(client.exportAdapter({ name: 'adapters/story', path: folder })).rejects.toMatchObject({
       reason: 'EXPORT_TARGET_NOT_EMPTY',
     });
+  });
+
+  it('trains on 4-bit weights and generates from the adapter beside them, and beside the weights as stored', {
+    timeout: 120_000,
+  }, async () => {
+    const { client } = server;
+    const settings = { numTrainEpochs: 6, output: 'quantized', loadIn: LoadIn.LOAD_IN_4BIT };
+    const events = await collect(client.train(spec(await uploadConversations(client, 4), settings)));
+    expect(losses(events).at(-1)).toBeLessThan(losses(events)[0] ?? 0);
+    const model = await client.getModel('models/tiny');
+    expect(model.loadedWeights).toContainEqual(
+      expect.objectContaining({ loadIn: LoadIn.LOAD_IN_4BIT, storageType: 'nf4', users: 0 }),
+    );
+    const prompt = { input: { $case: 'tokenIds' as const, value: { ids: [1, 2, 3, 4] } } };
+    const score = async (loadIn: LoadIn) =>
+      (await client.scoreTokens({ adapter: 'adapters/quantized', prompt, loadIn })).meanNll;
+    const [four, stored] = [await score(LoadIn.LOAD_IN_4BIT), await score(LoadIn.LOAD_IN_UNSPECIFIED)];
+    expect(four).not.toBe(stored);
+    expect(Math.abs(four - stored)).toBeLessThan(1);
+    const loaded = await client.loadModel('models/tiny', { loadIn: LoadIn.LOAD_IN_8BIT });
+    expect(loaded.storageType).toBe('int8');
+    expect(loaded.loadedWeights).toHaveLength(3);
   });
 
   it('scores tokens as natural logarithms', async () => {

@@ -44,6 +44,7 @@ describe('training requests', () => {
       'INVALID_ARGUMENT',
       /q_proj.*down_proj/s,
     ],
+    ['an unknown form of the weights', { loadIn: 7 }, 'INVALID_ARGUMENT', /load_in.*LOAD_IN_4BIT.*found 7/s],
     ['a model that is not there', { model: 'models/none' }, 'NOT_FOUND', /none/],
     ['a data set that is not there', { dataset: 'datasets/none' }, 'NOT_FOUND', /none/],
     ['a template that is not there', { template: 'none' }, 'INVALID_ARGUMENT', /none/],

@@ -6,7 +6,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { INSTALLED_ADDONS } from '../../src/engine/addon-files.ts';
-import type { BaseModel, Engine, SamplingConfig, TrainingConfig, TrainingEvent } from '../../src/engine/engine.ts';
+import type {
+  BaseModel,
+  Engine,
+  SamplingConfig,
+  TrainingConfig,
+  TrainingEvent,
+  WeightStorage,
+} from '../../src/engine/engine.ts';
 import { openNativeEngine } from '../../src/engine/native.ts';
 
 const golden = fileURLToPath(new URL('../parity/golden', import.meta.url));
@@ -16,7 +23,7 @@ let model: BaseModel;
 
 beforeAll(async () => {
   engine = await openNativeEngine({ device: 'cpu', threads: 2 });
-  model = await engine.loadModel(join(golden, 'tied/model'));
+  model = await engine.loadModel(join(golden, 'tied/model'), 'stored');
 });
 
 afterAll(async () => {
@@ -213,13 +220,62 @@ describe('files', () => {
     const broken = join(scratch, 'broken');
     cpSync(join(golden, 'tied/model'), broken, { recursive: true });
     truncateSync(join(broken, 'model.safetensors'), 20_000);
-    await expect(engine.loadModel(broken)).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
+    await expect(engine.loadModel(broken, 'stored')).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
     const text = join(scratch, 'text.gguf');
     writeFileSync(text, 'no model');
-    await expect(engine.loadModel(text)).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
-    await expect(engine.loadModel(join(scratch, 'none'))).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    await expect(engine.loadModel(text, 'stored')).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
+    await expect(engine.loadModel(join(scratch, 'none'), 'stored')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
     await expect(model.loadAdapter(join(golden, 'untied/init_adapter'))).rejects.toMatchObject({
       code: 'ADAPTER_MISMATCH',
+    });
+  });
+});
+
+describe('forms of the weights', () => {
+  const folder = join(golden, 'tied/model');
+  const firstLoss = async (base: BaseModel): Promise<number> => {
+    const run = await base.train({ ...config, maxSteps: 1 }, examples, null);
+    try {
+      for await (const event of run.events()) if (event.kind === 'step') return event.step.loss;
+      throw new Error('no step');
+    } finally {
+      run.close();
+    }
+  };
+
+  it('loads each of them, says what it is, and trains and scores with it', async () => {
+    const exact = await firstLoss(model);
+    const types = {
+      stored: 'f32',
+      bf16: 'bf16',
+      f16: 'f16',
+      int8: 'int8',
+      nf4: 'nf4',
+      nf4_double_quant: 'nf4',
+    } as const;
+    const sizes = new Map<string, number>();
+    for (const [storage, storageType] of Object.entries(types)) {
+      const base = await engine.loadModel(folder, storage as WeightStorage);
+      expect(base).toMatchObject({ storage, storageType });
+      // The files are the same, however their weights are held.
+      expect(base.metadata).toEqual(model.metadata);
+      sizes.set(storage, base.loadedBytes);
+      const loss = await firstLoss(base);
+      expect(Math.abs(loss - exact)).toBeLessThan(0.1 * exact);
+      expect(loss === exact).toBe(storage === 'stored');
+      const { logprobs } = await base.score(Uint32Array.from([72, 101, 108]), 0, null);
+      expect(logprobs.subarray(1).every((logprob) => logprob < 0)).toBe(true);
+      base.close();
+    }
+    expect(sizes.get('stored')).toBe(model.metadata.storedBytes);
+    const order = ['stored', 'bf16', 'int8', 'nf4'].map((storage) => sizes.get(storage) ?? 0);
+    expect(order).toEqual([...order].sort((a, b) => b - a));
+  });
+
+  it('refuses an unknown one by name', async () => {
+    await expect(engine.loadModel(folder, 'fp4' as WeightStorage)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/`fp4`.*nf4_double_quant/),
     });
   });
 });
@@ -227,7 +283,7 @@ describe('files', () => {
 describe('closing', () => {
   it('refuses a closed model and ends runs of a closed engine', async () => {
     const other = await openNativeEngine({ device: 'cpu', threads: 1 });
-    const base = await other.loadModel(join(golden, 'tied/model'));
+    const base = await other.loadModel(join(golden, 'tied/model'), 'stored');
     const run = await base.train({ ...config, maxSteps: 1_000_000 }, examples, null);
     const reading = (async () => {
       for await (const _ of run.events());
@@ -239,7 +295,7 @@ describe('closing', () => {
     expect(() => base.generate(Uint32Array.from([1]), greedy, null)).toThrow(/closed/);
     await other.close();
     const closed = { name: 'EngineError', code: 'CLOSED' };
-    await expect(other.loadModel(join(golden, 'tied/model'))).rejects.toMatchObject(closed);
+    await expect(other.loadModel(join(golden, 'tied/model'), 'stored')).rejects.toMatchObject(closed);
     await expect(other.readMetadata(join(golden, 'tied/model'))).rejects.toMatchObject(closed);
     await expect(other.readAdapter(join(golden, 'tied/init_adapter'))).rejects.toMatchObject(closed);
   });
@@ -249,12 +305,12 @@ describe('closing', () => {
     const folder = join(scratch, 'mapped');
     cpSync(join(golden, 'tied/model'), folder, { recursive: true });
     const mapped = () => readFileSync('/proc/self/maps', 'utf8').includes(join(folder, 'model.safetensors'));
-    const idle = await engine.loadModel(folder);
+    const idle = await engine.loadModel(folder, 'stored');
     expect(mapped()).toBe(true);
     idle.close();
     expect(mapped()).toBe(false);
 
-    const busy = await engine.loadModel(folder);
+    const busy = await engine.loadModel(folder, 'stored');
     const run = await busy.train({ ...config, maxSteps: 1_000_000 }, examples, null);
     busy.close();
     let steps = 0;
@@ -281,7 +337,7 @@ describe('closing', () => {
     const program = `
       import { openNativeEngine } from ${JSON.stringify(fileURLToPath(new URL('../../src/engine/native.ts', import.meta.url)))};
       const engine = await openNativeEngine({ device: 'cpu', threads: 1 });
-      const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))});
+      const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))}, 'stored');
       const run = await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
         inputIds: Uint32Array.from([1, 2, 3]), labels: Int32Array.from([1, 2, 3]), offsets: Uint32Array.from([0, 3]),
       }, null);
@@ -302,7 +358,7 @@ describe('closing', () => {
       (async () => { for await (const _ of run.events()); })();
       const sampling = ${JSON.stringify({ ...greedy, maxNewTokens: 500 })};
       (async () => { for await (const _ of model.generate(Uint32Array.of(1), sampling, null).tokens()); })();
-      engine.loadModel(${JSON.stringify(join(golden, 'untied/model'))});
+      engine.loadModel(${JSON.stringify(join(golden, 'untied/model'))}, 'stored');
       setTimeout(() => process.exit(7), 20);`;
     expect(processWith(rest)).toEqual({ status: 7, stdout: '', stderr: '' });
   });

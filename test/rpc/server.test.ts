@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 import { credentials, status } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import { serverConfigSchema } from '../../src/config/schema.ts';
+import { LoadIn } from '../../src/gen/luthier/v1/common.ts';
 import {
   GenerateRequest,
   type GenerateResponse,
@@ -87,10 +88,25 @@ test('models page by page, server info, load and unload', async () => {
   const broken = await refusal(list({ pageToken: 'x' }));
   expect(decodeError(broken).badRequest?.fieldViolations[0]?.field).toBe('page_token');
 
-  const loaded = await unary(model, model.loadModel, { name: 'tiny', requestId: '' });
-  expect(loaded).toMatchObject({ model: { loaded: true, loadedBytes: 4096, users: 0 } });
+  const load = (loadIn: LoadIn) => unary(model, model.loadModel, { name: 'tiny', requestId: '', loadIn });
+  expect(await load(LoadIn.LOAD_IN_UNSPECIFIED)).toMatchObject({
+    model: { loaded: true, loadedBytes: 4096, users: 0, storageType: 'f32' },
+  });
+  expect(await load(LoadIn.LOAD_IN_8BIT)).toMatchObject({
+    model: {
+      storageType: 'int8',
+      loadedBytes: 2 * 4096,
+      loadedWeights: [
+        { loadIn: LoadIn.LOAD_IN_STORED, storageType: 'f32', loadedBytes: 4096, users: 0 },
+        { loadIn: LoadIn.LOAD_IN_8BIT, storageType: 'int8', loadedBytes: 4096, users: 0 },
+      ],
+    },
+  });
+  const wrong = decodeError(await refusal(load(9 as LoadIn)));
+  expect(wrong.badRequest?.fieldViolations[0]).toMatchObject({ field: 'load_in' });
+  expect(wrong.badRequest?.fieldViolations[0]?.description).toMatch(/LOAD_IN_4BIT.*found 9/);
   const unloaded = await unary(model, model.unloadModel, { name: 'tiny', requestId: '' });
-  expect(unloaded).toMatchObject({ model: { loaded: false } });
+  expect(unloaded).toMatchObject({ model: { loaded: false, loadedBytes: 0, loadedWeights: [], storageType: 'f32' } });
 
   const info = await unary<GetServerInfoRequest, GetServerInfoResponse>(
     model,

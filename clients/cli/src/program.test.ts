@@ -16,6 +16,7 @@ import {
   GetTrainingJobResponse,
   type ListTrainingJobsRequest,
   ListTrainingJobsResponse,
+  LoadIn,
   type TrainRequest,
   type TrainResponse,
   type UploadDatasetRequest,
@@ -177,6 +178,12 @@ test.each([
   [['generate', '--model', 'models/m'], 2, 'exactly one of --prompt, --messages and --token-ids'],
   [['generate', '--prompt', 'x'], 2, 'name --model or --adapter'],
   [['generate', '--model', 'models/m', '--token-ids', '1,-2'], 2, 'expected token ids'],
+  [
+    ['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '3bit'],
+    2,
+    '--load-in: expected stored, 16bit, 8bit, 4bit; found "3bit"',
+  ],
+  [['models', 'load', 'models/m', '--load-in', 'nf4'], 2, '--load-in: expected stored, 16bit, 8bit, 4bit; found "nf4"'],
   [['info', '--server', 'a:1', '--embedded'], 2, 'exclude each other'],
   [['info', '--server', 'a:1', '--threads', '2'], 2, '--threads belongs to a server in this process'],
   [['trane'], 2, 'Did you mean train'],
@@ -186,6 +193,15 @@ test.each([
   expect(err()).toContain(message);
   expect(code).toBe(exitCode);
   expect(out()).toBe('');
+});
+
+test('--load-in reaches the server from every command that names a model; without it weights are as stored', async () => {
+  await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '4bit']);
+  expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_4BIT);
+  await luthier(['generate', '--model', 'models/m', '--prompt', 'x']);
+  expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_STORED);
+  await luthier(['chat', '--model', 'models/m', '--load-in', '8bit'], 'hello\n');
+  expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_8BIT);
 });
 
 test('messages are read from a file, with or without a frame', async () => {

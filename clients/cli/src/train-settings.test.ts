@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { OverLengthPolicy, TrainOn } from '../../typescript/src/index.ts';
+import { LoadIn, OverLengthPolicy, TrainOn } from '../../typescript/src/index.ts';
 import { readConfigFile } from './config-file.ts';
 import { trainSettings } from './train-settings.ts';
 
@@ -23,6 +23,7 @@ test('flags become the contract, in its types', () => {
     'over-length': 'drop-rounds',
     'use-rslora': true,
     shuffle: false,
+    'load-in': '4bit',
     output: 'adapters/facts',
   });
   expect(spec).toEqual({
@@ -34,6 +35,7 @@ test('flags become the contract, in its types', () => {
     trainOn: TrainOn.TRAIN_ON_LAST,
     overLength: OverLengthPolicy.OVER_LENGTH_POLICY_DROP_ROUNDS,
     shuffle: false,
+    loadIn: LoadIn.LOAD_IN_4BIT,
     output: 'facts',
   });
   expect(run).toEqual({ data: 'd.jsonl' });
@@ -70,6 +72,7 @@ test.each([
   ['max-steps', '1.5', 'expected a whole number, found "1.5"'],
   ['train-on', 'everything', 'expected assistant, last, all; found "everything"'],
   ['target-modules', 'q_proj,,v_proj', 'expected a,b,c'],
+  ['load-in', 'int8', 'expected stored, 16bit, 8bit, 4bit; found "int8"'],
   ['learnin-rate', '1', 'is no option of train'],
 ])('--%s %s is refused with what was expected', (name, value, message) => {
   expect(() => settings({ [name]: value })).toThrow(message);

@@ -109,6 +109,13 @@ const LOAD_IN = {
   '4bit': LoadIn.LOAD_IN_4BIT,
 };
 
+/** Help of `--load-in`, on every command that has it. */
+export const LOAD_IN_HELP = "linear layers' weights as stored, in 16bit, 8bit (int8) or 4bit (nf4) (default: stored)";
+
+/** What `--load-in` says; as stored without it. */
+export const loadInOf = (value: string | undefined): LoadIn =>
+  value === undefined ? LoadIn.LOAD_IN_STORED : choice('load-in', LOAD_IN, value);
+
 const lora = (spec: SpecDraft): NonNullable<SpecDraft['lora']> => {
   spec.lora ??= {};
   return spec.lora;
@@ -160,8 +167,8 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
       spec.shuffle = v;
     },
   ),
-  flag('load-in', 'text', 'stored, 16bit, 8bit or 4bit (default: stored)', (spec, v) => {
-    spec.loadIn = choice('load-in', LOAD_IN, v);
+  flag('load-in', 'text', LOAD_IN_HELP, (spec, v) => {
+    spec.loadIn = loadInOf(v);
   }),
   flag('compute-dtype', 'text', 'float32', (spec, v) => {
     spec.computeDtype = v;

@@ -7,7 +7,7 @@ import { Backoff, type RetryOptions } from './backoff.ts';
 import { type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
 import { LuthierError } from './error.ts';
 import * as adapters from './gen/luthier/v1/adapter_service.ts';
-import type { DatasetFormat } from './gen/luthier/v1/common.ts';
+import { type DatasetFormat, LoadIn } from './gen/luthier/v1/common.ts';
 import * as datasets from './gen/luthier/v1/dataset_service.ts';
 import * as generation from './gen/luthier/v1/generation_service.ts';
 import * as models from './gen/luthier/v1/model_service.ts';
@@ -48,6 +48,12 @@ export interface UploadOptions extends CallOptions {
   /** SHA-256 of the whole, hex; the server compares. `uploadDatasetFile` computes it. */
   readonly sha256?: string | undefined;
   readonly requestId?: string | undefined;
+}
+
+/** How to load a model. */
+export interface LoadOptions extends CallOptions {
+  /** Absent: as stored. */
+  readonly loadIn?: LoadIn | undefined;
 }
 
 /** The types of one unary method. */
@@ -243,10 +249,11 @@ export class LuthierClient {
     return this.#read(models.ModelServiceService.listModels, models.ListModelsRequest, request, options);
   }
 
-  /** Brings a model into memory. */
-  async loadModel(name: string, options: CallOptions = {}): Promise<models.Model> {
+  /** Brings a model into memory, its weights as stored or as `loadIn` says. */
+  async loadModel(name: string, options: LoadOptions = {}): Promise<models.Model> {
     const method = models.ModelServiceService.loadModel;
-    const { model } = await this.#change(method, models.LoadModelRequest, { name }, options);
+    const { loadIn = LoadIn.LOAD_IN_UNSPECIFIED, ...call } = options;
+    const { model } = await this.#change(method, models.LoadModelRequest, { name, loadIn }, call);
     return required(model, 'model');
   }
 

@@ -2,7 +2,13 @@
 export { type AttachOptions, isTerminal, type ReattachListener } from './attach.ts';
 export type { RetryOptions } from './backoff.ts';
 export type { CallOptions } from './call.ts';
-export { LuthierClient, type LuthierClientOptions, type TrainOptions, type UploadOptions } from './client.ts';
+export {
+  type LoadOptions,
+  LuthierClient,
+  type LuthierClientOptions,
+  type TrainOptions,
+  type UploadOptions,
+} from './client.ts';
 export { type FieldViolation, LuthierError, type LuthierErrorOptions, type ResourceReference } from './error.ts';
 export * from './messages.ts';
 export { eachPage } from './pages.ts';

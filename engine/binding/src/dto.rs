@@ -1,6 +1,6 @@
 //! The plain objects of `src/engine/native-addon.ts`, in the same order. Absent values are null.
 
-use luthier_core::device::DeviceInfo;
+use luthier_core::device::{DeviceInfo, LoadedModel};
 use luthier_core::load::{GgufTokenizerMetadata, ModelMetadata, TokenizerSource};
 use luthier_core::lora::peft::{AdapterInfo, AdapterMetadata, SavedAdapter};
 use napi::bindgen_prelude::{Float32Array, Int32Array};
@@ -128,6 +128,23 @@ impl From<ModelMetadata> for NativeModelMetadata {
             linear_modules: found.linear_modules,
             tokenizer_gguf,
             tokenizer_folder,
+        }
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeModelWeights {
+    pub storage: String,
+    pub storage_type: String,
+    pub loaded_bytes: f64,
+}
+
+impl From<&LoadedModel> for NativeModelWeights {
+    fn from(model: &LoadedModel) -> Self {
+        Self {
+            storage: model.storage.name().to_owned(),
+            storage_type: model.storage_type().to_owned(),
+            loaded_bytes: model.weight_bytes() as f64,
         }
     }
 }

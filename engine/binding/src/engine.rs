@@ -67,10 +67,10 @@ impl NativeEngine {
     }
 
     #[napi]
-    pub fn load_model<'env>(&self, env: &'env Env, path: String) -> napi::Result<Object<'env>> {
+    pub fn load_model<'env>(&self, env: &'env Env, path: String, storage: String) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
         background(env, move || {
-            let model = device.load(&PathBuf::from(path))?;
+            let model = device.load(&PathBuf::from(path), storage.parse()?)?;
             Ok(NativeModel::new(device, model))
         })
     }

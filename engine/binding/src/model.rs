@@ -11,7 +11,7 @@ use napi::bindgen_prelude::{ClassInstance, Int32Array, Object, Uint32Array};
 use napi_derive::napi;
 
 use crate::adapter::NativeAdapter;
-use crate::dto::NativeModelMetadata;
+use crate::dto::{NativeModelMetadata, NativeModelWeights};
 use crate::generation::{NativeGenerationRun, NativeSampling, NativeTokenScores};
 use crate::promise::{background, on_thread, promise, to_napi};
 use crate::training::{NativeTrainingConfig, NativeTrainingRun};
@@ -59,6 +59,11 @@ impl NativeModel {
     #[napi]
     pub fn metadata(&self) -> napi::Result<NativeModelMetadata> {
         Ok(self.open()?.metadata.clone().into())
+    }
+
+    #[napi]
+    pub fn weights(&self) -> napi::Result<NativeModelWeights> {
+        Ok((&*self.open()?).into())
     }
 
     #[napi]

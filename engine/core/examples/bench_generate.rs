@@ -1,21 +1,29 @@
-//! Speed of generation from one model file: `bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS]`.
+//! Speed of generation from one model file: `bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS [STORAGE]]`.
 //!
 //! Prints one JSON line: the best repetition's prefill and decode rates. The prompt is made of arbitrary ids and end-of-sequence ids are ignored.
+//! STORAGE is how linear weights are held, such as nf4.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use luthier_core::WeightStorage;
 use luthier_core::generate::{Progress, SamplingConfig, Session};
 use luthier_core::load;
+use luthier_core::model::BaseModel;
+use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::cpu::decode::CpuDecoder;
 use luthier_core::ops::cpu::decode_model::DecodeModel;
 
-const USAGE: &str = "usage: bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS]";
+const USAGE: &str = "usage: bench_generate MODEL THREADS PROMPT_TOKENS NEW_TOKENS [REPETITIONS [STORAGE]]";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let (numbers, storage) = match numbers {
+        [numbers @ .., storage] if numbers.len() == 4 => (numbers, storage.parse()?),
+        numbers => (numbers, WeightStorage::Stored),
+    };
     let numbers = numbers.iter().map(|number| number.parse()).collect::<Result<Vec<usize>, _>>()?;
     let (threads, prompt_tokens, new_tokens, repetitions) = match numbers[..] {
         [threads, prompt, new] => (threads, prompt, new, 3),
@@ -24,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let begin = Instant::now();
     let files = load::open(Path::new(path))?;
-    let model = Arc::new(DecodeModel::new(&*files)?);
+    let base = BaseModel::load(&CpuOps::new(1), &*files, storage)?;
+    let model = Arc::new(DecodeModel::new(&base));
     let load_seconds = begin.elapsed().as_secs_f64();
     let vocab_size = model.config().vocab_size as u32;
     let prompt: Vec<u32> =

@@ -1,6 +1,8 @@
-//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]`.
+//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS
+//! [LABEL_SHARE]]`.
 //!
-//! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations and weights of TYPE (`bf16`, `f16`, `f32`), LoRA
+//! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
+//! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`), LoRA
 //! r = 8 on every linear layer; random ids, the last share of each example labelled. Prints one JSON line.
 
 use std::cell::RefCell;
@@ -12,12 +14,13 @@ use luthier_core::lora::LoraConfig;
 use luthier_core::model::{BaseModel, IGNORED_LABEL, TensorSource, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
+use luthier_core::quant::WeightStorage;
 use luthier_core::random::MersenneTwister;
 use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 const USAGE: &str =
-    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
+    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 
@@ -38,11 +41,7 @@ impl TensorSource for RandomModel {
         let ModelConfig { hidden_size, vocab_size, .. } = self.config;
         if name.ends_with("norm.weight") {
             let bytes: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), hidden_size).flatten().collect();
-            return Ok(HostTensor {
-                stored: StoredType::F32,
-                shape: vec![hidden_size],
-                bytes: TensorBytes::Owned(bytes.into()),
-            });
+            return Ok(HostTensor::new(StoredType::F32, vec![hidden_size], TensorBytes::Owned(bytes.into())));
         }
         let linear = luthier_core::model::LINEAR_MODULES.into_iter().find(|module| name.contains(module.path()));
         let (rows, columns) = linear.map_or((vocab_size, hidden_size), |module| module.shape(&self.config));
@@ -57,7 +56,7 @@ impl TensorSource for RandomModel {
             bytes.into()
         });
         let bytes = TensorBytes::Owned(bytes.clone());
-        Ok(HostTensor { stored: self.stored, shape: vec![rows, columns], bytes })
+        Ok(HostTensor::new(self.stored, vec![rows, columns], bytes))
     }
 }
 
@@ -97,7 +96,7 @@ fn model(shape: &str) -> Option<ModelConfig> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [shape, kind, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
     let (counts, recompute, share): (_, usize, f64) = match numbers {
         [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
         [batch, seq, steps, recompute] => ([batch, seq, steps], recompute.parse()?, 0.5),
@@ -113,6 +112,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "f32" => (NumberType::F32, StoredType::F32),
         _ => return Err(USAGE.into()),
     };
+    let storage: WeightStorage = held.parse()?;
     let ops = Arc::new(CudaOps::open(0, compute)?);
     let mut random = MersenneTwister::new(1);
     // A prime number, so that windows of it differ from row to row.
@@ -121,6 +121,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = Arc::new(BaseModel::load(
         &*ops,
         &RandomModel { config: config.clone(), stored, numbers, made: RefCell::default() },
+        storage,
     )?);
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
@@ -148,6 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = serde_json::json!({
         "shape": shape,
         "type": kind,
+        "weights": storage.name(),
         "batch": batch,
         "seq": seq,
         "recomputed_layers": recompute,

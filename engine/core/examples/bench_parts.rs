@@ -13,7 +13,7 @@ use luthier_core::ops::{
     AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, Matrix, MatrixMut, Ops, View,
     ViewMut,
 };
-use luthier_core::{ModelConfig, Result as EngineResult};
+use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 
 const USAGE: &str = "usage: bench_parts MODEL THREADS TOKENS [NAME]";
 /// Tokens of a sequence.
@@ -196,7 +196,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (threads, rows) = (threads.parse()?, rows.parse::<usize>()?.next_multiple_of(SEQ));
     let ops = CpuOps::<f32>::new(threads);
-    let base = BaseModel::load(&ops, &*load::open(Path::new(path))?)?;
+    let base = BaseModel::load(&ops, &*load::open(Path::new(path))?, WeightStorage::Stored)?;
     let bench = Bench { ops, config: base.config.clone(), rows, only };
     bench.linears(&base)?;
     bench.head(&base)?;

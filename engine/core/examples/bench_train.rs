@@ -1,7 +1,7 @@
-//! Speed and memory of training on one model file: `bench_train MODEL THREADS BATCH SEQ STEPS [LABEL_SHARE]`.
+//! Speed and memory of training on one model file: `bench_train MODEL THREADS BATCH SEQ STEPS [LABEL_SHARE [STORAGE]]`.
 //!
-//! LoRA r = 8 on every linear layer; random ids, the same in every step; the last share of each example is labelled (1: everything). Prints
-//! one JSON line: the median step after the first, memory, and how much of the machine's f32 matrix product rate the step reaches.
+//! LoRA r = 8 on every linear layer; random ids, the same in every step; the last share of each example is labelled (1: everything);
+//! STORAGE is how linear weights are held, such as nf4. Prints one JSON line: the median step after the first, memory, and how much of the machine's f32 matrix product rate the step reaches.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,25 +14,26 @@ use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Matrix, MatrixMut, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;
 use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
-use luthier_core::{ModelConfig, Result as EngineResult};
+use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 
-const USAGE: &str = "usage: bench_train MODEL THREADS BATCH SEQ STEPS [LABEL_SHARE]";
+const USAGE: &str = "usage: bench_train MODEL THREADS BATCH SEQ STEPS [LABEL_SHARE [STORAGE]]";
 const RANK: usize = 8;
 /// Rows, columns and inner dimension of the product that the roof is measured with.
 const ROOF_SIZE: usize = 1536;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (path, counts, share) = match arguments.as_slice() {
-        [path, counts @ ..] if counts.len() == 4 => (path, counts, 1.0),
-        [path, counts @ .., share] if counts.len() == 4 => (path, counts, share.parse()?),
+    let (path, counts, share, storage) = match arguments.as_slice() {
+        [path, counts @ ..] if counts.len() == 4 => (path, counts, 1.0, WeightStorage::Stored),
+        [path, counts @ .., share] if counts.len() == 4 => (path, counts, share.parse()?, WeightStorage::Stored),
+        [path, counts @ .., share, storage] if counts.len() == 4 => (path, counts, share.parse()?, storage.parse()?),
         _ => return Err(USAGE.into()),
     };
     let counts = counts.iter().map(|count| count.parse()).collect::<Result<Vec<usize>, _>>()?;
     let [threads, batch, seq, steps] = counts[..] else { return Err(USAGE.into()) };
 
     let ops = Arc::new(CpuOps::<f32>::new(threads));
-    let base = Arc::new(BaseModel::load(&*ops, &*load::open(Path::new(path))?)?);
+    let base = Arc::new(BaseModel::load(&*ops, &*load::open(Path::new(path))?, storage)?);
     let model = base.config.clone();
     // Before and after: on a busy machine one measurement alone may meet a slow moment.
     let roof_before = gemm_roof(&ops, threads)?;

@@ -11,10 +11,12 @@ pub mod load;
 pub mod lora;
 pub mod model;
 pub mod ops;
+pub mod quant;
 pub mod random;
 pub mod tensor;
 pub mod train;
 
 pub use config::ModelConfig;
 pub use error::{EngineError, ErrorCode, Result};
+pub use quant::WeightStorage;
 pub use tensor::{HostTensor, StoredType, TensorBytes};

@@ -5,23 +5,31 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
+use crate::quant::Scales;
+
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoredType {
     F32,
     F16,
     BF16,
+    /// Signed 8-bit codes with a scale for each row; see [`crate::quant`].
+    Int8,
+    /// 4-bit codes with a scale for each block of 64 numbers of the flattened matrix; see [`crate::quant`].
+    Nf4,
     /// A block-quantized GGML type (never its F32, F16 or BF16).
     Ggml(GgmlDType),
 }
 
 impl StoredType {
-    /// Lower-case name as llama.cpp writes it: `f32`, `bf16`, `q4_1`, `q6_k`.
+    /// Lower-case name as llama.cpp writes it, such as `f32`, `bf16`, `q4_1`, `q6_k`; and `int8`, `nf4`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 | Self::Ggml(GgmlDType::F32) => "f32",
             Self::F16 | Self::Ggml(GgmlDType::F16) => "f16",
             Self::BF16 | Self::Ggml(GgmlDType::BF16) => "bf16",
+            Self::Int8 => "int8",
+            Self::Nf4 => "nf4",
             Self::Ggml(GgmlDType::Q4_0) => "q4_0",
             Self::Ggml(GgmlDType::Q4_1) => "q4_1",
             Self::Ggml(GgmlDType::Q5_0) => "q5_0",
@@ -37,19 +45,21 @@ impl StoredType {
         }
     }
 
-    /// Elements that share one block; 1 where elements stand alone. Blocks run along the last dimension.
+    /// Elements that lie together in whole bytes, a block of GGML types with its scales: 1 where elements stand alone.
     pub fn block_elements(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::Int8 => 1,
+            Self::Nf4 => 2,
             Self::Ggml(kind) => kind.block_size(),
         }
     }
 
-    /// Bytes of one block.
+    /// Bytes of [`Self::block_elements`] elements.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::Int8 | Self::Nf4 => 1,
             Self::Ggml(kind) => kind.type_size(),
         }
     }
@@ -59,6 +69,7 @@ impl StoredType {
         match self {
             Self::F32 | Self::Ggml(GgmlDType::F32 | GgmlDType::Q8K) => 4,
             Self::F16 | Self::BF16 | Self::Ggml(_) => 2,
+            Self::Int8 | Self::Nf4 => 1,
         }
     }
 
@@ -66,6 +77,15 @@ impl StoredType {
     pub fn row_bytes(self, elements: usize) -> Option<usize> {
         let block = self.block_elements();
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(self.block_bytes())).flatten()
+    }
+
+    /// Bytes of a matrix, or `None` where its rows are not whole blocks or the size overflows. Rows of nf4 need not be whole: the matrix is
+    /// packed as one row.
+    pub fn matrix_bytes(self, rows: usize, columns: usize) -> Option<usize> {
+        match self {
+            Self::Nf4 => Some(rows.checked_mul(columns)?.div_ceil(2)),
+            other => other.row_bytes(columns)?.checked_mul(rows),
+        }
     }
 }
 
@@ -93,4 +113,18 @@ pub struct HostTensor {
     pub stored: StoredType,
     pub shape: Vec<usize>,
     pub bytes: TensorBytes,
+    /// Of int8 and nf4; the other types have theirs among the bytes, or none.
+    pub scales: Option<Scales>,
+}
+
+impl HostTensor {
+    /// A tensor of a type without scales beside its bytes.
+    pub fn new(stored: StoredType, shape: Vec<usize>, bytes: TensorBytes) -> Self {
+        Self { stored, shape, bytes, scales: None }
+    }
+
+    /// Bytes that it takes, its scales included, mapped or not.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.as_slice().len() + self.scales.as_ref().map_or(0, Scales::bytes)
+    }
 }

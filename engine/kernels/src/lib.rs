@@ -1,6 +1,7 @@
 //! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
 
 mod attention;
+mod dequantize;
 mod elementwise;
 mod error;
 mod matmul;
@@ -8,6 +9,7 @@ mod optimizer;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};

@@ -1,10 +1,9 @@
 //! A device, its stream and the loaded kernels.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{CStr, c_void};
 
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use crate::error::{CudaError, Result};
 
@@ -48,7 +47,7 @@ pub struct Stream {
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
-    functions: Mutex<HashMap<String, Function>>,
+    functions: HashMap<String, Function>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +59,8 @@ unsafe impl Send for Stream {}
 unsafe impl Sync for Stream {}
 // SAFETY: as above.
 unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
 
 /// Grid, block and dynamic shared memory of a launch.
 pub(crate) struct Launch {
@@ -99,13 +100,18 @@ impl Stream {
         unsafe { result::ctx::set_current(context) }.map_err(failed("opening"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("opening"))?;
         let images =
-            modules!["attention", "attention_tensor_cores", "cross_entropy", "elementwise", "optimizer", "rms_norm"];
+            modules!["attention", "attention_tensor_cores", "cross_entropy", "dequantize", "elementwise", "optimizer", "rms_norm"];
         let load = |image: &[u8]| {
             // SAFETY: a fat binary made by nvcc, which knows its own length.
             unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed("loading kernels on"))
         };
         let modules = images.into_iter().map(load).collect::<Result<Vec<_>>>()?;
-        Ok(Self { device, context, stream, modules, functions: Mutex::default() })
+        let mut functions = HashMap::new();
+        for module in &modules {
+            // SAFETY: a module just loaded.
+            unsafe { functions_of(*module, &mut functions) }.map_err(failed("loading kernels on"))?;
+        }
+        Ok(Self { device, context, stream, modules, functions })
     }
 
     /// Makes the context the calling thread's; every function here does.
@@ -204,26 +210,11 @@ impl Stream {
     }
 
     fn function(&self, name: &str) -> Result<sys::CUfunction> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = functions.get(name) {
-            return Ok(found.0);
-        }
-        let text = CString::new(name).unwrap_or_default();
-        let mut found = None;
-        for module in &self.modules {
-            // SAFETY: a loaded module.
-            match unsafe { result::module::get_function(*module, text.clone()) } {
-                Ok(function) => found = Some(function),
-                Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_FOUND => {}
-                Err(error) => return Err(CudaError::new(format!("loading the kernel `{name}`"), &error)),
-            }
-        }
-        let Some(function) = found else {
-            let message = "no kernel has this name".to_owned();
-            return Err(CudaError { what: format!("loading `{name}`"), message, out_of_memory: false });
-        };
-        functions.insert(name.to_owned(), Function(function));
-        Ok(function)
+        self.functions.get(name).map(|found| found.0).ok_or_else(|| CudaError {
+            what: format!("starting `{name}`"),
+            message: "no kernel has this name".to_owned(),
+            out_of_memory: false,
+        })
     }
 
     /// Starts a kernel.
@@ -247,6 +238,29 @@ impl Stream {
                 .map_err(failed)
         }
     }
+}
+
+/// Adds a module's kernels by their names.
+///
+/// # Safety
+/// The module is loaded, and its context current.
+unsafe fn functions_of(
+    module: sys::CUmodule,
+    functions: &mut HashMap<String, Function>,
+) -> std::result::Result<(), DriverError> {
+    let mut count = 0;
+    // SAFETY: the caller's promise; the list has room for as many handles as there are, and names live as long as the module.
+    unsafe {
+        sys::cuModuleGetFunctionCount(&raw mut count, module).result()?;
+        let mut handles = vec![std::ptr::null_mut(); count as usize];
+        sys::cuModuleEnumerateFunctions(handles.as_mut_ptr(), count, module).result()?;
+        for handle in handles {
+            let mut name = std::ptr::null();
+            sys::cuFuncGetName(&raw mut name, handle).result()?;
+            functions.insert(CStr::from_ptr(name).to_string_lossy().into_owned(), Function(handle));
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Stream {

@@ -1,5 +1,6 @@
 /** Fields that several requests have. Every refusal says what was expected and what was found. */
 import { z } from 'zod';
+import { LoadIn } from '../../gen/luthier/v1/common.ts';
 
 const NAME_CHARACTERS = 4096;
 const SHOWN_CHARACTERS = 80;
@@ -56,6 +57,15 @@ export function positiveNumber(maximum: number) {
   const error = expected(`a number above 0 and at most ${maximum}`);
   return z.number(error).gt(0, error).max(maximum, error);
 }
+
+/** A value of an enumeration of the contract. */
+export const member = <Value extends number>(values: Readonly<Record<string, Value>>, what: string) =>
+  z.custom<Value>((value) => Object.values(values).includes(value as Value), expected(what));
+
+/** How a base's weights are held; unspecified becomes as stored. */
+export const loadInField = member(LoadIn, `one of ${Object.keys(LoadIn).join(', ')}`).transform((value) =>
+  value === LoadIn.LOAD_IN_UNSPECIFIED ? LoadIn.LOAD_IN_STORED : value,
+);
 
 /** A page of a list. */
 export const page = { pageSize: wholeNumber(0, 1000), pageToken: z.string().max(1024, atMost(1024)) };

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { expected, finiteNumber, optionalName, positiveNumber, wholeNumber } from './fields.ts';
+import { expected, finiteNumber, loadInField, optionalName, positiveNumber, wholeNumber } from './fields.ts';
 import { promptSchema } from './prompt.ts';
 
 const UINT32 = 2 ** 32 - 1;
@@ -20,7 +20,7 @@ const samplingSchema = z.object({
   ignoreEos: z.boolean().default(false),
 });
 
-const target = { model: optionalName, adapter: optionalName, prompt: promptSchema };
+const target = { model: optionalName, adapter: optionalName, prompt: promptSchema, loadIn: loadInField };
 
 const needsModel = (request: { model: string; adapter: string }): boolean =>
   request.model !== '' || request.adapter !== '';

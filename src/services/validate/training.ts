@@ -1,10 +1,12 @@
 import { z } from 'zod';
 import { LuthierError } from '../../errors/luthier-error.ts';
 import { OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
-import { LoadIn, TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
+import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
 import {
   expected,
   finiteNumber,
+  loadInField,
+  member,
   optionalName,
   positiveNumber,
   requestId,
@@ -24,9 +26,6 @@ const lora = z.object({
   useRslora: z.boolean(),
 });
 
-const member = <Value extends number>(values: Readonly<Record<string, Value>>, what: string) =>
-  z.custom<Value>((value) => Object.values(values).includes(value as Value), expected(what));
-
 /** TrainingSpec with every default written out; transformers' TrainingArguments. */
 const specSchema = z
   .object(
@@ -44,7 +43,7 @@ const specSchema = z
       ),
       lora: lora.optional().transform((value) => value ?? lora.parse({ targetModules: [], useRslora: false })),
       initAdapter: optionalName,
-      loadIn: member(LoadIn, 'a LoadIn').transform((value) => (value === 0 ? LoadIn.LOAD_IN_STORED : value)),
+      loadIn: loadInField,
       learningRate: finiteNumber(0, 100).default(5e-5),
       lrSchedulerType: z.enum(SCHEDULERS, expected(`one of ${SCHEDULERS.join(', ')}`)).default('linear'),
       warmupSteps: finiteNumber(0, UINT32).default(0),
@@ -106,7 +105,6 @@ export function refuseNotBuilt(spec: CheckedSpec): void {
   const wanted: readonly (readonly [boolean, string, string])[] = [
     [spec.lora.loraDropout !== 0, 'spec.lora.lora_dropout', 'expected 0: dropout is not built yet'],
     [spec.packing, 'spec.packing', 'expected false: packing is not built yet'],
-    [spec.loadIn !== LoadIn.LOAD_IN_STORED, 'spec.load_in', 'expected LOAD_IN_STORED: other types are not built yet'],
     [
       spec.computeDtype !== '' && spec.computeDtype !== 'float32',
       'spec.compute_dtype',

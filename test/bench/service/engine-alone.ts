@@ -14,7 +14,7 @@ const [threads = 1, batch = 1, length = 1, steps = 1] = numbers.map(Number);
 const shape = { batch, length, steps };
 
 const engine = await openNativeEngine({ device: 'cpu', threads });
-const base = await engine.loadModel(model);
+const base = await engine.loadModel(model, 'stored');
 const run = await base.train(engineConfig(trainingSpec(shape), null), examples(shape), null);
 for await (const event of run.events()) {
   if (event.kind === 'step') report({ step: event.step.globalStep, loss: event.step.loss });

@@ -6,7 +6,7 @@ import { LuthierError } from '../../../typescript/src/index.ts';
 import { type ConnectionOptions, type Session, withConnection, withSession } from '../connection.ts';
 import { type Io, paint, printLine } from '../io.ts';
 import { type SamplingOptions, samplingOf, withSampling } from '../sampling.ts';
-import { streamAnswer, usageLine, type WeightsOptions, weightsOf, withWeights } from './generate.ts';
+import { streamAnswer, usageLine, type Weights, type WeightsOptions, weightsOf, withWeights } from './generate.ts';
 
 interface ChatFlags extends ConnectionOptions, WeightsOptions, SamplingOptions {
   readonly system?: string;
@@ -25,10 +25,10 @@ const message = (role: string, content: string): Message => ({ role, content, we
 class Conversation {
   readonly #session: Session;
   readonly #options: ChatFlags;
-  readonly #weights: { readonly model: string; readonly adapter: string };
+  readonly #weights: Weights;
   #messages: Message[] = [];
 
-  constructor(session: Session, options: ChatFlags, weights: { readonly model: string; readonly adapter: string }) {
+  constructor(session: Session, options: ChatFlags, weights: Weights) {
     this.#session = session;
     this.#options = options;
     this.#weights = weights;

@@ -6,6 +6,7 @@ import {
   type GenerateRequest,
   GenerateResponse,
   type GenerationFinished,
+  type LoadIn,
 } from '../../../typescript/src/index.ts';
 import { resolveAdapter } from '../adapter-argument.ts';
 import { type ConnectionOptions, printJson, type Session, withConnection, withSession } from '../connection.ts';
@@ -15,30 +16,38 @@ import { type Io, paint, print, printLine } from '../io.ts';
 import { modelName } from '../names.ts';
 import { type PromptOptions, promptOf, withPrompt } from '../prompt-input.ts';
 import { type SamplingOptions, samplingOf, withSampling } from '../sampling.ts';
+import { LOAD_IN_HELP, loadInOf } from '../training-flags.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
 /** Options that say which weights are used. */
 export interface WeightsOptions {
   readonly model?: string;
   readonly adapter?: string;
+  readonly loadIn?: string;
+}
+
+/** The fields of a request that say which weights are used. */
+export interface Weights {
+  readonly model: string;
+  readonly adapter: string;
+  readonly loadIn: LoadIn;
 }
 
 /** Adds the options that say which weights are used. */
 export function withWeights(command: Command): Command {
   return command
     .option('--model <name>', 'base model: a registered name or a path')
-    .option('--adapter <name>', "an adapter, a job's name, or a PEFT folder; it knows its base");
+    .option('--adapter <name>', "an adapter, a job's name, or a PEFT folder; it knows its base")
+    .option('--load-in <type>', LOAD_IN_HELP);
 }
 
-/** The two names of a request. */
-export async function weightsOf(
-  session: Session,
-  options: WeightsOptions,
-): Promise<{ model: string; adapter: string }> {
+/** What a request says of its weights. */
+export async function weightsOf(session: Session, options: WeightsOptions): Promise<Weights> {
+  const loadIn = loadInOf(options.loadIn);
   const model = modelName(options.model ?? '');
   const adapter = options.adapter === undefined ? '' : await resolveAdapter(session.client, options.adapter, model);
   if (model === '' && adapter === '') throw new CliError('name --model or --adapter');
-  return { model, adapter };
+  return { model, adapter, loadIn };
 }
 
 const REASONS = new Map<number, string>([

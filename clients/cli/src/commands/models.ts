@@ -1,6 +1,6 @@
 /** `luthier models`: list, get, load, unload. */
 import { Command } from 'commander';
-import { eachPage, Model } from '../../../typescript/src/index.ts';
+import { eachPage, type LoadedWeights, Model } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   printJson,
@@ -12,6 +12,10 @@ import {
 import { formatBytes, formatCount, formatRecord, formatTable } from '../format.ts';
 import type { Io } from '../io.ts';
 import { modelName } from '../names.ts';
+import { LOAD_IN_HELP, loadInOf } from '../training-flags.ts';
+
+const loadedRow = ({ storageType, loadedBytes, users }: LoadedWeights) =>
+  ['loaded', `${formatBytes(loadedBytes)}, linear layers in ${storageType}, ${users} users`] as const;
 
 async function show(session: Session, model: Model): Promise<void> {
   if (session.json) return printJson(session, Model, model);
@@ -22,11 +26,12 @@ async function show(session: Session, model: Model): Promise<void> {
       ['path', model.path],
       ['architecture', `${model.architecture}, ${model.numHiddenLayers} layers of ${model.hiddenSize}`],
       ['parameters', formatCount(model.parameterCount)],
-      ['stored', `${formatBytes(model.storedBytes)} of ${model.format}, mostly ${model.storageType}`],
+      ['stored', `${formatBytes(model.storedBytes)} of ${model.format}`],
+      ['type', model.storageType],
       ['context', `${model.maxPositionEmbeddings} tokens of ${model.vocabSize}`],
       ['chat template', model.hasChatTemplate ? 'yes' : 'no'],
       ['linear modules', model.linearModules.join(', ')],
-      ['loaded', model.loaded ? `${formatBytes(model.loadedBytes)}, ${model.users} users` : 'no'],
+      ...(model.loaded ? model.loadedWeights.map(loadedRow) : [['loaded', 'no'] as const]),
       ['hash', model.contentHash],
     ]),
   );
@@ -54,17 +59,26 @@ async function list(session: Session): Promise<void> {
 
 /** The group of commands. */
 export function modelsCommand(io: Io): Command {
-  const one = (name: string, description: string, call: 'getModel' | 'loadModel' | 'unloadModel') =>
+  const one = (name: string, description: string, call: 'getModel' | 'unloadModel') =>
     withConnection(new Command(name).argument('<model>').description(description)).action(
       (model: string, options: ConnectionOptions) =>
         withSession(io, options, async (session) => show(session, await session.client[call](modelName(model)))),
     );
+  const load = new Command('load').argument('<model>').description('bring a model into memory');
+  withConnection(load.option('--load-in <type>', LOAD_IN_HELP)).action(
+    (model: string, options: ConnectionOptions & { readonly loadIn?: string }) => {
+      const loadIn = loadInOf(options.loadIn);
+      return withSession(io, options, async (session) =>
+        show(session, await session.client.loadModel(modelName(model), { loadIn })),
+      );
+    },
+  );
   const all = new Command('list').description('all models the server knows');
   withConnection(all).action((options: ConnectionOptions) => withSession(io, options, list));
   return new Command('models')
     .description('base models')
     .addCommand(all)
     .addCommand(one('get', 'one model; a path registers it', 'getModel'))
-    .addCommand(one('load', 'bring a model into memory', 'loadModel'))
+    .addCommand(load)
     .addCommand(one('unload', "free a model's memory", 'unloadModel'));
 }

@@ -11,6 +11,7 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::SamplingConfig;
 use crate::lora::LoraConfig;
 use crate::model::TokenExamples;
+use crate::quant::WeightStorage;
 use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -198,7 +199,7 @@ fn closing_ends_what_is_under_way_and_refuses_what_comes() {
 
 fn tiny(device: &Device) -> Arc<LoadedModel> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
-    Arc::new(device.load(&path).unwrap())
+    Arc::new(device.load(&path, WeightStorage::Stored).unwrap())
 }
 
 /// A run of many steps over one example.

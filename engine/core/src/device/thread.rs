@@ -16,6 +16,7 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
 use crate::ops::cpu::CpuOps;
 use crate::ops::cpu::decode::CpuDecoder;
+use crate::quant::WeightStorage;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
@@ -53,8 +54,8 @@ impl Device {
     }
 
     /// Loads a model on the calling thread; see [`LoadedModel`].
-    pub fn load(&self, path: &Path) -> Result<LoadedModel> {
-        LoadedModel::load(&self.ops, path)
+    pub fn load(&self, path: &Path, storage: WeightStorage) -> Result<LoadedModel> {
+        LoadedModel::load(&self.ops, path, storage)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

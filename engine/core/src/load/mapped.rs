@@ -38,6 +38,6 @@ impl MappedFile {
         } else {
             TensorBytes::Owned(Arc::from(&self.map[window]))
         };
-        HostTensor { stored, shape, bytes }
+        HostTensor::new(stored, shape, bytes)
     }
 }

@@ -5,6 +5,7 @@ use super::source::TensorSource;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
 use crate::ops::Ops;
+use crate::quant::{WeightStorage, convert};
 
 /// A linear layer: `x · weightᵀ + bias`.
 pub struct Linear<O: Ops> {
@@ -39,19 +40,21 @@ pub struct BaseModel<O: Ops> {
 }
 
 impl<O: Ops> BaseModel<O> {
-    /// Takes the tensors under their Hugging Face names, one at a time.
+    /// Takes the tensors under their Hugging Face names, one at a time; the weights of linear layers but the output layer are converted to
+    /// `storage` on the way.
     ///
-    /// Errors: those of the source and of the device; `INTERNAL` where a tensor has another shape than the configuration says, which
-    /// readers rule out.
-    pub fn load(ops: &O, source: &dyn TensorSource) -> Result<Self> {
+    /// Errors: those of the source and of the device; `MODEL_UNSUPPORTED` where a number does not fit the storage type; `INTERNAL` where a
+    /// tensor has another shape than the configuration says, which readers rule out.
+    pub fn load(ops: &O, source: &dyn TensorSource, storage: WeightStorage) -> Result<Self> {
         let config = source.config().clone();
-        let weight = |name: &str, rows: usize, columns: usize| -> Result<O::Weight> {
-            let weight = ops.upload_weight(source.tensor(&format!("{name}.weight"))?)?;
+        let weight = |name: &str, rows: usize, columns: usize, storage: WeightStorage| -> Result<O::Weight> {
+            let name = format!("{name}.weight");
+            let weight = ops.upload_weight(convert(&name, source.tensor(&name)?, storage)?)?;
             let found = ops.weight_shape(&weight);
             if found == (rows, columns) {
                 return Ok(weight);
             }
-            Err(EngineError::internal(format!("`{name}.weight` is {found:?}; expected ({rows}, {columns})")))
+            Err(EngineError::internal(format!("`{name}` is {found:?}; expected ({rows}, {columns})")))
         };
         let norm = |name: &str| ops.upload_dequantized(&source.tensor(&format!("{name}.weight"))?);
         let (hidden_size, vocab_size) = (config.hidden_size, config.vocab_size);
@@ -60,7 +63,8 @@ impl<O: Ops> BaseModel<O> {
             let mut linears = Vec::with_capacity(LINEAR_MODULES.len());
             for module in LINEAR_MODULES {
                 let (out_features, in_features) = module.shape(&config);
-                let weight = weight(&format!("{prefix}.{}", module.path()), out_features, in_features)?;
+                let name = format!("{prefix}.{}", module.path());
+                let weight = weight(&name, out_features, in_features, storage)?;
                 linears.push(Linear { weight, bias: None });
             }
             Ok(LayerWeights {
@@ -72,10 +76,10 @@ impl<O: Ops> BaseModel<O> {
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(weight("lm_head", vocab_size, hidden_size)?),
+            false => Some(weight("lm_head", vocab_size, hidden_size, WeightStorage::Stored)?),
         };
         Ok(Self {
-            embed_tokens: weight("model.embed_tokens", vocab_size, hidden_size)?,
+            embed_tokens: weight("model.embed_tokens", vocab_size, hidden_size, WeightStorage::Stored)?,
             norm: norm("model.norm")?,
             layers,
             lm_head,

@@ -104,7 +104,7 @@ impl Case for RowsOfNumbers {
             StoredType::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         };
-        let tensor = HostTensor { stored, shape: vec![50, width], bytes: TensorBytes::Owned(bytes.into()) };
+        let tensor = HostTensor::new(stored, vec![50, width], TensorBytes::Owned(bytes.into()));
         let table = ops.upload_weight(tensor).unwrap();
         let mut embedded = activations(ops, &vec![f32::NAN; 6 * width]);
         ops.embedding(&table, &indices(ops, &[49, 0, 3, 3, 17, 48]), ViewMut::from(&mut embedded)).unwrap();

@@ -4,3 +4,4 @@ mod attention;
 mod compare;
 mod elementwise;
 mod products;
+mod weights;

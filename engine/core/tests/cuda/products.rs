@@ -13,7 +13,7 @@ fn weight<O: Ops>(ops: &O, stored: StoredType, seed: u64, [rows, columns]: [usiz
         _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     };
     let bytes = TensorBytes::Owned(bytes.into());
-    ops.upload_weight(HostTensor { stored, shape: vec![rows, columns], bytes }).unwrap()
+    ops.upload_weight(HostTensor::new(stored, vec![rows, columns], bytes)).unwrap()
 }
 
 /// The products of an adapter: x·Aᵀ, g·B, and the gradients of both.

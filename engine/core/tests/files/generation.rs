@@ -8,7 +8,7 @@ use luthier_core::lora::peft::{LoraMatrices, PeftAdapter};
 use luthier_core::ops::cpu::decode::CpuDecoder;
 use luthier_core::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 
-use crate::support::{TinyModel, numbers};
+use crate::support::{TinyModel, decode_model, numbers};
 
 fn greedy(max_new_tokens: usize) -> SamplingConfig {
     SamplingConfig {
@@ -164,7 +164,7 @@ fn cached_decoding_equals_the_full_forward_pass() {
     for (tied, with_adapter, threads) in [(true, false, 1), (false, false, 2), (true, true, 2), (false, true, 1)] {
         let tiny = TinyModel::new(tied);
         let peft = with_adapter.then(|| adapter(&tiny));
-        let model = Arc::new(DecodeModel::new(&tiny).unwrap());
+        let model = decode_model(&tiny);
         let decode_adapter = peft.as_ref().map(|peft| Arc::new(DecodeAdapter::new(&tiny.config, peft)));
         let mut decoder = CpuDecoder::new(threads);
         // 130 tokens: two prefill chunks, and the cache grows past two blocks while decoding.
@@ -189,7 +189,7 @@ fn scores_equal_the_full_forward_pass() {
     for with_adapter in [false, true] {
         let tiny = TinyModel::new(false);
         let peft = with_adapter.then(|| adapter(&tiny));
-        let model = Arc::new(DecodeModel::new(&tiny).unwrap());
+        let model = decode_model(&tiny);
         let decode_adapter = peft.as_ref().map(|peft| Arc::new(DecodeAdapter::new(&tiny.config, peft)));
         let ids = prompt(150);
         let scores = score(&model, decode_adapter, &ids, 3);
@@ -214,7 +214,7 @@ fn scores_equal_the_full_forward_pass() {
 
 #[test]
 fn scoring_one_id_gives_its_top_logits() {
-    let model = Arc::new(DecodeModel::new(&TinyModel::new(true)).unwrap());
+    let model = decode_model(&TinyModel::new(true));
     let scores = score(&model, None, &[5], 2);
     assert!(scores.logprobs.len() == 1 && scores.logprobs[0].is_nan());
     assert_eq!((scores.top_token_ids.len(), scores.top_logits.len()), (2, 2));
@@ -222,7 +222,7 @@ fn scoring_one_id_gives_its_top_logits() {
 
 #[test]
 fn a_session_ends_with_an_end_of_sequence_id() {
-    let model = Arc::new(DecodeModel::new(&TinyModel::new(true)).unwrap());
+    let model = decode_model(&TinyModel::new(true));
     let mut decoder = CpuDecoder::new(1);
     let (tokens, _) = run(&mut Session::new(model.clone(), None, prompt(5), greedy(6)).unwrap(), &mut decoder);
     let eos = tokens[2].id;
@@ -234,7 +234,7 @@ fn a_session_ends_with_an_end_of_sequence_id() {
 
 #[test]
 fn generation_stops_at_the_end_of_the_context() {
-    let model = Arc::new(DecodeModel::new(&TinyModel::new(true)).unwrap());
+    let model = decode_model(&TinyModel::new(true));
     let mut decoder = CpuDecoder::new(1);
     let mut session = Session::new(model.clone(), None, prompt(157), greedy(50)).unwrap();
     let (tokens, reason) = run(&mut session, &mut decoder);
@@ -252,7 +252,7 @@ fn generation_stops_at_the_end_of_the_context() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused() {
-    let model = Arc::new(DecodeModel::new(&TinyModel::new(true)).unwrap());
+    let model = decode_model(&TinyModel::new(true));
     let code =
         |prompt: Vec<u32>, sampling| Session::new(model.clone(), None, prompt, sampling).err().map(|error| error.code);
     assert_eq!(code(vec![], greedy(1)), Some(ErrorCode::InvalidArgument));
@@ -269,7 +269,7 @@ fn requests_that_make_no_sense_are_refused() {
 #[test]
 fn interleaved_sessions_do_not_disturb_each_other() {
     let tiny = TinyModel::new(true);
-    let model = Arc::new(DecodeModel::new(&tiny).unwrap());
+    let model = decode_model(&tiny);
     let peft = Arc::new(DecodeAdapter::new(&tiny.config, &adapter(&tiny)));
     let mut decoder = CpuDecoder::new(2);
     let sampling = |seed| SamplingConfig { temperature: 0.9, top_k: 20, top_p: 0.95, seed, ..greedy(10) };

@@ -3,11 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use luthier_core::WeightStorage;
 use luthier_core::generate::{Progress, SamplingConfig, Scoring, Session, TokenScores};
 use luthier_core::load;
+use luthier_core::model::BaseModel;
+use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::cpu::decode::CpuDecoder;
 use luthier_core::ops::cpu::decode_model::DecodeModel;
 use safetensors::SafeTensors;
+
+use crate::support::decode_model;
 
 fn path() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
@@ -51,7 +56,7 @@ fn logits_of_a_real_file_equal_those_of_transformers() {
     let (ids, columns) = (integers("input_ids"), integers("token_ids"));
     let (expected, log_sum_exp) = (numbers("logits"), numbers("log_sum_exp"));
 
-    let model = Arc::new(DecodeModel::new(&*load::open(&path()).unwrap()).unwrap());
+    let model = decode_model(&*load::open(&path()).unwrap());
     let vocab_size = model.config().vocab_size;
     let scores = score(model, &mut CpuDecoder::new(2), ids.clone(), vocab_size);
     let per_row = columns.len() / ids.len();
@@ -75,7 +80,7 @@ fn logits_of_a_real_file_equal_those_of_transformers() {
 #[test]
 fn generated_tokens_are_likely_under_the_exact_model() {
     let files = load::open(&path()).unwrap();
-    let model = Arc::new(DecodeModel::new(&*files).unwrap());
+    let model = decode_model(&*files);
     let mut decoder = CpuDecoder::new(2);
     let prompt = vec![1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];
     let sampling = SamplingConfig {
@@ -104,5 +109,28 @@ fn generated_tokens_are_likely_under_the_exact_model() {
     // Decoding rounds activations to 8 bits, scoring does not: on the whole they must agree.
     for (quantized, exact) in logprobs.iter().zip(&scores.logprobs[prompt.len()..]) {
         assert!((quantized - exact).abs() < 0.5, "{quantized} {exact}");
+    }
+}
+
+/// Mean negative log-likelihood of a text, with the weights of linear layers held in each type.
+#[test]
+fn a_real_file_scores_alike_in_every_type() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/smollm2/logits.safetensors");
+    let bytes = std::fs::read(golden).unwrap();
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    let ids = golden.tensor("input_ids").unwrap();
+    let ids: Vec<u32> = ids.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+    let files = load::open(&path()).unwrap();
+    let loss = |storage: WeightStorage| {
+        let base = BaseModel::load(&CpuOps::new(1), &*files, storage).unwrap();
+        let scores = score(Arc::new(DecodeModel::new(&base)), &mut CpuDecoder::new(2), ids.clone(), 1);
+        -scores.logprobs[1..].iter().sum::<f32>() / (ids.len() - 1) as f32
+    };
+    let stored = loss(WeightStorage::Stored);
+    for storage in WeightStorage::ALL {
+        let found = loss(storage);
+        println!("{}: {found}", storage.name());
+        let bound = if matches!(storage, WeightStorage::Nf4 { .. }) { 0.25 } else { 0.05 };
+        assert!((found - stored).abs() <= bound, "{}: {found}, as stored {stored}", storage.name());
     }
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use luthier_core::model::TensorSource;
-use luthier_core::{EngineError, HostTensor, ModelConfig, Result, StoredType, TensorBytes};
+use luthier_core::model::{BaseModel, TensorSource};
+use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::cpu::decode_model::DecodeModel;
+use luthier_core::{EngineError, HostTensor, ModelConfig, Result, StoredType, TensorBytes, WeightStorage};
 
 /// A folder of one test, removed when the test ends.
 pub struct Folder(pub PathBuf);
@@ -295,7 +298,7 @@ impl TensorSource for TinyModel {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         let (shape, values) = self.tensors.get(name).ok_or_else(|| EngineError::internal(name))?;
         let bytes = TensorBytes::Owned(f32_bytes(values).into());
-        Ok(HostTensor { stored: StoredType::F32, shape: shape.clone(), bytes })
+        Ok(HostTensor::new(StoredType::F32, shape.clone(), bytes))
     }
 }
 
@@ -340,4 +343,10 @@ pub fn refused(path: &Path) -> EngineError {
         Ok(_) => panic!("{} was accepted", path.display()),
         Err(error) => error,
     }
+}
+
+/// A model ready to generate from, its weights as stored.
+pub fn decode_model(source: &dyn TensorSource) -> Arc<DecodeModel> {
+    let base = BaseModel::load(&CpuOps::new(1), source, WeightStorage::Stored).unwrap();
+    Arc::new(DecodeModel::new(&base))
 }

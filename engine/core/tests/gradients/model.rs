@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use luthier_core::WeightStorage;
 use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
@@ -45,7 +46,8 @@ where
 {
     pub fn new(case: &str) -> Self {
         let ops = CpuOps::<E>::new(2);
-        let base = BaseModel::load(&ops, &*load::open(&folder(case).join("model")).unwrap()).unwrap();
+        let base =
+            BaseModel::load(&ops, &*load::open(&folder(case).join("model")).unwrap(), WeightStorage::Stored).unwrap();
         let adapter = LoraAdapter::from_peft(&ops, &base.config, &peft(case)).unwrap();
         Self { ops, base, adapter }
     }

@@ -42,7 +42,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn weight(ops: &CpuOps<f64>, rows: usize, columns: usize, numbers: &mut Numbers) -> <CpuOps<f64> as Ops>::Weight {
     let bytes: Vec<u8> = (0..rows * columns).flat_map(|_| (numbers.next() as f32).to_le_bytes()).collect();
     let bytes = TensorBytes::Owned(bytes.into());
-    ops.upload_weight(HostTensor { stored: StoredType::F32, shape: vec![rows, columns], bytes }).unwrap()
+    ops.upload_weight(HostTensor::new(StoredType::F32, vec![rows, columns], bytes)).unwrap()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use luthier_core::WeightStorage;
 use luthier_core::load;
 use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
@@ -32,8 +33,12 @@ impl Golden {
     }
 
     pub fn model<O: Ops>(&self, ops: &O) -> Arc<BaseModel<O>> {
+        self.model_held(ops, WeightStorage::Stored)
+    }
+
+    pub fn model_held<O: Ops>(&self, ops: &O, storage: WeightStorage) -> Arc<BaseModel<O>> {
         let files = load::open(&self.folder.join("model")).unwrap();
-        Arc::new(BaseModel::load(ops, &*files).unwrap())
+        Arc::new(BaseModel::load(ops, &*files, storage).unwrap())
     }
 
     pub fn adapter(&self, name: &str) -> PeftAdapter {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use luthier_core::generate::{Progress, SamplingConfig, Session};
-use luthier_core::load;
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::cpu::decode::CpuDecoder;
@@ -17,7 +16,7 @@ fn same_tokens(golden: &Golden, adapter: &PeftAdapter, expected: &Value) {
     let list = |name: &str| -> Vec<u32> {
         expected[name].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
     };
-    let model = Arc::new(DecodeModel::new(&*load::open(&golden.folder.join("model")).unwrap()).unwrap());
+    let model = Arc::new(DecodeModel::new(&golden.model(&CpuOps::new(1))));
     let adapter = Arc::new(DecodeAdapter::new(model.config(), adapter));
     let tokens = list("tokens");
     assert!(!tokens.is_empty());

@@ -69,6 +69,74 @@ export function trainOnToJSON(object: TrainOn): string {
   }
 }
 
+/** How the weights of a base model's linear layers are held. Embeddings, norms and the output layer stay as the files have them. */
+export const LoadIn = {
+  /** LOAD_IN_UNSPECIFIED - As LOAD_IN_STORED. */
+  LOAD_IN_UNSPECIFIED: 0,
+  /** LOAD_IN_STORED - As the files have them. */
+  LOAD_IN_STORED: 1,
+  /** LOAD_IN_16BIT - f16 where that is the type of most bytes of the files, else bf16. */
+  LOAD_IN_16BIT: 2,
+  /** LOAD_IN_8BIT - Signed 8-bit codes with a scale for each row: bitsandbytes' int8, weights only. */
+  LOAD_IN_8BIT: 3,
+  /** LOAD_IN_4BIT - 4-bit codes with a scale for each block of 64: bitsandbytes' nf4 with double quantization. */
+  LOAD_IN_4BIT: 4,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type LoadIn = typeof LoadIn[keyof typeof LoadIn];
+
+export namespace LoadIn {
+  export type LOAD_IN_UNSPECIFIED = typeof LoadIn.LOAD_IN_UNSPECIFIED;
+  export type LOAD_IN_STORED = typeof LoadIn.LOAD_IN_STORED;
+  export type LOAD_IN_16BIT = typeof LoadIn.LOAD_IN_16BIT;
+  export type LOAD_IN_8BIT = typeof LoadIn.LOAD_IN_8BIT;
+  export type LOAD_IN_4BIT = typeof LoadIn.LOAD_IN_4BIT;
+  export type UNRECOGNIZED = typeof LoadIn.UNRECOGNIZED;
+}
+
+export function loadInFromJSON(object: any): LoadIn {
+  switch (object) {
+    case 0:
+    case "LOAD_IN_UNSPECIFIED":
+      return LoadIn.LOAD_IN_UNSPECIFIED;
+    case 1:
+    case "LOAD_IN_STORED":
+      return LoadIn.LOAD_IN_STORED;
+    case 2:
+    case "LOAD_IN_16BIT":
+      return LoadIn.LOAD_IN_16BIT;
+    case 3:
+    case "LOAD_IN_8BIT":
+      return LoadIn.LOAD_IN_8BIT;
+    case 4:
+    case "LOAD_IN_4BIT":
+      return LoadIn.LOAD_IN_4BIT;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return LoadIn.UNRECOGNIZED;
+  }
+}
+
+export function loadInToJSON(object: LoadIn): string {
+  switch (object) {
+    case LoadIn.LOAD_IN_UNSPECIFIED:
+      return "LOAD_IN_UNSPECIFIED";
+    case LoadIn.LOAD_IN_STORED:
+      return "LOAD_IN_STORED";
+    case LoadIn.LOAD_IN_16BIT:
+      return "LOAD_IN_16BIT";
+    case LoadIn.LOAD_IN_8BIT:
+      return "LOAD_IN_8BIT";
+    case LoadIn.LOAD_IN_4BIT:
+      return "LOAD_IN_4BIT";
+    case LoadIn.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
 /**
  * The layout of the examples in a data set. One example a line of JSONL: UTF-8, blank lines are skipped, a line holds at most 16 MiB.
  * Fields that a layout does not have are refused.

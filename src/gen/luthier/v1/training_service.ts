@@ -20,6 +20,9 @@ import {
 import { Timestamp } from "../../google/protobuf/timestamp.ts";
 import {
   Failure,
+  LoadIn,
+  loadInFromJSON,
+  loadInToJSON,
   OverLengthPolicy,
   overLengthPolicyFromJSON,
   overLengthPolicyToJSON,
@@ -124,74 +127,6 @@ export function jobStateToJSON(object: JobState): string {
   }
 }
 
-/** How base weights are held. */
-export const LoadIn = {
-  /** LOAD_IN_UNSPECIFIED - As LOAD_IN_STORED. */
-  LOAD_IN_UNSPECIFIED: 0,
-  /** LOAD_IN_STORED - As the files have them. */
-  LOAD_IN_STORED: 1,
-  /** LOAD_IN_16BIT - Not built yet. */
-  LOAD_IN_16BIT: 2,
-  /** LOAD_IN_8BIT - Not built yet. */
-  LOAD_IN_8BIT: 3,
-  /** LOAD_IN_4BIT - Not built yet. */
-  LOAD_IN_4BIT: 4,
-  UNRECOGNIZED: -1,
-} as const;
-
-export type LoadIn = typeof LoadIn[keyof typeof LoadIn];
-
-export namespace LoadIn {
-  export type LOAD_IN_UNSPECIFIED = typeof LoadIn.LOAD_IN_UNSPECIFIED;
-  export type LOAD_IN_STORED = typeof LoadIn.LOAD_IN_STORED;
-  export type LOAD_IN_16BIT = typeof LoadIn.LOAD_IN_16BIT;
-  export type LOAD_IN_8BIT = typeof LoadIn.LOAD_IN_8BIT;
-  export type LOAD_IN_4BIT = typeof LoadIn.LOAD_IN_4BIT;
-  export type UNRECOGNIZED = typeof LoadIn.UNRECOGNIZED;
-}
-
-export function loadInFromJSON(object: any): LoadIn {
-  switch (object) {
-    case 0:
-    case "LOAD_IN_UNSPECIFIED":
-      return LoadIn.LOAD_IN_UNSPECIFIED;
-    case 1:
-    case "LOAD_IN_STORED":
-      return LoadIn.LOAD_IN_STORED;
-    case 2:
-    case "LOAD_IN_16BIT":
-      return LoadIn.LOAD_IN_16BIT;
-    case 3:
-    case "LOAD_IN_8BIT":
-      return LoadIn.LOAD_IN_8BIT;
-    case 4:
-    case "LOAD_IN_4BIT":
-      return LoadIn.LOAD_IN_4BIT;
-    case -1:
-    case "UNRECOGNIZED":
-    default:
-      return LoadIn.UNRECOGNIZED;
-  }
-}
-
-export function loadInToJSON(object: LoadIn): string {
-  switch (object) {
-    case LoadIn.LOAD_IN_UNSPECIFIED:
-      return "LOAD_IN_UNSPECIFIED";
-    case LoadIn.LOAD_IN_STORED:
-      return "LOAD_IN_STORED";
-    case LoadIn.LOAD_IN_16BIT:
-      return "LOAD_IN_16BIT";
-    case LoadIn.LOAD_IN_8BIT:
-      return "LOAD_IN_8BIT";
-    case LoadIn.LOAD_IN_4BIT:
-      return "LOAD_IN_4BIT";
-    case LoadIn.UNRECOGNIZED:
-    default:
-      return "UNRECOGNIZED";
-  }
-}
-
 /** Low-rank adaptation; PEFT's names, defaults and meaning. */
 export interface LoraSpec {
   /** Absent: 8. Between 1 and 1024. */
@@ -235,6 +170,7 @@ export interface TrainingSpec {
     | undefined;
   /** `adapters/{id}`, or a PEFT folder under one of the server's model roots, to start from. Its rank, alpha and targets are taken. */
   initAdapter: string;
+  /** How the base's weights are held while the job runs; unspecified: as stored. */
   loadIn: LoadIn;
   /** Absent: 5e-5. */
   learningRate?:

@@ -197,7 +197,7 @@ fn unpermute(tensor: &HostTensor, heads: usize) -> HostTensor {
         let stored_row = head * head_dim + 2 * j + half;
         ordered.extend_from_slice(&bytes[stored_row * row_bytes..(stored_row + 1) * row_bytes]);
     }
-    HostTensor { stored: tensor.stored, shape: tensor.shape.clone(), bytes: TensorBytes::Owned(Arc::from(ordered)) }
+    HostTensor::new(tensor.stored, tensor.shape.clone(), TensorBytes::Owned(Arc::from(ordered)))
 }
 
 #[cfg(test)]
@@ -209,8 +209,7 @@ mod tests {
     fn unpermute_undoes_the_interleaving_of_llama_cpp() {
         // Two heads of 4 rows, one f32 a row. llama.cpp writes Hugging Face's rows 0 1 2 3 of a head as 0 2 1 3.
         let stored: Vec<u8> = [0f32, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let tensor =
-            HostTensor { stored: StoredType::F32, shape: vec![8, 1], bytes: TensorBytes::Owned(Arc::from(stored)) };
+        let tensor = HostTensor::new(StoredType::F32, vec![8, 1], TensorBytes::Owned(Arc::from(stored)));
         let ordered = unpermute(&tensor, 2);
         let expected: Vec<u8> = (0..8).flat_map(|x| (x as f32).to_le_bytes()).collect();
         assert_eq!(ordered.bytes.as_slice(), expected);

@@ -5,10 +5,11 @@ use std::ops::Range;
 use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
 use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
-use super::decode_model::{DecodeAdapter, DecodeLayer, DecodeLoraPair, DecodeModel, Linear};
+use super::decode_model::{DecodeAdapter, DecodeLayer, DecodeLoraPair, DecodeModel};
 use super::decode_rows::{DecodeVector, multiply_f32_rows, multiply_rows, needs_quantized_vector};
 use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
+use crate::model::LinearModule;
 use crate::tensor::HostTensor;
 
 /// Rows in one piece of work: long enough that taking a piece costs nothing beside it, short enough that threads finish together.
@@ -115,7 +116,7 @@ fn output_layer(
     });
 }
 
-type PairOf<'a, 'b> = &'b dyn Fn(Linear) -> Option<&'a DecodeLoraPair>;
+type PairOf<'a, 'b> = &'b dyn Fn(LinearModule) -> Option<&'a DecodeLoraPair>;
 
 impl TokenScratch {
     /// hidden += o_proj(attention(norm(hidden))).
@@ -131,12 +132,15 @@ impl TokenScratch {
         let config = &model.config;
         let (query, key_value, head_dim) = (config.query_size(), config.key_value_size(), config.head_dim);
         rms_norm(&self.hidden, &layer.input_norm, config.rms_norm_eps as f32, &mut self.normed);
-        let linear =
-            |linear: Linear, output| Product { matrix: &layer.linears[linear as usize], lora: pair(linear), output };
+        let linear = |linear: LinearModule, output| Product {
+            matrix: &layer.linears[linear as usize],
+            lora: pair(linear),
+            output,
+        };
         let products = [
-            linear(Linear::Query, 0..query),
-            linear(Linear::Key, query..query + key_value),
-            linear(Linear::Value, query + key_value..query + 2 * key_value),
+            linear(LinearModule::Query, 0..query),
+            linear(LinearModule::Key, query..query + key_value),
+            linear(LinearModule::Value, query + key_value..query + 2 * key_value),
         ];
         multiply(pool, &products, &self.normed, &mut self.vector, &mut self.low_rank, &mut self.query_key_value);
         let (queries, key_values) = self.query_key_value.split_at_mut(query);
@@ -165,7 +169,7 @@ impl TokenScratch {
                 attend_head(cache, index, head / group, position + 1, &queries[range], &mut scores, out);
             });
         }
-        let products = [linear(Linear::Output, 0..config.hidden_size)];
+        let products = [linear(LinearModule::Output, 0..config.hidden_size)];
         multiply(pool, &products, &self.attention, &mut self.vector, &mut self.low_rank, &mut self.projected);
         add_scaled(&mut self.hidden, 1.0, &self.projected);
     }
@@ -175,13 +179,16 @@ impl TokenScratch {
         let config = &model.config;
         let inner = config.intermediate_size;
         rms_norm(&self.hidden, &layer.post_attention_norm, config.rms_norm_eps as f32, &mut self.normed);
-        let linear =
-            |linear: Linear, output| Product { matrix: &layer.linears[linear as usize], lora: pair(linear), output };
-        let products = [linear(Linear::Gate, 0..inner), linear(Linear::Up, inner..2 * inner)];
+        let linear = |linear: LinearModule, output| Product {
+            matrix: &layer.linears[linear as usize],
+            lora: pair(linear),
+            output,
+        };
+        let products = [linear(LinearModule::Gate, 0..inner), linear(LinearModule::Up, inner..2 * inner)];
         multiply(pool, &products, &self.normed, &mut self.vector, &mut self.low_rank, &mut self.gate_up);
         let (gate, up) = self.gate_up.split_at_mut(inner);
         silu_multiply(gate, up);
-        let products = [linear(Linear::Down, 0..config.hidden_size)];
+        let products = [linear(LinearModule::Down, 0..config.hidden_size)];
         multiply(pool, &products, gate, &mut self.vector, &mut self.low_rank, &mut self.projected);
         add_scaled(&mut self.hidden, 1.0, &self.projected);
     }

@@ -1,37 +1,15 @@
-//! What decoding reads: the base model's tensors as stored, and an adapter's matrices, both arranged by layer. Nothing is copied from the base.
+//! What decoding reads: the base model's tensors in the type they are held in, and an adapter's matrices, both arranged by layer. Nothing is
+//! copied from the base but its norms.
 
 use std::sync::Arc;
 
+use super::device::CpuOps;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
-use crate::model::TensorSource;
-use crate::tensor::{HostTensor, StoredType};
-
-use super::decode_rows::dequantize_blocks;
-
-/// Linear layers of a block, in the order of their use. The order of [`DecodeLayer::linears`].
-pub(crate) const LINEAR_NAMES: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
-/// Index of a linear layer in [`LINEAR_NAMES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Linear {
-    Query,
-    Key,
-    Value,
-    Output,
-    Gate,
-    Up,
-    Down,
-}
+use crate::model::{BaseModel, LINEAR_MODULES, LinearModule};
+use crate::quant::dequantize_rows;
+use crate::tensor::HostTensor;
 
 /// One block's tensors.
 pub(super) struct DecodeLayer {
@@ -52,29 +30,25 @@ pub struct DecodeModel {
 }
 
 impl DecodeModel {
-    /// Takes the tensors from their source; mapped tensors stay mapped.
-    pub fn new(source: &dyn TensorSource) -> Result<Self> {
-        let config = source.config().clone();
-        let vector = |name: &str| -> Result<Vec<f32>> { Ok(dequantized(&source.tensor(name)?)) };
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            let mut linears = Vec::with_capacity(LINEAR_NAMES.len());
-            for name in LINEAR_NAMES {
-                linears.push(source.tensor(&format!("model.layers.{layer}.{name}.weight"))?);
-            }
-            let linears = linears.try_into().map_err(|_| EngineError::internal("a block has seven linear layers"))?;
-            layers.push(DecodeLayer {
-                input_norm: vector(&format!("model.layers.{layer}.input_layernorm.weight"))?,
-                post_attention_norm: vector(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
-                linears,
-            });
-        }
-        let embedding = source.tensor("model.embed_tokens.weight")?;
-        let head = if config.tie_word_embeddings { embedding.clone() } else { source.tensor("lm_head.weight")? };
+    /// Reads the very weights of a base model: no element is copied but those of norms.
+    pub fn new(base: &BaseModel<CpuOps<f32>>) -> Self {
+        let config = base.config.clone();
+        let layers = base.layers.iter().map(|layer| DecodeLayer {
+            input_norm: layer.input_norm.as_slice().to_vec(),
+            post_attention_norm: layer.post_attention_norm.as_slice().to_vec(),
+            linears: LINEAR_MODULES.map(|module| layer.linear(module).weight.tensor().clone()),
+        });
         let inverse_frequencies = (0..config.head_dim / 2)
             .map(|pair| config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64))
             .collect();
-        Ok(Self { final_norm: vector("model.norm.weight")?, embedding, head, layers, inverse_frequencies, config })
+        Self {
+            layers: layers.collect(),
+            embedding: base.embed_tokens.tensor().clone(),
+            head: base.output_weight().tensor().clone(),
+            final_norm: base.norm.as_slice().to_vec(),
+            inverse_frequencies,
+            config,
+        }
     }
 
     /// The model's configuration.
@@ -88,7 +62,7 @@ impl DecodeModel {
             let message = format!("token id {id} is outside the vocabulary of {}", self.config.vocab_size);
             return Err(EngineError::new(ErrorCode::InvalidArgument, message));
         }
-        dequantize_row(&self.embedding, id as usize, out);
+        dequantize_rows(&self.embedding, id as usize, out);
         Ok(())
     }
 
@@ -100,31 +74,6 @@ impl DecodeModel {
             (*cos, *sin) = (angle.cos(), angle.sin());
         }
     }
-}
-
-/// A whole tensor in f32.
-pub(super) fn dequantized(tensor: &HostTensor) -> Vec<f32> {
-    let mut out = vec![0.0; tensor.shape.iter().product()];
-    dequantize_bytes(tensor.stored, tensor.bytes.as_slice(), &mut out);
-    out
-}
-
-/// One row of a matrix in f32.
-pub(super) fn dequantize_row(matrix: &HostTensor, row: usize, out: &mut [f32]) {
-    let row_bytes = matrix.bytes.as_slice().len() / matrix.shape[0];
-    dequantize_bytes(matrix.stored, &matrix.bytes.as_slice()[row * row_bytes..(row + 1) * row_bytes], out);
-}
-
-/// Stored bytes to f32.
-pub(in crate::ops) fn dequantize_bytes(stored: StoredType, bytes: &[u8], out: &mut [f32]) {
-    use candle_core::quantized::GgmlDType;
-    let kind = match stored {
-        StoredType::F32 => GgmlDType::F32,
-        StoredType::F16 => GgmlDType::F16,
-        StoredType::BF16 => GgmlDType::BF16,
-        StoredType::Ggml(kind) => kind,
-    };
-    dequantize_blocks(kind, bytes, out);
 }
 
 /// A `[r, in_features]` and Bᵀ `[r, out_features]` of one linear layer, row-major f32. B is transposed so that a range of outputs is contiguous.
@@ -154,11 +103,11 @@ impl DecodeAdapter {
             let pair = DecodeLoraPair { r: adapter.r, scale, a: matrices.a.clone(), b_transposed };
             Some(Arc::new(pair))
         };
-        let layers = (0..config.num_hidden_layers).map(|layer| LINEAR_NAMES.map(|name| pair(layer, name)));
+        let layers = (0..config.num_hidden_layers).map(|layer| LINEAR_MODULES.map(|module| pair(layer, module.path())));
         Self { layers: layers.collect() }
     }
 
-    pub(super) fn pair(&self, layer: usize, linear: Linear) -> Option<&DecodeLoraPair> {
+    pub(super) fn pair(&self, layer: usize, linear: LinearModule) -> Option<&DecodeLoraPair> {
         self.layers.get(layer)?[linear as usize].as_deref()
     }
 }

@@ -8,9 +8,11 @@ use super::decode::CpuDecoder;
 use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
 use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
-use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel, Linear, dequantize_bytes};
+use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel};
 use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
+use crate::model::LinearModule;
+use crate::quant::dequantize_rows;
 use crate::tensor::HostTensor;
 
 /// Rows of a weight that are dequantized and multiplied as one piece of work: in f32 they fit a core's own cache.
@@ -66,13 +68,13 @@ impl CpuDecoder {
         for (index, layer) in model.layers.iter().enumerate() {
             let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
             let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank } = &mut scratch;
-            let mut product = |pool: &mut ThreadPool, linear: Linear, x: &[f32], out: &mut Vec<f32>| {
+            let mut product = |pool: &mut ThreadPool, linear: LinearModule, x: &[f32], out: &mut Vec<f32>| {
                 multiply_chunk(pool, &layer.linears[linear as usize], pair(linear), x, low_rank, out);
             };
             norm_rows(&hidden, &layer.input_norm, epsilon, normed);
-            product(&mut self.pool, Linear::Query, normed, query);
-            product(&mut self.pool, Linear::Key, normed, key);
-            product(&mut self.pool, Linear::Value, normed, value);
+            product(&mut self.pool, LinearModule::Query, normed, query);
+            product(&mut self.pool, LinearModule::Key, normed, key);
+            product(&mut self.pool, LinearModule::Value, normed, value);
             for (rows, row_width) in [(&mut *query, config.query_size()), (&mut *key, config.key_value_size())] {
                 for (row, angles) in rows.chunks_exact_mut(row_width).zip(angles.chunks_exact(config.head_dim)) {
                     let (cosines, sines) = angles.split_at(half);
@@ -84,13 +86,13 @@ impl CpuDecoder {
                 cache.store(index, start + offset, key, value);
             }
             attend_chunk(&mut self.pool, model, cache, index, query, attention);
-            product(&mut self.pool, Linear::Output, attention, projected);
+            product(&mut self.pool, LinearModule::Output, attention, projected);
             add_scaled(&mut hidden, 1.0, projected);
             norm_rows(&hidden, &layer.post_attention_norm, epsilon, normed);
-            product(&mut self.pool, Linear::Gate, normed, gate);
-            product(&mut self.pool, Linear::Up, normed, up);
+            product(&mut self.pool, LinearModule::Gate, normed, gate);
+            product(&mut self.pool, LinearModule::Up, normed, up);
             silu_multiply(gate, up);
-            product(&mut self.pool, Linear::Down, gate, projected);
+            product(&mut self.pool, LinearModule::Down, gate, projected);
             add_scaled(&mut hidden, 1.0, projected);
         }
         cache.advance(ids.len());
@@ -159,15 +161,13 @@ fn multiply_chunk(
         unsafe { multiply(x, &lora.a, Product::new(tokens, in_features, lora.r), shards.address(0)) };
     }
     let low_rank = &*low_rank;
-    let row_bytes = matrix.bytes.as_slice().len() / out_features;
     let shards = Shards::new(out);
     pool.run(out_features.div_ceil(PIECE_ROWS), &|piece| {
         let rows = piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(out_features);
-        let bytes = &matrix.bytes.as_slice()[rows.start * row_bytes..rows.end * row_bytes];
         let product = Product { row_stride: out_features, ..Product::new(tokens, in_features, rows.len()) };
         WEIGHT.with_borrow_mut(|weight| {
             weight.resize(rows.len() * in_features, 0.0);
-            dequantize_bytes(matrix.stored, bytes, weight);
+            dequantize_rows(matrix, rows.start, weight);
             // SAFETY: a piece writes its own columns of `out`, which has `tokens` rows of `out_features`.
             unsafe { multiply(x, weight, product, shards.address(rows.start)) };
         });

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use candle_core::quantized::{GgmlDType, GgmlType, k_quants};
+use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 
 use super::decode_dot::{BlockFormat, ROWS, dot_blocks, dot_floats};
 #[cfg(target_arch = "x86_64")]
 use super::decode_dot_x86 as x86;
 use super::decode_quantize::{BLOCK, QuantizedVector};
+use crate::quant::{dequantize_rows, elements};
 use crate::tensor::{HostTensor, StoredType};
 
 /// Instruction sets with kernels of their own.
@@ -52,7 +53,7 @@ enum Kernel {
     F16,
     BF16,
     /// Rows are dequantized one at a time and multiplied in f32.
-    Dequantized(GgmlDType),
+    Dequantized,
 }
 
 impl Kernel {
@@ -64,7 +65,7 @@ impl Kernel {
             StoredType::Ggml(GgmlDType::Q4_0) => Self::Blocks(BlockFormat::Q4_0),
             StoredType::Ggml(GgmlDType::Q4_1) => Self::Blocks(BlockFormat::Q4_1),
             StoredType::Ggml(GgmlDType::Q8_0) => Self::Blocks(BlockFormat::Q8_0),
-            StoredType::Ggml(other) => Self::Dequantized(other),
+            StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 => Self::Dequantized,
         }
     }
 }
@@ -112,9 +113,13 @@ pub(super) fn multiply_rows_with(
     let in_features = matrix.shape[1];
     assert_eq!(x.values.len(), in_features, "the vector must be as long as the matrix is wide");
     assert_eq!(out.len(), rows.len(), "one output for each row");
+    let kernel = Kernel::of(matrix.stored);
+    if kernel == Kernel::Dequantized {
+        return dequantized_rows(set, matrix, rows.start, &x.values, out);
+    }
     let row_bytes = matrix.bytes.as_slice().len() / matrix.shape[0];
     let bytes = &matrix.bytes.as_slice()[rows.start * row_bytes..rows.end * row_bytes];
-    match Kernel::of(matrix.stored) {
+    match kernel {
         Kernel::Blocks(format) => {
             assert_eq!(x.quantized.scales.len() * BLOCK, in_features, "the vector's 8-bit form is missing");
             assert_eq!(row_bytes, in_features / BLOCK * format.bytes());
@@ -123,7 +128,7 @@ pub(super) fn multiply_rows_with(
         Kernel::F32 => f32_rows(set, elements(bytes), &x.values, out),
         Kernel::F16 => f16_rows(set, elements(bytes), &x.values, out),
         Kernel::BF16 => bf16_rows(set, elements(bytes), &x.values, out),
-        Kernel::Dequantized(kind) => dequantized_rows(set, kind, bytes, row_bytes, &x.values, out),
+        Kernel::Dequantized => {}
     }
 }
 
@@ -208,44 +213,13 @@ pub fn multiply_f32_rows(weights: &[f32], x: &[f32], out: &mut [f32]) {
     f32_rows(InstructionSet::detect(), weights, x, out);
 }
 
-fn dequantized_rows(set: InstructionSet, kind: GgmlDType, bytes: &[u8], row_bytes: usize, x: &[f32], out: &mut [f32]) {
+/// Rows `first..`, dequantized one at a time.
+fn dequantized_rows(set: InstructionSet, matrix: &HostTensor, first: usize, x: &[f32], out: &mut [f32]) {
     let mut row = vec![0f32; x.len()];
-    for (bytes, out) in bytes.chunks_exact(row_bytes).zip(out) {
-        dequantize_blocks(kind, bytes, &mut row);
+    for (index, out) in out.iter_mut().enumerate() {
+        dequantize_rows(matrix, first + index, &mut row);
         f32_rows(set, &row, x, std::slice::from_mut(out));
     }
-}
-
-/// Whole blocks to f32. `bytes` must hold exactly the blocks of `out`.
-pub(super) fn dequantize_blocks(kind: GgmlDType, bytes: &[u8], out: &mut [f32]) {
-    fn with<T: GgmlType>(bytes: &[u8], out: &mut [f32]) {
-        T::to_float(elements::<T>(bytes), out);
-    }
-    match kind {
-        GgmlDType::F32 => with::<f32>(bytes, out),
-        GgmlDType::F16 => with::<f16>(bytes, out),
-        GgmlDType::BF16 => with::<bf16>(bytes, out),
-        GgmlDType::Q4_0 => with::<k_quants::BlockQ4_0>(bytes, out),
-        GgmlDType::Q4_1 => with::<k_quants::BlockQ4_1>(bytes, out),
-        GgmlDType::Q5_0 => with::<k_quants::BlockQ5_0>(bytes, out),
-        GgmlDType::Q5_1 => with::<k_quants::BlockQ5_1>(bytes, out),
-        GgmlDType::Q8_0 => with::<k_quants::BlockQ8_0>(bytes, out),
-        GgmlDType::Q8_1 => with::<k_quants::BlockQ8_1>(bytes, out),
-        GgmlDType::Q2K => with::<k_quants::BlockQ2K>(bytes, out),
-        GgmlDType::Q3K => with::<k_quants::BlockQ3K>(bytes, out),
-        GgmlDType::Q4K => with::<k_quants::BlockQ4K>(bytes, out),
-        GgmlDType::Q5K => with::<k_quants::BlockQ5K>(bytes, out),
-        GgmlDType::Q6K => with::<k_quants::BlockQ6K>(bytes, out),
-        GgmlDType::Q8K => with::<k_quants::BlockQ8K>(bytes, out),
-    }
-}
-
-/// The bytes as elements or blocks of plain numbers. Panics where address or length do not fit, which the readers rule out.
-fn elements<T: GgmlType>(bytes: &[u8]) -> &[T] {
-    // SAFETY: `T` is numbers or a `repr(C)` block of numbers without padding, for which every bit pattern is valid.
-    let (before, elements, after) = unsafe { bytes.align_to::<T>() };
-    assert!(before.is_empty() && after.is_empty(), "tensor bytes are not aligned to whole elements");
-    elements
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ impl<E: Real> Ops for CpuOps<E> {
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CpuWeight> {
-        CpuWeight::new(tensor)
+        CpuWeight::new(tensor, &self.counter)
     }
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
@@ -162,7 +162,7 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn upload_dequantized(&self, tensor: &HostTensor) -> Result<CpuBuffer<E>> {
         let len = tensor.shape.iter().product();
-        let weight = CpuWeight::new(HostTensor { shape: vec![1, len], ..tensor.clone() })?;
+        let weight = CpuWeight::new(HostTensor { shape: vec![1, len], ..tensor.clone() }, &self.counter)?;
         let mut buffer = self.allocate(len)?;
         weight.dequantize_rows(0, buffer.as_mut_slice());
         Ok(buffer)

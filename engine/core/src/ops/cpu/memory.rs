@@ -11,7 +11,7 @@ use crate::ops::MemoryUse;
 /// A cache line, and the widest vector register.
 const ALIGNMENT: usize = 64;
 
-/// Bytes that buffers hold now, and held at most.
+/// Bytes that buffers and weights hold now, and held at most.
 #[derive(Default)]
 pub(super) struct MemoryCounter {
     now: AtomicU64,
@@ -24,6 +24,34 @@ impl MemoryCounter {
             allocated_bytes: self.now.load(Ordering::Relaxed),
             peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
         }
+    }
+
+    fn add(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, bytes: u64) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Memory that something else owns, counted as long as this lives.
+pub(super) struct Counted {
+    bytes: u64,
+    counter: Arc<MemoryCounter>,
+}
+
+impl Counted {
+    pub fn new(bytes: u64, counter: &Arc<MemoryCounter>) -> Self {
+        counter.add(bytes);
+        Self { bytes, counter: counter.clone() }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counter.subtract(self.bytes);
     }
 }
 
@@ -62,8 +90,7 @@ impl<E: Real> CpuBuffer<E> {
             return Err(refused());
         }
         let start = allocation.wrapping_add(allocation.align_offset(ALIGNMENT)).cast::<E>();
-        let now = counter.now.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        counter.peak.fetch_max(now, Ordering::Relaxed);
+        counter.add(bytes as u64);
         Ok(Self { start, len, allocation, layout, counter: counter.clone() })
     }
 }
@@ -86,6 +113,6 @@ impl<E> Drop for CpuBuffer<E> {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout in `new`.
         unsafe { dealloc(self.allocation, self.layout) };
-        self.counter.now.fetch_sub(self.layout.size() as u64, Ordering::Relaxed);
+        self.counter.subtract(self.layout.size() as u64);
     }
 }

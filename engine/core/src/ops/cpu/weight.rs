@@ -1,30 +1,51 @@
 //! Frozen matrices in their stored type.
 
-use super::decode_model::dequantize_bytes;
+use std::sync::Arc;
+
+use super::memory::{Counted, MemoryCounter};
 use super::real::Real;
 use crate::error::{EngineError, Result};
-use crate::tensor::{HostTensor, StoredType};
+use crate::quant::{Scales, dequantize_rows, nf4};
+use crate::tensor::{HostTensor, StoredType, TensorBytes};
 
 /// A frozen matrix `[rows, columns]`; the bytes stay where they are.
 pub struct CpuWeight {
     tensor: HostTensor,
-    row_bytes: usize,
+    /// Its bytes, where they are in memory of their own; a mapped file is not the device's.
+    _counted: Option<Counted>,
+}
+
+/// Whether the scales are those that the type needs, as many as it needs.
+fn scales_fit(tensor: &HostTensor, rows: usize, columns: usize) -> bool {
+    match (tensor.stored, &tensor.scales) {
+        (StoredType::Int8, Some(scales @ Scales::Rows(_))) => scales.count() == rows,
+        (StoredType::Nf4, Some(scales @ (Scales::Blocks(_) | Scales::Nested(_)))) => {
+            scales.count() == (rows * columns).div_ceil(nf4::BLOCK)
+        }
+        (StoredType::Int8 | StoredType::Nf4, _) => false,
+        (_, scales) => scales.is_none(),
+    }
 }
 
 impl CpuWeight {
-    pub(super) fn new(tensor: HostTensor) -> Result<Self> {
+    pub(super) fn new(tensor: HostTensor, counter: &Arc<MemoryCounter>) -> Result<Self> {
         let [rows, columns] = tensor.shape[..] else {
             return Err(EngineError::internal(format!("a weight has the shape {:?}; expected a matrix", tensor.shape)));
         };
-        let row_bytes = tensor.stored.row_bytes(columns).filter(|bytes| {
-            bytes.checked_mul(rows) == Some(tensor.bytes.as_slice().len())
-                && (tensor.bytes.as_slice().as_ptr() as usize).is_multiple_of(tensor.stored.alignment())
-        });
-        let row_bytes = row_bytes.ok_or_else(|| {
-            let (stored, found) = (tensor.stored.name(), tensor.bytes.as_slice().len());
-            EngineError::internal(format!("a {stored} weight {rows}×{columns} has {found} bytes or lies unaligned"))
-        })?;
-        Ok(Self { tensor, row_bytes })
+        let bytes = tensor.bytes.as_slice();
+        let fits = tensor.stored.matrix_bytes(rows, columns) == Some(bytes.len())
+            && (bytes.as_ptr() as usize).is_multiple_of(tensor.stored.alignment())
+            && scales_fit(&tensor, rows, columns);
+        if fits {
+            let owned = matches!(tensor.bytes, TensorBytes::Owned(_));
+            let counted = owned.then(|| Counted::new(tensor.size_bytes() as u64, counter));
+            return Ok(Self { tensor, _counted: counted });
+        }
+        let (stored, found) = (tensor.stored.name(), bytes.len());
+        let scales = tensor.scales.as_ref().map_or(0, Scales::count);
+        let message =
+            format!("a {stored} weight {rows}×{columns} has {found} bytes and {scales} scales, or lies unaligned");
+        Err(EngineError::internal(message))
     }
 
     pub fn rows(&self) -> usize {
@@ -33,6 +54,11 @@ impl CpuWeight {
 
     pub fn columns(&self) -> usize {
         self.tensor.shape[1]
+    }
+
+    /// The matrix itself. Cloning it copies no element.
+    pub fn tensor(&self) -> &HostTensor {
+        &self.tensor
     }
 
     /// The elements themselves where they are stored as `E`.
@@ -46,15 +72,13 @@ impl CpuWeight {
 
     /// Rows `first..` into `out`, a whole number of rows.
     pub(super) fn dequantize_rows<E: Real>(&self, first: usize, out: &mut [E]) {
-        let rows = out.len() / self.columns();
-        let bytes = &self.tensor.bytes.as_slice()[first * self.row_bytes..(first + rows) * self.row_bytes];
         if let Some(out) = E::as_f32_mut(out) {
-            dequantize_bytes(self.tensor.stored, bytes, out);
+            dequantize_rows(&self.tensor, first, out);
             return;
         }
         let mut row = vec![0f32; self.columns()];
-        for (out, bytes) in out.chunks_exact_mut(self.columns()).zip(bytes.chunks_exact(self.row_bytes)) {
-            dequantize_bytes(self.tensor.stored, bytes, &mut row);
+        for (index, out) in out.chunks_exact_mut(self.columns()).enumerate() {
+            dequantize_rows(&self.tensor, first + index, &mut row);
             for (out, value) in out.iter_mut().zip(&row) {
                 *out = E::from_f32(*value);
             }

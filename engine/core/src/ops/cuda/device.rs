@@ -15,6 +15,7 @@ use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
     Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
+use crate::quant::dequantize;
 use crate::tensor::HostTensor;
 
 /// Scratch memories: a converted weight, sums over rows.
@@ -54,6 +55,10 @@ impl CudaOps {
     /// Waits for everything so far. Errors of earlier work show here, too.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.stream().synchronize()?)
+    }
+
+    pub(super) fn device_memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -146,10 +151,8 @@ impl Ops for CudaOps {
     }
 
     fn upload_dequantized(&self, tensor: &HostTensor) -> Result<CudaBuffer> {
-        let len = tensor.shape.iter().product();
-        let mut values = vec![0f32; len];
-        crate::ops::cpu::decode_model::dequantize_bytes(tensor.stored, tensor.bytes.as_slice(), &mut values);
-        let mut buffer = self.allocate(len)?;
+        let values = dequantize(tensor);
+        let mut buffer = self.allocate(values.len())?;
         self.write(&values, ViewMut::from(&mut buffer))?;
         Ok(buffer)
     }
@@ -220,9 +223,11 @@ impl Ops for CudaOps {
         if rows == 0 {
             return Ok(());
         }
-        let (to, kinds) = (place_mut(&out, rows * width)?, [table.kind, out.buffer.kind]);
+        let (kind, from) =
+            table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
+        let (to, kinds) = (place_mut(&out, rows * width)?, [kind, out.buffer.kind]);
         // SAFETY: ids and places were checked.
-        unsafe { self.stream().gather_rows(kinds, [rows, width], table.allocation.pointer, ids.pointer(), to) }
+        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }
             .map_err(EngineError::from)
     }
 

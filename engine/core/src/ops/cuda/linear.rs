@@ -20,13 +20,11 @@ pub(super) enum Start {
 impl CudaOps {
     /// A weight's numbers in the type that products are computed in: its own, or converted into scratch.
     fn plain_weight(&self, weight: &CudaWeight, kind: NumberType) -> Result<DevicePointer> {
-        if weight.kind == kind {
-            return Ok(weight.allocation.pointer);
+        if let Some(pointer) = weight.held_as(kind) {
+            return Ok(pointer);
         }
-        let len = weight.rows * weight.columns;
-        let to = self.scratch(PLAIN_WEIGHT, len * kind.bytes())?;
-        // SAFETY: the weight's numbers; scratch of their size.
-        unsafe { self.stream().convert([weight.kind, kind], len, weight.allocation.pointer, to)? };
+        let to = self.scratch(PLAIN_WEIGHT, weight.rows * weight.columns * kind.bytes())?;
+        weight.convert(self.device_memory(), kind, to)?;
         Ok(to)
     }
 

@@ -17,7 +17,7 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
-import { Conversation, Template, TokenIds } from "./common.ts";
+import { Conversation, LoadIn, loadInFromJSON, loadInToJSON, Template, TokenIds } from "./common.ts";
 
 export const protobufPackage = "luthier.v1";
 
@@ -155,6 +155,8 @@ export interface GenerateRequest {
     | undefined;
   /** Return the log-probability of every token. */
   logprobs: boolean;
+  /** How the base's weights are held; unspecified: as stored. */
+  loadIn: LoadIn;
 }
 
 export interface GenerateResponse {
@@ -205,6 +207,8 @@ export interface ScoreTokensRequest {
     | undefined;
   /** For each position the n highest next-token logits. At most 100. */
   topLogits: number;
+  /** How the base's weights are held; unspecified: as stored. */
+  loadIn: LoadIn;
 }
 
 export interface ScoreTokensResponse {
@@ -625,7 +629,7 @@ export const Sampling: MessageFns<Sampling> = {
 };
 
 function createBaseGenerateRequest(): GenerateRequest {
-  return { model: "", adapter: "", prompt: undefined, sampling: undefined, logprobs: false };
+  return { model: "", adapter: "", prompt: undefined, sampling: undefined, logprobs: false, loadIn: 0 };
 }
 
 export const GenerateRequest: MessageFns<GenerateRequest> = {
@@ -644,6 +648,9 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
     }
     if (message.logprobs !== false) {
       writer.uint32(40).bool(message.logprobs);
+    }
+    if (message.loadIn !== 0) {
+      writer.uint32(48).int32(message.loadIn);
     }
     return writer;
   },
@@ -701,6 +708,14 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
             message.logprobs = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -720,6 +735,11 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
       prompt: isSet(object.prompt) ? Prompt.fromJSON(object.prompt) : undefined,
       sampling: isSet(object.sampling) ? Sampling.fromJSON(object.sampling) : undefined,
       logprobs: isSet(object.logprobs) ? globalThis.Boolean(object.logprobs) : false,
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
     };
   },
 
@@ -740,6 +760,9 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
     if (message.logprobs !== undefined) {
       obj.logprobs = message.logprobs;
     }
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
     return obj;
   },
 
@@ -757,6 +780,7 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
       ? Sampling.fromPartial(object.sampling)
       : undefined;
     message.logprobs = object.logprobs ?? false;
+    message.loadIn = object.loadIn ?? 0;
     return message;
   },
 };
@@ -1365,7 +1389,7 @@ export const GenerationFinished: MessageFns<GenerationFinished> = {
 };
 
 function createBaseScoreTokensRequest(): ScoreTokensRequest {
-  return { model: "", adapter: "", prompt: undefined, topLogits: 0 };
+  return { model: "", adapter: "", prompt: undefined, topLogits: 0, loadIn: 0 };
 }
 
 export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
@@ -1381,6 +1405,9 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
     }
     if (message.topLogits !== 0) {
       writer.uint32(32).uint32(message.topLogits);
+    }
+    if (message.loadIn !== 0) {
+      writer.uint32(40).int32(message.loadIn);
     }
     return writer;
   },
@@ -1430,6 +1457,14 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
             message.topLogits = reader.uint32();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1452,6 +1487,11 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
         : isSet(object.top_logits)
         ? globalThis.Number(object.top_logits)
         : 0,
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
     };
   },
 
@@ -1469,6 +1509,9 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
     if (message.topLogits !== undefined) {
       obj.topLogits = Math.round(message.topLogits);
     }
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
     return obj;
   },
 
@@ -1483,6 +1526,7 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
       ? Prompt.fromPartial(object.prompt)
       : undefined;
     message.topLogits = object.topLogits ?? 0;
+    message.loadIn = object.loadIn ?? 0;
     return message;
   },
 };

@@ -15,6 +15,7 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
+import { LoadIn, loadInFromJSON, loadInToJSON } from "./common.ts";
 
 export const protobufPackage = "luthier.v1";
 
@@ -32,7 +33,10 @@ export interface Model {
   /** Below 2^53. */
   parameterCount: number;
   storedBytes: number;
-  /** The stored type that holds most bytes, such as `q4_1`. */
+  /**
+   * The type that holds most bytes of the files, such as `q4_1`; where the weights are in memory in one form only, and in LoadModel's answer,
+   * that form's type: `nf4`.
+   */
   storageType: string;
   maxPositionEmbeddings: number;
   vocabSize: number;
@@ -46,6 +50,19 @@ export interface Model {
   linearModules: string[];
   loaded: boolean;
   /** Bytes held in memory; 0 where not loaded. */
+  loadedBytes: number;
+  /** Jobs and streams that use it now. */
+  users: number;
+  /** Every form of the weights that is in memory. */
+  loadedWeights: LoadedWeights[];
+}
+
+/** One form of a model's weights in memory. */
+export interface LoadedWeights {
+  loadIn: LoadIn;
+  /** The type of the linear layers' weights, such as `nf4`; as stored, the one that holds most bytes of the files. */
+  storageType: string;
+  /** Scales included. Below 2^53. */
   loadedBytes: number;
   /** Jobs and streams that use it now. */
   users: number;
@@ -75,6 +92,8 @@ export interface LoadModelRequest {
   /** `models/{id}` or a path. */
   name: string;
   requestId: string;
+  /** The form to load; each one is held beside the others until the model is unloaded. */
+  loadIn: LoadIn;
 }
 
 export interface LoadModelResponse {
@@ -151,6 +170,7 @@ function createBaseModel(): Model {
     loaded: false,
     loadedBytes: 0,
     users: 0,
+    loadedWeights: [],
   };
 }
 
@@ -206,6 +226,9 @@ export const Model: MessageFns<Model> = {
     }
     if (message.users !== 0) {
       writer.uint32(136).uint32(message.users);
+    }
+    for (const v of message.loadedWeights) {
+      LoadedWeights.encode(v!, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -359,6 +382,14 @@ export const Model: MessageFns<Model> = {
             message.users = reader.uint32();
             continue;
           }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.loadedWeights.push(LoadedWeights.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -434,6 +465,11 @@ export const Model: MessageFns<Model> = {
         ? globalThis.Number(object.loaded_bytes)
         : 0,
       users: isSet(object.users) ? globalThis.Number(object.users) : 0,
+      loadedWeights: globalThis.Array.isArray(object?.loadedWeights)
+        ? object.loadedWeights.map((e: any) => LoadedWeights.fromJSON(e))
+        : globalThis.Array.isArray(object?.loaded_weights)
+        ? object.loaded_weights.map((e: any) => LoadedWeights.fromJSON(e))
+        : [],
     };
   },
 
@@ -490,6 +526,9 @@ export const Model: MessageFns<Model> = {
     if (message.users !== undefined) {
       obj.users = Math.round(message.users);
     }
+    if (message.loadedWeights?.length) {
+      obj.loadedWeights = message.loadedWeights.map((e) => LoadedWeights.toJSON(e));
+    }
     return obj;
   },
 
@@ -513,6 +552,136 @@ export const Model: MessageFns<Model> = {
     message.hasChatTemplate = object.hasChatTemplate ?? false;
     message.linearModules = object.linearModules?.map((e) => e) || [];
     message.loaded = object.loaded ?? false;
+    message.loadedBytes = object.loadedBytes ?? 0;
+    message.users = object.users ?? 0;
+    message.loadedWeights = object.loadedWeights?.map((e) => LoadedWeights.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLoadedWeights(): LoadedWeights {
+  return { loadIn: 0, storageType: "", loadedBytes: 0, users: 0 };
+}
+
+export const LoadedWeights: MessageFns<LoadedWeights> = {
+  encode(message: LoadedWeights, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.loadIn !== 0) {
+      writer.uint32(8).int32(message.loadIn);
+    }
+    if (message.storageType !== "") {
+      writer.uint32(18).string(message.storageType);
+    }
+    if (message.loadedBytes !== 0) {
+      writer.uint32(24).uint64(message.loadedBytes);
+    }
+    if (message.users !== 0) {
+      writer.uint32(32).uint32(message.users);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LoadedWeights {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLoadedWeights();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.storageType = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.loadedBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.users = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LoadedWeights {
+    return {
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
+      storageType: isSet(object.storageType)
+        ? globalThis.String(object.storageType)
+        : isSet(object.storage_type)
+        ? globalThis.String(object.storage_type)
+        : "",
+      loadedBytes: isSet(object.loadedBytes)
+        ? globalThis.Number(object.loadedBytes)
+        : isSet(object.loaded_bytes)
+        ? globalThis.Number(object.loaded_bytes)
+        : 0,
+      users: isSet(object.users) ? globalThis.Number(object.users) : 0,
+    };
+  },
+
+  toJSON(message: LoadedWeights): unknown {
+    const obj: any = {};
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
+    if (message.storageType !== undefined) {
+      obj.storageType = message.storageType;
+    }
+    if (message.loadedBytes !== undefined) {
+      obj.loadedBytes = Math.round(message.loadedBytes);
+    }
+    if (message.users !== undefined) {
+      obj.users = Math.round(message.users);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LoadedWeights>): LoadedWeights {
+    return LoadedWeights.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LoadedWeights>): LoadedWeights {
+    const message = createBaseLoadedWeights();
+    message.loadIn = object.loadIn ?? 0;
+    message.storageType = object.storageType ?? "";
     message.loadedBytes = object.loadedBytes ?? 0;
     message.users = object.users ?? 0;
     return message;
@@ -836,7 +1005,7 @@ export const GetModelResponse: MessageFns<GetModelResponse> = {
 };
 
 function createBaseLoadModelRequest(): LoadModelRequest {
-  return { name: "", requestId: "" };
+  return { name: "", requestId: "", loadIn: 0 };
 }
 
 export const LoadModelRequest: MessageFns<LoadModelRequest> = {
@@ -846,6 +1015,9 @@ export const LoadModelRequest: MessageFns<LoadModelRequest> = {
     }
     if (message.requestId !== "") {
       writer.uint32(18).string(message.requestId);
+    }
+    if (message.loadIn !== 0) {
+      writer.uint32(24).int32(message.loadIn);
     }
     return writer;
   },
@@ -879,6 +1051,14 @@ export const LoadModelRequest: MessageFns<LoadModelRequest> = {
             message.requestId = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -899,6 +1079,11 @@ export const LoadModelRequest: MessageFns<LoadModelRequest> = {
         : isSet(object.request_id)
         ? globalThis.String(object.request_id)
         : "",
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
     };
   },
 
@@ -910,6 +1095,9 @@ export const LoadModelRequest: MessageFns<LoadModelRequest> = {
     if (message.requestId !== undefined) {
       obj.requestId = message.requestId;
     }
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
     return obj;
   },
 
@@ -920,6 +1108,7 @@ export const LoadModelRequest: MessageFns<LoadModelRequest> = {
     const message = createBaseLoadModelRequest();
     message.name = object.name ?? "";
     message.requestId = object.requestId ?? "";
+    message.loadIn = object.loadIn ?? 0;
     return message;
   },
 };
@@ -1715,7 +1904,7 @@ export const ModelServiceService = {
     responseSerialize: (value: GetModelResponse): Buffer => Buffer.from(GetModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetModelResponse => GetModelResponse.decode(value),
   },
-  /** Brings a model into memory; returns when it is there. Jobs and streams load on demand by themselves. */
+  /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel: {
     path: "/luthier.v1.ModelService/LoadModel" as const,
     requestStream: false as const,
@@ -1725,7 +1914,7 @@ export const ModelServiceService = {
     responseSerialize: (value: LoadModelResponse): Buffer => Buffer.from(LoadModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): LoadModelResponse => LoadModelResponse.decode(value),
   },
-  /** Frees a model's memory once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
   unloadModel: {
     path: "/luthier.v1.ModelService/UnloadModel" as const,
     requestStream: false as const,
@@ -1751,9 +1940,9 @@ export interface ModelServiceServer extends UntypedServiceImplementation {
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
   /** A registered model, or a path under one of the server's model roots, which registers it. */
   getModel: handleUnaryCall<GetModelRequest, GetModelResponse>;
-  /** Brings a model into memory; returns when it is there. Jobs and streams load on demand by themselves. */
+  /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel: handleUnaryCall<LoadModelRequest, LoadModelResponse>;
-  /** Frees a model's memory once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
   unloadModel: handleUnaryCall<UnloadModelRequest, UnloadModelResponse>;
   getServerInfo: handleUnaryCall<GetServerInfoRequest, GetServerInfoResponse>;
 }
@@ -1790,7 +1979,7 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: GetModelResponse) => void,
   ): ClientUnaryCall;
-  /** Brings a model into memory; returns when it is there. Jobs and streams load on demand by themselves. */
+  /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel(
     request: LoadModelRequest,
     callback: (error: ServiceError | null, response: LoadModelResponse) => void,
@@ -1806,7 +1995,7 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: LoadModelResponse) => void,
   ): ClientUnaryCall;
-  /** Frees a model's memory once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
   unloadModel(
     request: UnloadModelRequest,
     callback: (error: ServiceError | null, response: UnloadModelResponse) => void,

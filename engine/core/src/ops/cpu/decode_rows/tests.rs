@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ops::cpu::decode_model::{dequantize_row, dequantized};
+use crate::quant::{dequantize, dequantize_rows};
 use crate::tensor::TensorBytes;
 
 const KINDS: [GgmlDType; 12] = [
@@ -39,7 +39,7 @@ fn matrix(kind: GgmlDType, rows: usize, columns: usize) -> HostTensor {
         GgmlDType::BF16 => StoredType::BF16,
         kind => StoredType::Ggml(kind),
     };
-    HostTensor { stored, shape: vec![rows, columns], bytes: TensorBytes::Owned(Arc::from(bytes)) }
+    HostTensor::new(stored, vec![rows, columns], TensorBytes::Owned(Arc::from(bytes)))
 }
 
 fn products(set: InstructionSet, matrix: &HostTensor, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
@@ -56,7 +56,7 @@ fn products_agree_with_dequantized_rows() {
     let x = numbers(columns, 77);
     for kind in KINDS {
         let matrix = matrix(kind, 7, columns);
-        let weights = dequantized(&matrix);
+        let weights = dequantize(&matrix);
         let found = products(InstructionSet::detect(), &matrix, 0..7, &x);
         for (row, found) in weights.chunks_exact(columns).zip(&found) {
             let exact: f64 = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
@@ -96,7 +96,7 @@ fn extreme_quants_do_not_saturate() {
         bytes.extend_from_slice(&[0x80; 32]);
     }
     let stored = StoredType::Ggml(GgmlDType::Q8_0);
-    let matrix = HostTensor { stored, shape: vec![1, 64], bytes: TensorBytes::Owned(Arc::from(bytes)) };
+    let matrix = HostTensor::new(stored, vec![1, 64], TensorBytes::Owned(Arc::from(bytes)));
     for sign in [127.0, -127.0] {
         for set in InstructionSet::available() {
             assert_eq!(products(set, &matrix, 0..1, &[sign; 64]), [-128.0 * sign * 64.0], "{set:?}");
@@ -114,7 +114,7 @@ fn widths_that_are_no_multiple_of_the_lanes_are_summed_to_the_end() {
             assert_eq!(products(set, &matrix, 1..5, &x), expected, "{set:?} {columns}");
         }
         let mut row = vec![0.0; columns];
-        dequantize_row(&matrix, 1, &mut row);
+        dequantize_rows(&matrix, 1, &mut row);
         let exact: f64 = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
         assert!((exact - f64::from(expected[0])).abs() < 1e-5);
     }
