@@ -23,7 +23,7 @@ pub struct NativeCapabilities {
 
 #[napi]
 pub fn capabilities() -> NativeCapabilities {
-    NativeCapabilities { cuda: false }
+    NativeCapabilities { cuda: cfg!(feature = "cuda") }
 }
 
 /// Opens `cpu` or `cuda:n`.
@@ -33,8 +33,12 @@ fn open(device: &str, threads: usize) -> Result<Device> {
     if device == "cpu" {
         return Device::open(threads);
     }
+    #[cfg(feature = "cuda")]
+    if let Some(ordinal) = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
+        return Device::open_gpu(ordinal, threads);
+    }
     Err(EngineError::invalid(if cfg!(feature = "cuda") {
-        format!("device {device}: this engine does not compute on GPUs yet; use the device cpu")
+        format!("device {device}: expected cpu, or cuda: and the number of a GPU")
     } else {
         format!(
             "device {device}: this engine was built without CUDA; use the device cpu, or the engine that `npm run build:cuda` makes"

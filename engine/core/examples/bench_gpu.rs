@@ -24,12 +24,14 @@ const USAGE: &str =
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 
+type BytesByShape = HashMap<(usize, usize), Arc<[u8]>>;
+
 /// Random weights: all tensors of one shape are the same bytes, so that the host holds few of them.
 struct RandomModel {
     config: ModelConfig,
     stored: StoredType,
     numbers: Vec<f32>,
-    made: RefCell<HashMap<(usize, usize), Arc<[u8]>>>,
+    made: RefCell<BytesByShape>,
 }
 
 impl TensorSource for RandomModel {

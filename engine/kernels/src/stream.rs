@@ -99,8 +99,15 @@ impl Stream {
         // SAFETY: the context just made.
         unsafe { result::ctx::set_current(context) }.map_err(failed("opening"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("opening"))?;
-        let images =
-            modules!["attention", "attention_tensor_cores", "cross_entropy", "dequantize", "elementwise", "optimizer", "rms_norm"];
+        let images = modules![
+            "attention",
+            "attention_tensor_cores",
+            "cross_entropy",
+            "dequantize",
+            "elementwise",
+            "optimizer",
+            "rms_norm"
+        ];
         let load = |image: &[u8]| {
             // SAFETY: a fat binary made by nvcc, which knows its own length.
             unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed("loading kernels on"))
@@ -151,18 +158,9 @@ impl Stream {
         result::mem_get_info().map_err(|error| CudaError::new("asking for free memory", &error))
     }
 
-    /// Name, compute capability and number of multiprocessors.
-    pub fn describe(&self) -> Result<(String, (i32, i32), usize)> {
-        use sys::CUdevice_attribute_enum as Attribute;
-        let failed = |error| CudaError::new("describing the GPU", &error);
-        let get = |attribute| {
-            // SAFETY: a device of the driver.
-            unsafe { result::device::get_attribute(self.device, attribute) }.map_err(failed)
-        };
-        let major = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let processors = get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        Ok((result::device::get_name(self.device).map_err(failed)?, (major, minor), processors as usize))
+    /// The GPU's name.
+    pub fn name(&self) -> Result<String> {
+        result::device::get_name(self.device).map_err(|error| CudaError::new("asking for the GPU's name", &error))
     }
 
     /// Waits for everything so far.

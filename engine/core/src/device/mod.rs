@@ -7,6 +7,7 @@
 //!
 //! A panic ends the run that caused it, with an `INTERNAL` error; the thread goes on.
 
+mod backend;
 mod channel;
 mod generation;
 mod info;

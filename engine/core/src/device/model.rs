@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::backend::Backend;
 use crate::error::Result;
 use crate::load::{self, ModelMetadata};
 use crate::lora::peft::{AdapterInfo, PeftAdapter, read_adapter};
 use crate::model::{BaseModel, LINEAR_MODULES, LayerWeights};
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::cpu::{CpuBuffer, CpuOps, CpuWeight};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::CudaOps;
 use crate::quant::WeightStorage;
 
 /// A base model. Training and decoding read the same tensors.
@@ -19,6 +22,9 @@ pub struct LoadedModel {
     pub storage: WeightStorage,
     pub(super) base: Arc<BaseModel<CpuOps<f32>>>,
     pub(super) decode: Arc<DecodeModel>,
+    /// Where a GPU trains.
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<Arc<BaseModel<CudaOps>>>,
 }
 
 /// An adapter beside its base.
@@ -31,11 +37,18 @@ impl LoadedModel {
     /// Reads a `.gguf` file or a Hugging Face folder and converts the weights of linear layers as `storage` says.
     ///
     /// Errors: `MODEL_NOT_FOUND`, `MODEL_CORRUPT`, `MODEL_UNSUPPORTED`, `IO`, `OUT_OF_MEMORY`.
-    pub(super) fn load(ops: &CpuOps<f32>, path: &Path, storage: WeightStorage) -> Result<Self> {
+    pub(super) fn load(backend: &Backend, path: &Path, storage: WeightStorage) -> Result<Self> {
         let files = load::open(path)?;
         let metadata = files.metadata()?;
-        let base = Arc::new(BaseModel::load(ops, &*files, storage)?);
-        Ok(Self { metadata, storage, decode: Arc::new(DecodeModel::new(&base)), base })
+        let base = Arc::new(BaseModel::load(&*backend.processor, &*files, storage)?);
+        Ok(Self {
+            metadata,
+            storage,
+            decode: Arc::new(DecodeModel::new(&base)),
+            base,
+            #[cfg(feature = "cuda")]
+            gpu: backend.load_on_gpu(&*files, storage)?,
+        })
     }
 
     /// Bytes of the weights as they are held, mapped or in memory of their own.

@@ -1,14 +1,12 @@
 //! What the device thread has on its list.
 
-use std::sync::Arc;
-
+use super::backend::Backend;
 use crate::error::EngineError;
-use crate::ops::cpu::CpuOps;
 use crate::ops::cpu::decode::CpuDecoder;
 
 /// The device: what tasks compute with.
 pub(super) struct Machine {
-    pub ops: Arc<CpuOps<f32>>,
+    pub backend: Backend,
     pub decoder: CpuDecoder,
 }
 

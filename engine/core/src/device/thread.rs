@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::backend::Backend;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
 use super::model::{LoadedAdapter, LoadedModel};
@@ -14,14 +15,13 @@ use super::task::{Machine, Task};
 use super::training::{TrainingRequest, TrainingRun, TrainingTask};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
-use crate::ops::cpu::CpuOps;
 use crate::ops::cpu::decode::CpuDecoder;
 use crate::quant::WeightStorage;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
     info: DeviceInfo,
-    ops: Arc<CpuOps<f32>>,
+    backend: Backend,
     /// Gone once closed.
     inbox: Mutex<Option<Sender<Box<dyn Task>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -36,16 +36,28 @@ impl Device {
     ///
     /// Errors: `INTERNAL` where the system refuses the thread.
     pub fn open(threads: usize) -> Result<Self> {
-        let ops = Arc::new(CpuOps::new(threads));
-        let info = DeviceInfo::of_processor(ops.threads(), ops.instruction_set());
-        let machine = Machine { ops: ops.clone(), decoder: CpuDecoder::new(threads) };
+        let (backend, info) = Backend::processor(threads);
+        Self::start(backend, info, threads)
+    }
+
+    /// GPU `ordinal`, which trains, with activations in bf16; the processor, with `threads` threads, generates and scores.
+    ///
+    /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
+    #[cfg(feature = "cuda")]
+    pub fn open_gpu(ordinal: usize, threads: usize) -> Result<Self> {
+        let (backend, info) = Backend::gpu(ordinal, threads)?;
+        Self::start(backend, info, threads)
+    }
+
+    fn start(backend: Backend, info: DeviceInfo, threads: usize) -> Result<Self> {
+        let machine = Machine { backend: backend.clone(), decoder: CpuDecoder::new(threads) };
         let (inbox, tasks) = channel();
         let scheduler = Scheduler::new(machine, tasks);
         let thread = std::thread::Builder::new()
             .name("luthier-device".to_owned())
             .spawn(move || scheduler.run())
             .map_err(|error| EngineError::internal(format!("cannot start the device's thread: {error}")))?;
-        Ok(Self { info, ops, inbox: Mutex::new(Some(inbox)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { info, backend, inbox: Mutex::new(Some(inbox)), thread: Mutex::new(Some(thread)) })
     }
 
     /// What it is.
@@ -55,7 +67,7 @@ impl Device {
 
     /// Loads a model on the calling thread; see [`LoadedModel`].
     pub fn load(&self, path: &Path, storage: WeightStorage) -> Result<LoadedModel> {
-        LoadedModel::load(&self.ops, path, storage)
+        LoadedModel::load(&self.backend, path, storage)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

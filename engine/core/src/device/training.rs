@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::backend::Training;
 use super::channel::{Events, Teller, channel};
 use super::model::LoadedModel;
 use super::task::{Machine, Task, Turn};
 use crate::error::{EngineError, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::model::TokenExamples;
-use crate::ops::cpu::CpuOps;
-use crate::train::{Progress, TrainConfig, Trainer, TrainingEvent};
+use crate::train::{Progress, TrainConfig, TrainingEvent};
 
 /// What to train.
 pub struct TrainingRequest {
@@ -72,7 +72,7 @@ enum State {
 }
 
 struct Running {
-    trainer: Trainer<CpuOps<f32>>,
+    trainer: Box<dyn Training>,
     cancelled: Arc<AtomicBool>,
     adapter: Slot,
     teller: Teller<RunEvent>,
@@ -131,8 +131,7 @@ impl Running {
 
 /// Both sides of a run.
 fn start(request: TrainingRequest, machine: &Machine) -> Result<(Running, TrainingRun)> {
-    let TrainingRequest { model, config, train, evaluation, initial } = request;
-    let trainer = Trainer::new(machine.ops.clone(), model.base.clone(), config, train, evaluation, initial)?;
+    let trainer = machine.backend.train(request)?;
     let (teller, events) = channel();
     let (cancelled, adapter) = (Arc::new(AtomicBool::new(false)), Slot::default());
     let run = TrainingRun { events, cancelled: cancelled.clone(), adapter: adapter.clone() };

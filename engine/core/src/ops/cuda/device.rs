@@ -52,6 +52,12 @@ impl CudaOps {
         self.compute
     }
 
+    /// Name of the GPU and bytes of its memory.
+    pub fn describe(&self) -> Result<(String, u64)> {
+        let (_, total) = self.stream().memory()?;
+        Ok((self.stream().name()?, total as u64))
+    }
+
     /// Waits for everything so far. Errors of earlier work show here, too.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.stream().synchronize()?)
@@ -223,12 +229,10 @@ impl Ops for CudaOps {
         if rows == 0 {
             return Ok(());
         }
-        let (kind, from) =
-            table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
+        let (kind, from) = table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
         let (to, kinds) = (place_mut(&out, rows * width)?, [kind, out.buffer.kind]);
         // SAFETY: ids and places were checked.
-        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }
-            .map_err(EngineError::from)
+        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }.map_err(EngineError::from)
     }
 
     fn gather_rows(

@@ -21,10 +21,20 @@ pub struct CudaWeight {
 
 /// How its numbers are held.
 enum Numbers {
-    Plain { kind: NumberType, numbers: Allocation },
-    Int8 { codes: Allocation, scales: Allocation },
+    Plain {
+        kind: NumberType,
+        numbers: Allocation,
+    },
+    Int8 {
+        codes: Allocation,
+        scales: Allocation,
+    },
     /// `tables`: what `scales` points into, and the values of codes at its start.
-    Nf4 { codes: Allocation, scales: BlockScales, tables: Allocation },
+    Nf4 {
+        codes: Allocation,
+        scales: BlockScales,
+        tables: Allocation,
+    },
 }
 
 impl CudaWeight {
