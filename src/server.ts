@@ -148,7 +148,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog }));
   const { maxQueuedJobs } = options;
-  const training = { store: jobs, runner, registry, datasets, adapters, modelRoots, maxQueuedJobs };
+  const { device } = engine.info();
+  const training = { store: jobs, runner, registry, datasets, adapters, modelRoots, maxQueuedJobs, device };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {
@@ -161,7 +162,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
-      const { device, deviceName, deviceReason, gpus } = engine.info();
+      const { deviceName, deviceReason, gpus } = engine.info();
       logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };

@@ -121,6 +121,8 @@ export interface TrainingConfig {
   /** True: torch's order from dataSeed + epoch; false: file order. */
   readonly shuffle: boolean;
   readonly dataSeed: number;
+  /** The backward pass computes activations again instead of keeping them. */
+  readonly gradientCheckpointing: boolean;
 }
 
 /** Examples, concatenated. Example i is `[offsets[i], offsets[i+1])`. Labels are not shifted; -100 is ignored. */

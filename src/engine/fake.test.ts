@@ -30,6 +30,7 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
+  gradientCheckpointing: false,
 };
 
 /** Three examples of four tokens with two, three and one label. */

@@ -20,6 +20,8 @@ export interface TrainingServiceDependencies {
   readonly adapters: ManagedAdapterStore;
   readonly modelRoots: readonly string[];
   readonly maxQueuedJobs: number;
+  /** As `EngineInfo.device`. */
+  readonly device: string;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -57,7 +59,7 @@ export function createTrainingService(
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
-    refuseNotBuilt(spec);
+    refuseNotBuilt(spec, dependencies.device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);

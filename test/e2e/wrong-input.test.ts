@@ -50,6 +50,7 @@ describe('training requests', () => {
     ['a template that is not there', { template: 'none' }, 'INVALID_ARGUMENT', /none/],
     ['a path outside the roots', { model: '/etc/passwd' }, 'PERMISSION_DENIED', /model-root/],
     ['dropout, which is not built yet', { lora: { r: 4, loraDropout: 0.1 } }, 'UNIMPLEMENTED', /lora_dropout/],
+    ['a compute type that the processor has not', { computeDtype: 'bfloat16' }, 'UNIMPLEMENTED', /float32/],
     ['packing, which is not built yet', { packing: true }, 'UNIMPLEMENTED', /packing/],
   ])('%s is refused before a job exists', async (_, more, status, message) => {
     const before = (await server.client.listTrainingJobs()).jobs.length;

@@ -62,6 +62,7 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
+  gradientCheckpointing: false,
 };
 
 const examples = {
@@ -116,6 +117,16 @@ describe('devices', () => {
 });
 
 describe('training', () => {
+  it('with gradient checkpointing, the same numbers in less memory', async () => {
+    const steps = async (gradientCheckpointing: boolean) =>
+      (await events({ gradientCheckpointing })).all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
+    const [kept, again] = [await steps(false), await steps(true)];
+    expect(again.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
+      kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
+    );
+    expect(again[0]?.allocatedBytes).toBeLessThan(kept[0]?.allocatedBytes ?? 0);
+  });
+
   it('tells every step, saves an adapter, and generates with it', async () => {
     const { run, all } = await events({});
     expect(all.map(({ kind }) => kind)).toEqual([

@@ -23,7 +23,6 @@ export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   'eval-strategy':
     'Evaluation runs at each epoch, or every --eval-steps, where there is --eval-data or --validation-split.',
   fp16: '',
-  'gradient-checkpointing': '',
   'group-by-length': '',
   'init-lora-weights': '',
   'label-smoothing-factor': '',

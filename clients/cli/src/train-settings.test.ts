@@ -78,7 +78,7 @@ test.each([
   expect(() => settings({ [name]: value })).toThrow(message);
 });
 
-test.each(['bf16', 'gradient-checkpointing', 'warmup-ratio', 'optim'])('--%s is known and refused by name', (name) => {
+test.each(['bf16', 'group-by-length', 'warmup-ratio', 'optim'])('--%s is known and refused by name', (name) => {
   expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
 });
 

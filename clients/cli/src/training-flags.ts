@@ -170,7 +170,10 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('load-in', 'text', LOAD_IN_HELP, (spec, v) => {
     spec.loadIn = loadInOf(v);
   }),
-  flag('compute-dtype', 'text', 'float32', (spec, v) => {
+  flag('gradient-checkpointing', 'boolean', 'less memory, more time: activations are computed again', (spec, v) => {
+    spec.gradientCheckpointing = v;
+  }),
+  flag('compute-dtype', 'text', 'float32 on a processor, bfloat16 on a GPU: nothing else yet', (spec, v) => {
     spec.computeDtype = v;
   }),
   flag('learning-rate', 'number', 'default 5e-5', (spec, v) => {

@@ -44,6 +44,7 @@ pub struct NativeTrainingConfig {
     pub eval_steps: Option<u32>,
     pub shuffle: bool,
     pub data_seed: u32,
+    pub gradient_checkpointing: bool,
 }
 
 impl TryFrom<NativeTrainingConfig> for TrainConfig {
@@ -74,7 +75,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             eval_steps: found.eval_steps.map(u64::from),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
-            recompute_layers: 0,
+            recompute_layers: if found.gradient_checkpointing { usize::MAX } else { 0 },
         })
     }
 }

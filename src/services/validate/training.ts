@@ -63,6 +63,7 @@ const specSchema = z
       dataSeed: wholeNumber(0, UINT32).optional(),
       packing: z.boolean(),
       computeDtype: z.string(),
+      gradientCheckpointing: z.boolean(),
     },
     'expected a spec, found nothing',
   )
@@ -99,16 +100,18 @@ export const trainSchema = z.object({
 
 /**
  * Refuses what the contract has and this version has not.
+ * @param device As `EngineInfo.device`.
  * @throws LuthierError NOT_BUILT_YET with the field's name
  */
-export function refuseNotBuilt(spec: CheckedSpec): void {
+export function refuseNotBuilt(spec: CheckedSpec, device: string): void {
+  const computeDtype = device === 'cpu' ? 'float32' : 'bfloat16';
   const wanted: readonly (readonly [boolean, string, string])[] = [
     [spec.lora.loraDropout !== 0, 'spec.lora.lora_dropout', 'expected 0: dropout is not built yet'],
     [spec.packing, 'spec.packing', 'expected false: packing is not built yet'],
     [
-      spec.computeDtype !== '' && spec.computeDtype !== 'float32',
+      spec.computeDtype !== '' && spec.computeDtype !== computeDtype,
       'spec.compute_dtype',
-      'expected float32 or nothing: other types are not built yet',
+      `expected ${computeDtype} or nothing on ${device}: other types are not built yet`,
     ],
   ];
   const violations = wanted.flatMap(([asked, field, description]) =>

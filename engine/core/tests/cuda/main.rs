@@ -3,5 +3,6 @@
 mod attention;
 mod compare;
 mod elementwise;
+mod memory;
 mod products;
 mod weights;

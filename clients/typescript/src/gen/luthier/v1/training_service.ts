@@ -242,8 +242,13 @@ export interface TrainingSpec {
     | undefined;
   /** Many examples in one sequence. Not built yet. */
   packing: boolean;
-  /** `float32`, or empty for the device's default. Others are not built yet. */
+  /**
+   * What activations are computed in: the device's own type, which is also what nothing stands for: `float32` on the processor, `bfloat16` on a
+   * GPU. Others are not built yet.
+   */
   computeDtype: string;
+  /** Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers. */
+  gradientCheckpointing: boolean;
 }
 
 /** A job. */
@@ -653,6 +658,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     dataSeed: undefined,
     packing: false,
     computeDtype: "",
+    gradientCheckpointing: false,
   };
 }
 
@@ -750,6 +756,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     }
     if (message.computeDtype !== "") {
       writer.uint32(250).string(message.computeDtype);
+    }
+    if (message.gradientCheckpointing !== false) {
+      writer.uint32(256).bool(message.gradientCheckpointing);
     }
     return writer;
   },
@@ -1015,6 +1024,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.computeDtype = reader.string();
             continue;
           }
+          case 32: {
+            if (tag !== 256) {
+              break;
+            }
+
+            message.gradientCheckpointing = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1152,6 +1169,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.compute_dtype)
         ? globalThis.String(object.compute_dtype)
         : "",
+      gradientCheckpointing: isSet(object.gradientCheckpointing)
+        ? globalThis.Boolean(object.gradientCheckpointing)
+        : isSet(object.gradient_checkpointing)
+        ? globalThis.Boolean(object.gradient_checkpointing)
+        : false,
     };
   },
 
@@ -1250,6 +1272,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.computeDtype !== undefined) {
       obj.computeDtype = message.computeDtype;
     }
+    if (message.gradientCheckpointing !== undefined) {
+      obj.gradientCheckpointing = message.gradientCheckpointing;
+    }
     return obj;
   },
 
@@ -1289,6 +1314,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.dataSeed = object.dataSeed ?? undefined;
     message.packing = object.packing ?? false;
     message.computeDtype = object.computeDtype ?? "";
+    message.gradientCheckpointing = object.gradientCheckpointing ?? false;
     return message;
   },
 };

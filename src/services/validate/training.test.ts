@@ -1,0 +1,20 @@
+import { expect, test } from 'vitest';
+import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
+import { createSchema, refuseNotBuilt } from './training.ts';
+
+const checked = (settings: Partial<TrainingSpec>) =>
+  createSchema.parse({
+    spec: TrainingSpec.fromPartial({ model: 'models/m', dataset: 'datasets/d', ...settings }),
+    requestId: '',
+    validateOnly: false,
+  }).spec;
+
+test.each([
+  ['cpu', 'float32', 'bfloat16'],
+  ['cuda:0', 'bfloat16', 'float32'],
+])('on %s the compute type is %s: nothing else may be asked for', (device, own, other) => {
+  for (const computeDtype of ['', own]) refuseNotBuilt(checked({ computeDtype }), device);
+  expect(() => refuseNotBuilt(checked({ computeDtype: other }), device)).toThrow(
+    `spec.compute_dtype: expected ${own} or nothing on ${device}`,
+  );
+});
