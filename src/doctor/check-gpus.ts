@@ -65,8 +65,8 @@ export function checkCudaAddon({ addons }: System): Finding {
   try {
     const { cuda } = addons.cuda().capabilities();
     if (cuda) return ok(name, CUDA_ADDON.name);
-    const found = `${CUDA_ADDON.name} loads, but does not compute on GPUs yet`;
-    return { name, status: 'absent', found, advice: null };
+    const found = `${CUDA_ADDON.name} was built without CUDA`;
+    return { name, status: 'absent', found, advice: `run \`${CUDA_ADDON.build}\`` };
   } catch (error) {
     return { name, status: 'absent', ...sentence(error instanceof Error ? error.message : String(error)) };
   }

@@ -69,7 +69,11 @@ test.each<[string, Machine, string]>([
     { cuda: 'not built; run x' },
     'GPU0 (cuda:0, compute capability 9.0) is not used: not built; run x',
   ],
-  ['a build that cannot', { computes: false }, 'is not used: this version of the engine does not compute on GPUs yet'],
+  [
+    'a build that cannot',
+    { computes: false },
+    'is not used: engine/binding/luthier-cuda.node was built without CUDA; run `npm run build:cuda`',
+  ],
 ])('auto takes the processor where there is %s, and says so; cuda is refused', (_, described, reason) => {
   const { addons, onCpu } = machine(described);
   const choice = chooseDevice('auto', addons);

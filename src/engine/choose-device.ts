@@ -1,5 +1,5 @@
 /** Which device the engine opens, with which build of the addon, and why. Computes nothing. */
-import type { Addons } from './addon-files.ts';
+import { type Addons, CUDA_ADDON } from './addon-files.ts';
 import type { DeviceSetting } from './device-setting.ts';
 import { EngineError } from './errors.ts';
 import type { Gpu, GpuProbe } from './gpus.ts';
@@ -53,7 +53,7 @@ function findGpu(
 function loadCuda(addons: Addons): Attempt {
   const loaded = attempt(addons.cuda);
   if ('problem' in loaded || loaded.addon.capabilities().cuda) return loaded;
-  return { problem: 'this version of the engine does not compute on GPUs yet' };
+  return { problem: `${CUDA_ADDON.name} was built without CUDA; run \`${CUDA_ADDON.build}\`` };
 }
 
 /**
