@@ -6,7 +6,7 @@ import type { GpuProbe } from '../engine/gpus.ts';
 import { checkDataFolder } from './check-data-folder.ts';
 import { checkCudaAddon, checkCudaLibraries, checkGpus, lookForGpus } from './check-gpus.ts';
 import { checkMemory, checkNode, checkProcessor } from './check-machine.ts';
-import { type Finding, sentence } from './finding.ts';
+import { type Finding, ok, sentence } from './finding.ts';
 import type { System } from './system.ts';
 
 /** What was found. */
@@ -25,7 +25,7 @@ function checkDevice(wanted: ServerOptions['device'], system: System): [Finding,
   const name = 'device';
   try {
     const { device, reason } = chooseDevice(wanted, system.addons);
-    return [{ name, status: 'ok', found: `${device} (--device ${wanted}): ${reason}`, advice: null }, device];
+    return [ok(name, `${device} (--device ${wanted}): ${reason}`), device];
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
     return [{ name, status: 'failure', ...sentence(error.message) }, null];

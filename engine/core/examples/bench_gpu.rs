@@ -10,14 +10,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use luthier_core::lora::LoraConfig;
-use luthier_core::model::{BaseModel, IGNORED_LABEL, TensorSource, TokenExamples};
+use luthier_core::model::{BaseModel, TensorSource};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::quant::WeightStorage;
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
+
+mod workload;
 
 const USAGE: &str =
     "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
@@ -127,8 +128,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?);
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
-    let examples = examples(config.vocab_size, batch, seq, share);
-    let mut trainer = Trainer::new(ops.clone(), base, training(batch, steps, recompute), examples, None, None)?;
+    let examples = workload::examples(config.vocab_size, batch, seq, share);
+    let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, recompute), examples, None, None)?;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -164,37 +165,4 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     println!("{report}");
     Ok(())
-}
-
-fn training(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfig {
-    TrainConfig {
-        lora: LoraConfig { r: 8, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
-        learning_rate: 3e-4,
-        lr_scheduler_type: LrSchedulerType::Constant,
-        warmup_steps: 0.0,
-        weight_decay: 0.01,
-        adam_beta1: 0.9,
-        adam_beta2: 0.999,
-        adam_epsilon: 1e-8,
-        max_grad_norm: 1.0,
-        per_device_train_batch_size: batch,
-        gradient_accumulation_steps: 1,
-        num_train_epochs: 1.0,
-        max_steps: Some(steps as u64),
-        per_device_eval_batch_size: 1,
-        eval_steps: None,
-        shuffle: false,
-        data_seed: 0,
-        recompute_layers,
-    }
-}
-
-fn examples(vocab_size: usize, batch: usize, seq: usize, share: f64) -> TokenExamples {
-    let mut random = MersenneTwister::new(0);
-    let input_ids: Vec<u32> = (0..batch * seq).map(|_| random.next_u32() % vocab_size as u32).collect();
-    let ignored = (seq as f64 * (1.0 - share)).round() as usize;
-    let label = |(index, id): (usize, &u32)| if index % seq < ignored { IGNORED_LABEL } else { *id as i32 };
-    let labels = input_ids.iter().enumerate().map(label).collect();
-    let offsets = (0..=batch).map(|index| (index * seq) as u32).collect();
-    TokenExamples { input_ids, labels, offsets }
 }

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use luthier_core::load;
-use luthier_core::lora::LoraConfig;
-use luthier_core::model::{BaseModel, IGNORED_LABEL, LINEAR_MODULES, TokenExamples};
+use luthier_core::model::{BaseModel, LINEAR_MODULES};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Matrix, MatrixMut, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, Trainer, TrainingEvent};
 use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 
+use crate::workload::RANK;
+
+mod workload;
+
 const USAGE: &str = "usage: bench_train MODEL THREADS BATCH SEQ STEPS [LABEL_SHARE [STORAGE]]";
-const RANK: usize = 8;
 /// Rows, columns and inner dimension of the product that the roof is measured with.
 const ROOF_SIZE: usize = 1536;
 
@@ -37,9 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = base.config.clone();
     // Before and after: on a busy machine one measurement alone may meet a slow moment.
     let roof_before = gemm_roof(&ops, threads)?;
-    let examples = examples(model.vocab_size, batch, seq, share);
+    let examples = workload::examples(model.vocab_size, batch, seq, share);
     let labelled: usize = (0..batch).map(|index| examples.label_count(index)).sum();
-    let mut trainer = Trainer::new(ops.clone(), base, config(batch, steps), examples, None, None)?;
+    let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, 0), examples, None, None)?;
     let mut seconds = Vec::with_capacity(steps);
     let mut begin = Instant::now();
     loop {
@@ -71,39 +73,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     println!("{report}");
     Ok(())
-}
-
-fn config(batch: usize, steps: usize) -> TrainConfig {
-    TrainConfig {
-        lora: LoraConfig { r: RANK, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
-        learning_rate: 3e-4,
-        lr_scheduler_type: LrSchedulerType::Constant,
-        warmup_steps: 0.0,
-        weight_decay: 0.01,
-        adam_beta1: 0.9,
-        adam_beta2: 0.999,
-        adam_epsilon: 1e-8,
-        max_grad_norm: 1.0,
-        per_device_train_batch_size: batch,
-        gradient_accumulation_steps: 1,
-        num_train_epochs: 1.0,
-        max_steps: Some(steps as u64),
-        per_device_eval_batch_size: 1,
-        eval_steps: None,
-        shuffle: false,
-        data_seed: 0,
-        recompute_layers: 0,
-    }
-}
-
-fn examples(vocab_size: usize, batch: usize, seq: usize, share: f64) -> TokenExamples {
-    let mut random = MersenneTwister::new(0);
-    let input_ids: Vec<u32> = (0..batch * seq).map(|_| random.next_u32() % vocab_size as u32).collect();
-    let ignored = (seq as f64 * (1.0 - share)).round() as usize;
-    let label = |(index, id): (usize, &u32)| if index % seq < ignored { IGNORED_LABEL } else { *id as i32 };
-    let labels = input_ids.iter().enumerate().map(label).collect();
-    let offsets = (0..=batch).map(|index| (index * seq) as u32).collect();
-    TokenExamples { input_ids, labels, offsets }
 }
 
 /// Multiplications and additions that a step cannot do without: forward and gradient with respect to the input of every frozen weight, the

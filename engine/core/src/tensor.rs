@@ -5,7 +5,8 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
-use crate::quant::Scales;
+use crate::error::{EngineError, Result};
+use crate::quant::{Scales, nf4};
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,5 +127,33 @@ impl HostTensor {
     /// Bytes that it takes, its scales included, mapped or not.
     pub fn size_bytes(&self) -> usize {
         self.bytes.as_slice().len() + self.scales.as_ref().map_or(0, Scales::bytes)
+    }
+
+    /// `[rows, columns]` of a matrix whose bytes and scales are as many as its type needs, and aligned.
+    ///
+    /// Errors: `INTERNAL`; readers and conversion make no other matrices.
+    pub(crate) fn matrix(&self) -> Result<[usize; 2]> {
+        let [rows, columns] = self.shape[..] else {
+            return Err(EngineError::internal(format!("a weight has the shape {:?}; expected a matrix", self.shape)));
+        };
+        let (stored, bytes) = (self.stored, self.bytes.as_slice());
+        let scales_fit = match (stored, &self.scales) {
+            (StoredType::Int8, Some(scales @ Scales::Rows(_))) => scales.count() == rows,
+            (StoredType::Nf4, Some(scales @ (Scales::Blocks(_) | Scales::Nested(_)))) => {
+                scales.count() == (rows * columns).div_ceil(nf4::BLOCK)
+            }
+            (StoredType::Int8 | StoredType::Nf4, _) => false,
+            (_, scales) => scales.is_none(),
+        };
+        if stored.matrix_bytes(rows, columns) == Some(bytes.len())
+            && (bytes.as_ptr() as usize).is_multiple_of(stored.alignment())
+            && scales_fit
+        {
+            return Ok([rows, columns]);
+        }
+        let (name, found, scales) = (stored.name(), bytes.len(), self.scales.as_ref().map_or(0, Scales::count));
+        let message =
+            format!("a {name} weight {rows}×{columns} has {found} bytes and {scales} scales, or lies unaligned");
+        Err(EngineError::internal(message))
     }
 }

@@ -3,12 +3,7 @@
 // Rows are tokens: queries [rows, heads, head_dim], keys and values [rows, key_value_heads, head_dim]. Sequence s is the rows
 // borders[s]..borders[s + 1]. Online softmax after M. Milakov and N. Gimelshein (2018); the backward pass recomputes the probabilities from
 // the saved ln Σ exp (T. Dao et al., FlashAttention, 2022), keys and queries in two kernels, so that no sum depends on scheduling.
-#include "common.cuh"
-
-struct Shape {
-    int heads, key_value_heads, head_dim;
-    float scale;
-};
+#include "attention.cuh"
 
 // Rows of a tile of queries and of keys, and threads of a block: 16 × 16, each with 2 × 2 of the scores.
 constexpr int TILE = 32, SIDE = 16, THREADS = SIDE * SIDE, EACH = TILE / SIDE;

@@ -2,12 +2,8 @@
 //
 // After T. Dao, FlashAttention-2 (2023), with the gradients of queries and of keys in two kernels: seven products instead of five, but no
 // sum depends on scheduling.
+#include "attention.cuh"
 #include "tensor_cores.cuh"
-
-struct Shape {
-    int heads, key_value_heads, head_dim;
-    float scale;
-};
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 

@@ -4,13 +4,15 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     pub version: String,
-    /// `cpu`.
+    /// `cpu` or `cuda:n`: what trains.
     pub device: String,
-    /// The processor's name as the system gives it.
+    /// Its name, as the system or the driver gives it.
     pub device_name: String,
+    /// Of the processor, which generates and scores in any case.
     pub threads: usize,
-    /// `avx512`, `avx2` or `scalar`.
+    /// Of the processor: `avx512`, `avx2` or `scalar`.
     pub instruction_set: String,
+    /// Of the device that trains.
     pub total_memory_bytes: u64,
 }
 

@@ -119,13 +119,13 @@ impl<O: Ops> Activations<O> {
         &mut self.hidden[stream]
     }
 
+    /// A block's part.
     pub(super) fn block(&mut self, layer: usize) -> BlockMemory<'_, O> {
         let (from, to) = (self.stream(layer), self.stream(layer + 1));
         // The shared place comes first.
         let (place, low_rank) = match self.keep {
             Keep::Nothing => (0, 0),
-            Keep::AllBut { recomputed: 0 } => (layer, layer),
-            Keep::AllBut { recomputed } => ((layer + 1).saturating_sub(recomputed), layer),
+            Keep::AllBut { recomputed } => (layer.saturating_sub(recomputed.saturating_sub(1)), layer),
         };
         let (before, after) = self.hidden.split_at_mut(from.max(to));
         let (input, output) = if from < to { (&before[from], &mut after[0]) } else { (&after[0], &mut before[to]) };

@@ -7,7 +7,7 @@ mod view;
 
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
 
 /// A number that a device computes with.
@@ -52,6 +52,23 @@ pub struct AttentionShape {
     /// Divides `heads`: query head h reads key/value head `h / (heads / key_value_heads)`.
     pub key_value_heads: usize,
     pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// `[rows, query numbers, key numbers]` of sequences between rising borders, the first of which is 0.
+    ///
+    /// Errors: `INTERNAL` where borders or heads do not fit.
+    pub(crate) fn sizes(self, borders: &[u32]) -> Result<[usize; 3]> {
+        let rising = borders.first() == Some(&0) && borders.is_sorted();
+        let whole = self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads);
+        match borders.last() {
+            Some(rows) if rising && whole => {
+                let rows = *rows as usize;
+                Ok([rows, rows * self.heads * self.head_dim, rows * self.key_value_heads * self.head_dim])
+            }
+            _ => Err(EngineError::internal(format!("attention over borders {borders:?} with {self:?}"))),
+        }
+    }
 }
 
 /// What attention reads, after rope.
@@ -103,6 +120,39 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this update, from 1.
     pub step: u64,
+}
+
+/// Factors of one AdamW update, in f64: devices round each to the type they compute in, as torch does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamWFactors {
+    /// 1 − learning rate · weight decay
+    pub decay: f64,
+    /// 1 − β1
+    pub first_weight: f64,
+    pub keep_second: f64,
+    /// 1 − β2
+    pub second_weight: f64,
+    /// learning rate / (1 − β1ᵗ)
+    pub step_size: f64,
+    /// √(1 − β2ᵗ)
+    pub root_correction: f64,
+    pub epsilon: f64,
+}
+
+impl AdamW {
+    pub(crate) fn factors(self) -> AdamWFactors {
+        let Self { learning_rate, beta1, beta2, epsilon, weight_decay, step } = self;
+        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
+        AdamWFactors {
+            decay: 1.0 - learning_rate * weight_decay,
+            first_weight: 1.0 - beta1,
+            keep_second: beta2,
+            second_weight: 1.0 - beta2,
+            step_size: learning_rate / correction(beta1),
+            root_correction: correction(beta2).sqrt(),
+            epsilon,
+        }
+    }
 }
 
 /// The state of one AdamW update, four flat buffers of one length.

@@ -1,5 +1,7 @@
 //! Places in device memory. A device checks that what an operation touches lies inside the buffer.
 
+use crate::error::EngineError;
+
 /// A place in a buffer, to read from.
 pub struct View<'a, B> {
     pub buffer: &'a B,
@@ -80,4 +82,14 @@ pub struct MatrixMut<'a, B> {
     pub view: ViewMut<'a, B>,
     pub row_stride: usize,
     pub column_stride: usize,
+}
+
+/// Elements from the first to the last of a strided matrix.
+pub(super) fn extent(rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> usize {
+    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + (columns - 1) * column_stride + 1 }
+}
+
+/// What a device answers where `len` elements from `offset` on reach beyond a buffer of `found`.
+pub(super) fn outside(found: usize, offset: usize, len: usize) -> EngineError {
+    EngineError::internal(format!("an operation reaches {len} elements from {offset} on; the buffer has {found}"))
 }

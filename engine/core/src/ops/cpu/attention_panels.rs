@@ -1,6 +1,6 @@
 //! The matrix products of attention: causal ones, which leave out what the mask hides, over keys and values packed once for all queries.
 
-use super::kernel::{Kernels, Segment};
+use super::kernel::Segment;
 use super::product::{Product, Right, Term};
 use super::real::Real;
 
@@ -42,14 +42,16 @@ impl<'a, E: Real> Panels<'a, E> {
 
     /// `(first column, columns, row stride, numbers)` of each panel.
     fn each(self) -> impl Iterator<Item = (usize, usize, usize, &'a [E])> {
-        let Kernels { width, .. } = *E::kernels();
-        let panel_width = E::kernels().panel_width();
-        (0..self.columns).step_by(panel_width).map(move |first| {
-            let columns = (self.columns - first).min(panel_width);
-            let stride = columns.next_multiple_of(width);
+        panels::<E>(self.columns).map(move |(first, columns, stride)| {
             (first, columns, stride, &self.numbers[first * self.inner..first * self.inner + self.inner * stride])
         })
     }
+}
+
+/// All panels of so many columns, as `Kernels::panel` gives them.
+fn panels<E: Real>(columns: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let kernels = E::kernels();
+    (0..columns.div_ceil(kernels.panel_width())).map(move |index| kernels.panel(columns, index))
 }
 
 /// Packs `[inner, columns]`, element (k, n) at `k * row_stride + n * column_stride`, into [`Panels`].
@@ -64,10 +66,7 @@ pub(super) unsafe fn pack<E: Real>(
 ) {
     let left = Segment { a: std::ptr::null(), row_stride: 0, column_stride: 0, k: inner };
     let term = Term { left, right: Right::Strided { start, row_stride, column_stride } };
-    let kernels = E::kernels();
-    for first in (0..columns).step_by(kernels.panel_width()) {
-        let count = (columns - first).min(kernels.panel_width());
-        let stride = count.next_multiple_of(kernels.width);
+    for (first, count, stride) in panels::<E>(columns) {
         let out = &mut out[first * inner..first * inner + inner * stride];
         // SAFETY: the caller's promise; a panel needs no scratch where its side is no weight.
         unsafe { term.pack(0..inner, first, count, stride, out, &mut Vec::new()) };

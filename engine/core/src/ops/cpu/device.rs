@@ -13,6 +13,7 @@ use super::real::Real;
 use super::rows;
 use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
+use crate::ops::view::{extent, outside};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
     Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
@@ -90,10 +91,6 @@ impl<E: Real> CpuOps<E> {
     }
 }
 
-fn outside(found: usize, offset: usize, len: usize) -> EngineError {
-    EngineError::internal(format!("an operation reaches {len} elements from {offset} on; the buffer has {found}"))
-}
-
 fn slice<'a, E>(view: View<'a, CpuBuffer<E>>, len: usize) -> Result<&'a [E]> {
     let all = view.buffer.as_slice();
     view.offset
@@ -109,11 +106,6 @@ fn slice_mut<'a, E>(view: ViewMut<'a, CpuBuffer<E>>, len: usize) -> Result<&'a m
         .checked_add(len)
         .and_then(|end| all.get_mut(view.offset..end))
         .ok_or_else(|| outside(found, view.offset, len))
-}
-
-/// Elements from the first to the last of a strided matrix.
-fn extent(rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> usize {
-    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + (columns - 1) * column_stride + 1 }
 }
 
 fn left<E>(matrix: &Matrix<'_, CpuBuffer<E>>, rows: usize, k: usize) -> Result<Segment<E>> {
@@ -355,7 +347,7 @@ impl<E: Real> Ops for CpuOps<E> {
         output: ViewMut<'_, CpuBuffer<E>>,
         log_sum_exp: ViewMut<'_, CpuBuffer<E>>,
     ) -> Result<()> {
-        let [rows, wide, narrow] = attention_sizes(shape, borders)?;
+        let [rows, wide, narrow] = shape.sizes(borders)?;
         let arrays = [slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?];
         let (output, log_sum_exp) = (slice_mut(output, wide)?, slice_mut(log_sum_exp, rows * shape.heads)?);
         let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch, packed: &mut self.packed() };
@@ -371,7 +363,7 @@ impl<E: Real> Ops for CpuOps<E> {
         saved: AttentionSaved<'_, CpuBuffer<E>>,
         grads: AttentionGrads<'_, CpuBuffer<E>>,
     ) -> Result<()> {
-        let [rows, wide, narrow] = attention_sizes(shape, borders)?;
+        let [rows, wide, narrow] = shape.sizes(borders)?;
         let (query, key, value) =
             (slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?);
         let (output, output_grad) = (slice(saved.output, wide)?, slice(saved.output_grad, wide)?);
@@ -577,16 +569,15 @@ impl<E: Real> Ops for CpuOps<E> {
     }
 
     fn adamw(&self, settings: AdamW, state: AdamWState<'_, CpuBuffer<E>>) -> Result<()> {
-        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step } = settings;
-        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let exact = settings.factors();
         let factors = rows::AdamWFactors {
-            decay: E::from_f64(1.0 - learning_rate * weight_decay),
-            first_weight: E::from_f64(1.0 - beta1),
-            keep_second: E::from_f64(beta2),
-            second_weight: E::from_f64(1.0 - beta2),
-            step_size: E::from_f64(learning_rate / correction(beta1)),
-            root_correction: E::from_f64(correction(beta2).sqrt()),
-            epsilon: E::from_f64(epsilon),
+            decay: E::from_f64(exact.decay),
+            first_weight: E::from_f64(exact.first_weight),
+            keep_second: E::from_f64(exact.keep_second),
+            second_weight: E::from_f64(exact.second_weight),
+            step_size: E::from_f64(exact.step_size),
+            root_correction: E::from_f64(exact.root_correction),
+            epsilon: E::from_f64(exact.epsilon),
         };
         let gradients = state.gradients.as_slice();
         let len = gradients.len();
@@ -600,18 +591,5 @@ impl<E: Real> Ops for CpuOps<E> {
             rows::adamw(&factors, parameters, &gradients[range], first, second);
         });
         Ok(())
-    }
-}
-
-/// `[rows, query numbers, key numbers]`, with the borders checked.
-fn attention_sizes(shape: AttentionShape, borders: &[u32]) -> Result<[usize; 3]> {
-    let rising = borders.first() == Some(&0) && borders.is_sorted();
-    let whole = shape.key_value_heads > 0 && shape.heads.is_multiple_of(shape.key_value_heads);
-    match borders.last() {
-        Some(rows) if rising && whole => {
-            let rows = *rows as usize;
-            Ok([rows, rows * shape.heads * shape.head_dim, rows * shape.key_value_heads * shape.head_dim])
-        }
-        _ => Err(EngineError::internal(format!("attention over borders {borders:?} with {shape:?}"))),
     }
 }

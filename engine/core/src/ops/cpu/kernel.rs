@@ -52,6 +52,13 @@ impl<E> Kernels<E> {
     pub fn panel_width(&self) -> usize {
         MAX_VECTORS * self.width
     }
+
+    /// Of panel `index` of a right side with so many columns: `(first column, columns, row stride when packed)`.
+    pub fn panel(&self, columns: usize, index: usize) -> (usize, usize, usize) {
+        let first = index * self.panel_width();
+        let here = (columns - first).min(self.panel_width());
+        (first, here, here.next_multiple_of(self.width))
+    }
 }
 
 #[inline(always)]

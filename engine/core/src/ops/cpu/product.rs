@@ -127,10 +127,8 @@ impl<E: Real> Product<'_, E> {
     /// One panel's columns of `rows`.
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, scratch: &mut PackScratch<E>) {
         let kernels = E::kernels();
-        let first = panel * kernels.panel_width();
-        let columns = (self.n - first).min(kernels.panel_width());
-        let vectors = columns.div_ceil(kernels.width);
-        let stride = vectors * kernels.width;
+        let (first, columns, stride) = kernels.panel(self.n, panel);
+        let vectors = stride / kernels.width;
         let inner = self.inner();
         let mut start = (self.start, self.start_row_stride, self.start_column_stride);
         let mut done = 0;

@@ -39,7 +39,7 @@ impl<E: Real> Product<'_, E> {
                     // SAFETY: this piece's panel; the rest is the caller's promise.
                     scratch.with(|scratch| unsafe {
                         let panel = packed.range(index * panel_len..(index + 1) * panel_len);
-                        let (first, columns, stride) = self.place(group.start + index);
+                        let (first, columns, stride) = E::kernels().panel(self.n, group.start + index);
                         let len = self.inner() * stride;
                         self.pack(0..self.inner(), first, columns, stride, &mut panel[..len], &mut scratch.rows);
                     });
@@ -62,14 +62,6 @@ impl<E: Real> Product<'_, E> {
         }
     }
 
-    /// `(first column, columns, row stride when packed)` of a panel.
-    fn place(&self, panel: usize) -> (usize, usize, usize) {
-        let kernels = E::kernels();
-        let first = panel * kernels.panel_width();
-        let columns = (self.n - first).min(kernels.panel_width());
-        (first, columns, columns.next_multiple_of(kernels.width))
-    }
-
     /// Some rows of the columns of some panels, which lie in `packed` one after another.
     unsafe fn block(&self, rows: Range<usize>, panels: Range<usize>, packed: &[E], panel_len: usize) {
         let kernels = E::kernels();
@@ -84,7 +76,7 @@ impl<E: Real> Product<'_, E> {
                 _ => (self.c.cast_const(), self.row_stride, self.column_stride),
             };
             for (index, panel) in panels.clone().enumerate() {
-                let (first, columns, stride) = self.place(panel);
+                let (first, columns, stride) = kernels.panel(self.n, panel);
                 let b = packed[index * panel_len + done * stride..].as_ptr();
                 let vectors = stride / kernels.width;
                 // SAFETY: the caller's promise.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::memory::{Counted, MemoryCounter};
 use super::real::Real;
-use crate::error::{EngineError, Result};
-use crate::quant::{Scales, dequantize_rows, nf4};
+use crate::error::Result;
+use crate::quant::dequantize_rows;
 use crate::tensor::{HostTensor, StoredType, TensorBytes};
 
 /// A frozen matrix `[rows, columns]`; the bytes stay where they are.
@@ -15,37 +15,12 @@ pub struct CpuWeight {
     _counted: Option<Counted>,
 }
 
-/// Whether the scales are those that the type needs, as many as it needs.
-fn scales_fit(tensor: &HostTensor, rows: usize, columns: usize) -> bool {
-    match (tensor.stored, &tensor.scales) {
-        (StoredType::Int8, Some(scales @ Scales::Rows(_))) => scales.count() == rows,
-        (StoredType::Nf4, Some(scales @ (Scales::Blocks(_) | Scales::Nested(_)))) => {
-            scales.count() == (rows * columns).div_ceil(nf4::BLOCK)
-        }
-        (StoredType::Int8 | StoredType::Nf4, _) => false,
-        (_, scales) => scales.is_none(),
-    }
-}
-
 impl CpuWeight {
     pub(super) fn new(tensor: HostTensor, counter: &Arc<MemoryCounter>) -> Result<Self> {
-        let [rows, columns] = tensor.shape[..] else {
-            return Err(EngineError::internal(format!("a weight has the shape {:?}; expected a matrix", tensor.shape)));
-        };
-        let bytes = tensor.bytes.as_slice();
-        let fits = tensor.stored.matrix_bytes(rows, columns) == Some(bytes.len())
-            && (bytes.as_ptr() as usize).is_multiple_of(tensor.stored.alignment())
-            && scales_fit(&tensor, rows, columns);
-        if fits {
-            let owned = matches!(tensor.bytes, TensorBytes::Owned(_));
-            let counted = owned.then(|| Counted::new(tensor.size_bytes() as u64, counter));
-            return Ok(Self { tensor, _counted: counted });
-        }
-        let (stored, found) = (tensor.stored.name(), bytes.len());
-        let scales = tensor.scales.as_ref().map_or(0, Scales::count);
-        let message =
-            format!("a {stored} weight {rows}×{columns} has {found} bytes and {scales} scales, or lies unaligned");
-        Err(EngineError::internal(message))
+        tensor.matrix()?;
+        let owned = matches!(tensor.bytes, TensorBytes::Owned(_));
+        let counted = owned.then(|| Counted::new(tensor.size_bytes() as u64, counter));
+        Ok(Self { tensor, _counted: counted })
     }
 
     pub fn rows(&self) -> usize {

@@ -47,11 +47,6 @@ impl CudaOps {
         Ok(Self { memory, multiplier, compute, scratch: Default::default(), norm })
     }
 
-    /// Type of activations.
-    pub fn compute(&self) -> NumberType {
-        self.compute
-    }
-
     /// Name of the GPU and bytes of its memory.
     pub fn describe(&self) -> Result<(String, u64)> {
         let (_, total) = self.stream().memory()?;
@@ -113,19 +108,18 @@ fn below(values: &[u32], limit: usize, what: &str) -> Result<()> {
 
 fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
     let AttentionShape { heads, key_value_heads, head_dim } = shape;
-    let rising = borders.first() == Some(&0) && borders.is_sorted();
-    let whole = key_value_heads > 0 && heads.is_multiple_of(key_value_heads) && head_dim <= MAX_HEAD_DIM;
-    match borders.last() {
-        Some(rows) if rising && whole => Ok(AttentionSizes {
-            sequences: borders.len() - 1,
-            longest: borders.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
-            rows: *rows as usize,
-            heads,
-            key_value_heads,
-            head_dim,
-        }),
-        _ => Err(EngineError::internal(format!("attention over borders {borders:?} with {shape:?}"))),
+    let [rows, ..] = shape.sizes(borders)?;
+    if head_dim > MAX_HEAD_DIM {
+        return Err(EngineError::internal(format!("heads of {head_dim}; the kernels take up to {MAX_HEAD_DIM}")));
     }
+    Ok(AttentionSizes {
+        sequences: borders.len() - 1,
+        longest: borders.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
+        rows,
+        heads,
+        key_value_heads,
+        head_dim,
+    })
 }
 
 impl Ops for CudaOps {
@@ -165,21 +159,8 @@ impl Ops for CudaOps {
 
     fn write(&self, values: &[f32], to: ViewMut<'_, CudaBuffer>) -> Result<()> {
         let place = place_mut(&to, values.len())?;
-        // SAFETY: the place was checked; shorter types are rounded here.
-        unsafe {
-            match to.buffer.kind {
-                NumberType::F32 => self.stream().upload(values, place)?,
-                NumberType::F16 => {
-                    let rounded: Vec<_> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
-                    self.stream().upload(&rounded, place)?;
-                }
-                NumberType::BF16 => {
-                    let rounded: Vec<_> = values.iter().map(|value| half::bf16::from_f32(*value)).collect();
-                    self.stream().upload(&rounded, place)?;
-                }
-            }
-        }
-        Ok(())
+        // SAFETY: the place was checked.
+        unsafe { self.memory.upload_as(to.buffer.kind, values, place) }
     }
 
     fn write_indices(&self, values: &[u32], to: &mut CudaIndices) -> Result<()> {
@@ -478,16 +459,15 @@ impl Ops for CudaOps {
     }
 
     fn adamw(&self, settings: AdamW, state: AdamWState<'_, CudaBuffer>) -> Result<()> {
-        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step } = settings;
-        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let exact = settings.factors();
         let factors = AdamWFactors {
-            decay: (1.0 - learning_rate * weight_decay) as f32,
-            first_weight: (1.0 - beta1) as f32,
-            keep_second: beta2 as f32,
-            second_weight: (1.0 - beta2) as f32,
-            step_size: (learning_rate / correction(beta1)) as f32,
-            root_correction: correction(beta2).sqrt() as f32,
-            epsilon: epsilon as f32,
+            decay: exact.decay as f32,
+            first_weight: exact.first_weight as f32,
+            keep_second: exact.keep_second as f32,
+            second_weight: exact.second_weight as f32,
+            step_size: exact.step_size as f32,
+            root_correction: exact.root_correction as f32,
+            epsilon: exact.epsilon as f32,
         };
         let AdamWState { parameters, gradients, first_moments, second_moments } = state;
         for buffer in [&*parameters, gradients, &*first_moments, &*second_moments] {

@@ -3,9 +3,10 @@
 use luthier_kernels::{DevicePointer, NumberType, Operand, Product};
 
 use super::device::{CudaOps, PLAIN_WEIGHT};
-use super::memory::{CudaBuffer, extent, place, place_mut};
+use super::memory::{CudaBuffer, place, place_mut};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
+use crate::ops::view::extent;
 use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, View, ViewMut};
 
 /// What a product starts from.

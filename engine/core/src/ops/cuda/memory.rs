@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use half::{bf16, f16};
 use luthier_kernels::{DevicePointer, NumberType, Stream};
 
 use crate::error::{EngineError, Result};
+use crate::ops::view::outside;
 use crate::ops::{MemoryUse, View, ViewMut};
 
 /// A device's stream and what it has handed out.
@@ -25,6 +27,25 @@ impl Memory {
             allocated_bytes: self.now.load(Ordering::Relaxed),
             peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
         }
+    }
+
+    /// Copies numbers to the device, rounded to `kind`.
+    ///
+    /// # Safety
+    /// `to` has room for so many numbers of this type.
+    pub unsafe fn upload_as(&self, kind: NumberType, values: &[f32], to: DevicePointer) -> Result<()> {
+        fn rounded<T>(values: &[f32], round: impl Fn(f32) -> T) -> Vec<T> {
+            values.iter().map(|value| round(*value)).collect()
+        }
+        // SAFETY: the caller's promise; pageable memory is staged before a copy returns.
+        let done = unsafe {
+            match kind {
+                NumberType::F32 => self.stream.upload(values, to),
+                NumberType::F16 => self.stream.upload(&rounded(values, f16::from_f32), to),
+                NumberType::BF16 => self.stream.upload(&rounded(values, bf16::from_f32), to),
+            }
+        };
+        done.map_err(EngineError::from)
     }
 
     /// Counts bytes that something else took (a library's workspace).
@@ -144,15 +165,6 @@ pub(super) fn place(view: View<'_, CudaBuffer>, len: usize) -> Result<DevicePoin
 pub(super) fn place_mut(view: &ViewMut<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
     view.buffer.version.fetch_add(1, Ordering::Relaxed);
     view.buffer.place(view.offset, len)
-}
-
-/// Elements from the first to the last of a strided matrix.
-pub(super) fn extent(rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> usize {
-    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + (columns - 1) * column_stride + 1 }
-}
-
-fn outside(found: usize, offset: usize, len: usize) -> EngineError {
-    EngineError::internal(format!("an operation reaches {len} elements from {offset} on; the buffer has {found}"))
 }
 
 /// Integers on the GPU, with a copy on the host for what is planned there.

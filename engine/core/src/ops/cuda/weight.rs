@@ -40,14 +40,8 @@ enum Numbers {
 impl CudaWeight {
     /// Takes f32, f16, bf16, int8 and nf4 as they are; GGML's block-quantized types are dequantized to `compute`.
     pub(super) fn new(memory: &Arc<Memory>, tensor: &HostTensor, compute: NumberType) -> Result<Self> {
-        let [rows, columns] = tensor.shape[..] else {
-            return Err(EngineError::internal(format!("a weight has the shape {:?}; expected a matrix", tensor.shape)));
-        };
+        let [rows, columns] = tensor.matrix()?;
         let bytes = tensor.bytes.as_slice();
-        if tensor.stored.matrix_bytes(rows, columns) != Some(bytes.len()) {
-            let (stored, found) = (tensor.stored.name(), bytes.len());
-            return Err(EngineError::internal(format!("a {stored} weight {rows}×{columns} has {found} bytes")));
-        }
         let plain = |kind| -> Result<_> { Ok(Numbers::Plain { kind, numbers: uploaded(memory, bytes)? }) };
         let numbers = match (tensor.stored, &tensor.scales) {
             (StoredType::F32, _) => plain(NumberType::F32)?,
@@ -161,18 +155,8 @@ fn dequantized(
         let numbers = &mut numbers[..(rows - first).min(at_once) * columns];
         dequantize_rows(tensor, first, numbers);
         let to = allocation.pointer + (first * columns * kind.bytes()) as u64;
-        // SAFETY: rows of this weight; pageable memory is staged before the copy returns.
-        unsafe {
-            match kind {
-                NumberType::F32 => memory.stream.upload(numbers, to)?,
-                NumberType::F16 => memory.stream.upload(&rounded(numbers, half::f16::from_f32), to)?,
-                NumberType::BF16 => memory.stream.upload(&rounded(numbers, half::bf16::from_f32), to)?,
-            }
-        }
+        // SAFETY: rows of this weight.
+        unsafe { memory.upload_as(kind, numbers, to)? };
     }
     Ok(allocation)
-}
-
-fn rounded<T>(numbers: &[f32], round: impl Fn(f32) -> T) -> Vec<T> {
-    numbers.iter().map(|number| round(*number)).collect()
 }
