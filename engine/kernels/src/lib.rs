@@ -1,16 +1,20 @@
 //! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
 
 mod attention;
+mod cudnn;
 mod dequantize;
 mod elementwise;
 mod error;
+mod low_rank;
 mod matmul;
 mod optimizer;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
+pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};
 pub use stream::{DevicePointer, NumberType, Stream};

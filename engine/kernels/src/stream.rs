@@ -105,6 +105,7 @@ impl Stream {
             "cross_entropy",
             "dequantize",
             "elementwise",
+            "low_rank",
             "optimizer",
             "rms_norm"
         ];
