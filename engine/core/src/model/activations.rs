@@ -17,6 +17,9 @@ pub struct LayerActivations<O: Ops> {
     pub log_sum_exp: O::Buffer,
     /// `[rows, hidden_size]`: the residual stream between attention and MLP.
     pub middle: O::Buffer,
+    /// `[rows]`: reciprocal RMS of the block's input and of `middle`.
+    pub input_factors: O::Buffer,
+    pub middle_factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub gate: O::Buffer,
     pub up: O::Buffer,
@@ -33,6 +36,8 @@ impl<O: Ops> LayerActivations<O> {
             attention: ops.allocate_activations(query)?,
             log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
             middle: ops.allocate_activations(rows * config.hidden_size)?,
+            input_factors: ops.allocate(rows)?,
+            middle_factors: ops.allocate(rows)?,
             gate: ops.allocate_activations(inner)?,
             up: ops.allocate_activations(inner)?,
         })
@@ -136,8 +141,6 @@ impl<O: Ops> Activations<O> {
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
-    /// `[rows]`: reciprocal RMS of the last norm.
-    pub(super) factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
     pub(super) backward: Option<BackwardScratch<O>>,
@@ -177,7 +180,6 @@ impl<O: Ops> Scratch<O> {
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
-            factors: ops.allocate(rows)?,
             activated: ops.allocate_activations(inner)?,
             backward: backward.transpose()?,
         })

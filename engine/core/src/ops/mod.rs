@@ -225,8 +225,9 @@ pub trait Ops: Send + Sync + 'static {
         out: ViewMut<'_, Self::Buffer>,
         reciprocal_rms: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Adds to `input_grad`: r·(w∘g) − x·r³/width·Σ(w∘g∘x), with r the row's reciprocal RMS and g its output gradient.
-    #[expect(clippy::too_many_arguments, reason = "sizes, four inputs and a result")]
+    /// Adds to `input_grad`: r·(w∘g) − x·r³/width·Σ(w∘g∘x), with r the row's reciprocal RMS and g its output gradient. `normed` = what
+    /// [`Ops::rms_norm`] gave, once more, where it is asked for.
+    #[expect(clippy::too_many_arguments, reason = "sizes, four inputs and two results")]
     fn rms_norm_backward(
         &self,
         rows: usize,
@@ -236,6 +237,7 @@ pub trait Ops: Send + Sync + 'static {
         reciprocal_rms: View<'_, Self::Buffer>,
         output_grad: View<'_, Self::Buffer>,
         input_grad: ViewMut<'_, Self::Buffer>,
+        normed: Option<ViewMut<'_, Self::Buffer>>,
     ) -> Result<()>;
     /// Rotates each head's halves in place: `(a, b) → (a cos − b sin, b cos + a sin)`; the inverse turns back, which is also the gradient.
     /// `x [positions, heads * head_dim]`; `angles [.., head_dim]`: at each position the cosines, then the sines, of `head_dim / 2` pairs.

@@ -264,16 +264,24 @@ impl<E: Real> Ops for CpuOps<E> {
         reciprocal_rms: View<'_, CpuBuffer<E>>,
         output_grad: View<'_, CpuBuffer<E>>,
         input_grad: ViewMut<'_, CpuBuffer<E>>,
+        normed: Option<ViewMut<'_, CpuBuffer<E>>>,
     ) -> Result<()> {
         let (x, weight) = (slice(x, rows * width)?, slice(weight.into(), width)?);
         let (factors, output_grad) = (slice(reciprocal_rms, rows)?, slice(output_grad, rows * width)?);
         let input_grad = Disjoint::new(slice_mut(input_grad, rows * width)?);
+        let normed_width = if normed.is_some() { width } else { 0 };
+        let normed = Disjoint::new(match normed {
+            Some(normed) => slice_mut(normed, rows * width)?,
+            None => &mut [],
+        });
         for_rows(&mut self.pool(), rows, width, |range| {
             for row in range {
                 let place = row * width..(row + 1) * width;
+                let normed_place = row * normed_width..(row + 1) * normed_width;
                 // SAFETY: rows of this piece.
-                let input_grad = unsafe { input_grad.range(place.clone()) };
-                rows::rms_norm_backward(&x[place.clone()], weight, factors[row], &output_grad[place], input_grad);
+                let (input_grad, normed) = unsafe { (input_grad.range(place.clone()), normed.range(normed_place)) };
+                let (x, output_grad) = (&x[place.clone()], &output_grad[place]);
+                rows::rms_norm_backward(x, weight, factors[row], output_grad, input_grad, normed);
             }
         });
         Ok(())

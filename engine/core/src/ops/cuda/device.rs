@@ -300,15 +300,22 @@ impl Ops for CudaOps {
         reciprocal_rms: View<'_, CudaBuffer>,
         output_grad: View<'_, CudaBuffer>,
         input_grad: ViewMut<'_, CudaBuffer>,
+        normed: Option<ViewMut<'_, CudaBuffer>>,
     ) -> Result<()> {
         let kind = one_kind([x.buffer, output_grad.buffer, input_grad.buffer])?;
+        if let Some(normed) = &normed {
+            one_kind([x.buffer, normed.buffer])?;
+        }
+        let normed = normed.map(|normed| place_mut(&normed, rows * width)).transpose()?;
         single(weight)?;
         single(reciprocal_rms.buffer)?;
         let (x, weight, factors) = (place(x, rows * width)?, weight.place(0, width)?, place(reciprocal_rms, rows)?);
         let (output_grad, input_grad) = (place(output_grad, rows * width)?, place_mut(&input_grad, rows * width)?);
         // SAFETY: places and types were checked.
-        unsafe { self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad) }
-            .map_err(EngineError::from)
+        unsafe {
+            self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad, normed)
+        }
+        .map_err(EngineError::from)
     }
 
     fn rope(
