@@ -4,9 +4,12 @@ mod device;
 mod error;
 mod linear;
 mod memory;
+mod pinned;
+mod transfer;
 mod weight;
 
 pub use device::CudaOps;
 pub use luthier_kernels::NumberType;
 pub use memory::{CudaBuffer, CudaIndices};
+pub use pinned::CudaParked;
 pub use weight::CudaWeight;
