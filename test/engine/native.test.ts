@@ -119,12 +119,16 @@ describe('devices', () => {
 
 describe('training', () => {
   it('with gradient checkpointing, the same numbers in less memory', async () => {
-    const steps = async (gradientCheckpointing: boolean) =>
-      (await events({ gradientCheckpointing })).all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
-    const [kept, again] = [await steps(false), await steps(true)];
-    expect(again.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
-      kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
-    );
+    const steps = async (gradientCheckpointing: boolean, offloadLayerInputs: boolean) => {
+      const { all } = await events({ gradientCheckpointing, offloadLayerInputs });
+      return all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
+    };
+    const [kept, again, offloaded] = [await steps(false, false), await steps(true, false), await steps(true, true)];
+    for (const other of [again, offloaded]) {
+      expect(other.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
+        kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
+      );
+    }
     expect(again[0]?.allocatedBytes).toBeLessThan(kept[0]?.allocatedBytes ?? 0);
   });
 
