@@ -1,9 +1,10 @@
 //! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS
-//! [LABEL_SHARE]]`.
+//! [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
 //! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`), LoRA
-//! r = 8 on every linear layer; random ids, the last share of each example labelled. Prints one JSON line.
+//! r = 8 on every linear layer; random ids, the last share of each example labelled. The options keep the inputs of recomputed layers and the
+//! embedding table in locked host memory. Prints one JSON line.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,17 +12,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use luthier_core::model::{BaseModel, TensorSource};
-use luthier_core::ops::Ops;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
+use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::quant::WeightStorage;
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 mod workload;
 
-const USAGE: &str =
-    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
+const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]";
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 
@@ -98,7 +98,16 @@ fn model(shape: &str) -> Option<ModelConfig> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (options, arguments): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    let (mut offload_layer_inputs, mut embedding) = (false, EmbeddingPlace::Device);
+    for option in options {
+        match option.as_str() {
+            "--offload-layer-inputs" => offload_layer_inputs = true,
+            "--embedding-in-host-memory" => embedding = EmbeddingPlace::Host,
+            _ => return Err(USAGE.into()),
+        }
+    }
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
     let (counts, recompute, share): (_, usize, f64) = match numbers {
         [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
@@ -121,15 +130,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A prime number, so that windows of it differ from row to row.
     let numbers = (0..1_000_003).map(|_| random.uniform_f32(SPREAD)).collect();
     let begin = Instant::now();
-    let base = Arc::new(BaseModel::load(
-        &*ops,
-        &RandomModel { config: config.clone(), stored, numbers, made: RefCell::default() },
-        storage,
-    )?);
+    let source = RandomModel { config: config.clone(), stored, numbers, made: RefCell::default() };
+    let base = Arc::new(BaseModel::load_placed(&*ops, &source, storage, embedding)?);
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
-    let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, recompute), examples, None, None)?;
+    let settings = TrainConfig { offload_layer_inputs, ..workload::config(batch, steps, recompute) };
+    let mut trainer = Trainer::new(ops.clone(), base, settings, examples, None, None)?;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -156,10 +163,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "batch": batch,
         "seq": seq,
         "recomputed_layers": recompute,
+        "offload_layer_inputs": offload_layer_inputs,
+        "embedding_in_host_memory": embedding == EmbeddingPlace::Host,
         "tokens_per_second": (batch * seq) as f64 / median,
         "seconds_per_step": median,
         "weights_gib": gib(weight_bytes),
         "peak_allocated_gib": gib(ops.memory().peak_allocated_bytes),
+        "pinned_host_gib": gib(ops.memory().pinned_host_bytes),
         "load_seconds": load_seconds,
         "losses": [losses[0], losses[losses.len() - 1]],
     });

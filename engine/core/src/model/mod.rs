@@ -9,6 +9,7 @@ mod head;
 mod linear;
 mod low_rank;
 pub mod source;
+mod streams;
 mod weights;
 
 pub use activations::{Activations, Keep, Scratch};
@@ -17,4 +18,5 @@ pub use decoder::{Decoder, rope_angles};
 pub use head::HeadScratch;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use source::TensorSource;
+pub use streams::StreamPlaces;
 pub use weights::{BaseModel, LayerWeights, Linear};

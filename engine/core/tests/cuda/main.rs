@@ -5,4 +5,5 @@ mod compare;
 mod elementwise;
 mod memory;
 mod products;
+mod transfers;
 mod weights;

@@ -15,8 +15,8 @@ use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
+    LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::tensor::HostTensor;
 
@@ -129,6 +129,7 @@ impl<E: Real> Ops for CpuOps<E> {
     type Buffer = CpuBuffer<E>;
     type Indices = Vec<u32>;
     type Weight = CpuWeight;
+    type Parked = CpuBuffer<E>;
     /// 96 MiB of f32.
     const LOGITS_AT_ONCE: usize = 24 << 20;
 
@@ -146,6 +147,10 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CpuWeight> {
         CpuWeight::new(tensor, &self.counter)
+    }
+
+    fn upload_embedding(&self, tensor: HostTensor, _: EmbeddingPlace) -> Result<CpuWeight> {
+        self.upload_weight(tensor)
     }
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
@@ -174,6 +179,18 @@ impl<E: Real> Ops for CpuOps<E> {
     fn read(&self, from: View<'_, CpuBuffer<E>>, values: &mut [E]) -> Result<()> {
         values.copy_from_slice(slice(from, values.len())?);
         Ok(())
+    }
+
+    fn allocate_parked(&self, len: usize) -> Result<CpuBuffer<E>> {
+        self.allocate(len)
+    }
+
+    fn park(&self, len: usize, from: &CpuBuffer<E>, to: &mut CpuBuffer<E>) -> Result<()> {
+        self.read(from.into(), slice_mut(to.into(), len)?)
+    }
+
+    fn fetch(&self, len: usize, from: &CpuBuffer<E>, to: &mut CpuBuffer<E>) -> Result<()> {
+        self.park(len, from, to)
     }
 
     fn memory(&self) -> MemoryUse {

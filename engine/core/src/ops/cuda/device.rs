@@ -9,10 +9,11 @@ use luthier_kernels::{
 
 use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
+use super::pinned::CudaParked;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
     LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
@@ -39,7 +40,7 @@ impl CudaOps {
     pub fn open(ordinal: usize, compute: NumberType) -> Result<Self> {
         let stream = Arc::new(Stream::open(ordinal)?);
         let multiplier = Multiplier::new(stream.clone())?;
-        let memory = Arc::new(Memory::new(stream));
+        let memory = Arc::new(Memory::new(stream)?);
         memory.count(multiplier.bytes() as u64);
         let norm = Allocation::new(&memory, NORM_SCRATCH_BYTES)?;
         let cudnn = Cudnn::open(memory.stream.clone());
@@ -152,6 +153,7 @@ impl Ops for CudaOps {
     type Buffer = CudaBuffer;
     type Indices = CudaIndices;
     type Weight = CudaWeight;
+    type Parked = CudaParked;
     /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
     const LOGITS_AT_ONCE: usize = 128 << 20;
 
@@ -169,6 +171,10 @@ impl Ops for CudaOps {
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
         CudaWeight::new(&self.memory, &tensor, self.compute)
+    }
+
+    fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<CudaWeight> {
+        CudaWeight::embedding(&self.memory, &tensor, self.compute, place)
     }
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
@@ -218,6 +224,18 @@ impl Ops for CudaOps {
             }
         }
         Ok(())
+    }
+
+    fn allocate_parked(&self, len: usize) -> Result<CudaParked> {
+        CudaParked::new(&self.memory, len, self.compute)
+    }
+
+    fn park(&self, len: usize, from: &CudaBuffer, to: &mut CudaParked) -> Result<()> {
+        to.park(len, from)
+    }
+
+    fn fetch(&self, len: usize, from: &CudaParked, to: &mut CudaBuffer) -> Result<()> {
+        from.fetch(len, to)
     }
 
     fn memory(&self) -> MemoryUse {
@@ -497,7 +515,8 @@ impl Ops for CudaOps {
 
     fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
         single(values)?;
-        let (pointer, len) = (values.allocation.pointer, values.allocation.bytes() / size_of::<f32>());
+        let len = values.allocation.bytes() / size_of::<f32>();
+        let pointer = values.place_mut(0, len)?;
         let mut norm = [0f64];
         // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
         unsafe {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use luthier_kernels::{BlockScales, DevicePointer, NumberType};
 
 use super::memory::{Allocation, Memory};
+use super::pinned::Pinned;
 use crate::error::{EngineError, Result};
+use crate::ops::EmbeddingPlace;
 use crate::quant::{Scales, dequantize_rows, nf4};
 use crate::tensor::{HostTensor, StoredType};
 
@@ -23,7 +25,7 @@ pub struct CudaWeight {
 enum Numbers {
     Plain {
         kind: NumberType,
-        numbers: Allocation,
+        numbers: Place,
     },
     Int8 {
         codes: Allocation,
@@ -37,18 +39,36 @@ enum Numbers {
     },
 }
 
+/// Memory of plain numbers.
+enum Place {
+    Device(Allocation),
+    /// Locked, of the host: kernels read it over the bus.
+    Host(Pinned),
+}
+
+impl Place {
+    fn pointer(&self) -> DevicePointer {
+        match self {
+            Self::Device(memory) => memory.pointer,
+            Self::Host(memory) => memory.pointer(),
+        }
+    }
+}
+
 impl CudaWeight {
     /// Takes f32, f16, bf16, int8 and nf4 as they are; GGML's block-quantized types are dequantized to `compute`.
     pub(super) fn new(memory: &Arc<Memory>, tensor: &HostTensor, compute: NumberType) -> Result<Self> {
         let [rows, columns] = tensor.matrix()?;
         let bytes = tensor.bytes.as_slice();
-        let plain = |kind| -> Result<_> { Ok(Numbers::Plain { kind, numbers: uploaded(memory, bytes)? }) };
+        let plain =
+            |kind| -> Result<_> { Ok(Numbers::Plain { kind, numbers: Place::Device(uploaded(memory, bytes)?) }) };
         let numbers = match (tensor.stored, &tensor.scales) {
             (StoredType::F32, _) => plain(NumberType::F32)?,
             (StoredType::F16, _) => plain(NumberType::F16)?,
             (StoredType::BF16, _) => plain(NumberType::BF16)?,
             (StoredType::Ggml(_), _) => {
-                Numbers::Plain { kind: compute, numbers: dequantized(memory, tensor, [rows, columns], compute)? }
+                let numbers = dequantized(memory, tensor, [rows, columns], compute)?;
+                Numbers::Plain { kind: compute, numbers: Place::Device(numbers) }
             }
             (StoredType::Int8, Some(Scales::Rows(scales))) => {
                 Numbers::Int8 { codes: uploaded(memory, bytes)?, scales: uploaded(memory, scales)? }
@@ -66,6 +86,35 @@ impl CudaWeight {
         Ok(Self { numbers, rows, columns })
     }
 
+    /// Takes an embedding table as [`Self::new`] does, into locked host memory where `place` says so. What is held as codes, and whatever the
+    /// host does not lock memory for, goes to the device.
+    pub(super) fn embedding(
+        memory: &Arc<Memory>,
+        tensor: &HostTensor,
+        compute: NumberType,
+        place: EmbeddingPlace,
+    ) -> Result<Self> {
+        let kind = match tensor.stored {
+            _ if place == EmbeddingPlace::Device => None,
+            StoredType::F32 => Some(NumberType::F32),
+            StoredType::F16 => Some(NumberType::F16),
+            StoredType::BF16 => Some(NumberType::BF16),
+            StoredType::Ggml(_) => Some(compute),
+            StoredType::Int8 | StoredType::Nf4 => None,
+        };
+        let [rows, columns] = tensor.matrix()?;
+        let pinned = kind.and_then(|kind| Some((kind, Pinned::new(memory, rows * columns * kind.bytes()).ok()?)));
+        let Some((kind, mut pinned)) = pinned else { return Self::new(memory, tensor, compute) };
+        match tensor.stored {
+            StoredType::Ggml(_) => for_dequantized(tensor, [rows, columns], |first, numbers| {
+                pinned.write_as(kind, first * columns * kind.bytes(), numbers);
+                Ok(())
+            })?,
+            _ => pinned.write(0, tensor.bytes.as_slice()),
+        }
+        Ok(Self { numbers: Numbers::Plain { kind, numbers: Place::Host(pinned) }, rows, columns })
+    }
+
     /// Where the numbers lie as `kind`, if they are held so.
     pub(super) fn held_as(&self, kind: NumberType) -> Option<DevicePointer> {
         self.plain().filter(|(found, _)| *found == kind).map(|(_, pointer)| pointer)
@@ -74,7 +123,7 @@ impl CudaWeight {
     /// Type and place, where the numbers are held plainly.
     pub(super) fn plain(&self) -> Option<(NumberType, DevicePointer)> {
         match &self.numbers {
-            Numbers::Plain { kind, numbers } => Some((*kind, numbers.pointer)),
+            Numbers::Plain { kind, numbers } => Some((*kind, numbers.pointer())),
             Numbers::Int8 { .. } | Numbers::Nf4 { .. } => None,
         }
     }
@@ -85,7 +134,7 @@ impl CudaWeight {
         // SAFETY: sizes were checked when the weight was taken; `to` is the caller's promise.
         let done = unsafe {
             match &self.numbers {
-                Numbers::Plain { kind: from, numbers } => stream.convert([*from, kind], len, numbers.pointer, to),
+                Numbers::Plain { kind: from, numbers } => stream.convert([*from, kind], len, numbers.pointer(), to),
                 Numbers::Int8 { codes, scales } => {
                     stream.dequantize_int8(kind, [self.rows, self.columns], codes.pointer, scales.pointer, to)
                 }
@@ -149,14 +198,26 @@ fn dequantized(
     kind: NumberType,
 ) -> Result<Allocation> {
     let allocation = Allocation::new(memory, rows * columns * kind.bytes())?;
+    for_dequantized(tensor, [rows, columns], |first, numbers| {
+        let to = allocation.pointer + (first * columns * kind.bytes()) as u64;
+        // SAFETY: rows of this weight.
+        unsafe { memory.upload_as(kind, numbers, to) }
+    })?;
+    Ok(allocation)
+}
+
+/// Calls `take` with rows of the dequantized tensor, a piece at a time, and the number of the first.
+fn for_dequantized(
+    tensor: &HostTensor,
+    [rows, columns]: [usize; 2],
+    mut take: impl FnMut(usize, &[f32]) -> Result<()>,
+) -> Result<()> {
     let at_once = (PIECE_NUMBERS / columns).clamp(1, rows);
     let mut numbers = vec![0f32; at_once * columns];
     for first in (0..rows).step_by(at_once) {
         let numbers = &mut numbers[..(rows - first).min(at_once) * columns];
         dequantize_rows(tensor, first, numbers);
-        let to = allocation.pointer + (first * columns * kind.bytes()) as u64;
-        // SAFETY: rows of this weight.
-        unsafe { memory.upload_as(kind, numbers, to)? };
+        take(first, numbers)?;
     }
-    Ok(allocation)
+    Ok(())
 }
