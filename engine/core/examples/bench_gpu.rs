@@ -2,12 +2,13 @@
 //! [LABEL_SHARE]]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
-//! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`), LoRA
+//! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`; `q4_0`, `q8_0`, `q4_k`, `q6_k`: all matrices stored so), LoRA
 //! r = 8 on every linear layer; random ids, the last share of each example labelled. Prints one JSON line.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::quantized::GgmlDType;
 use luthier_core::StoredType;
 use luthier_core::model::BaseModel;
 use luthier_core::ops::Ops;
@@ -20,6 +21,7 @@ mod workload;
 
 const USAGE: &str =
     "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
@@ -38,9 +40,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "f32" => (NumberType::F32, StoredType::F32),
         _ => return Err(USAGE.into()),
     };
-    let storage: WeightStorage = held.parse()?;
+    let block_types = [GgmlDType::Q4_0, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K].map(StoredType::Ggml);
+    let (stored, storage) = match block_types.into_iter().find(|found| found.name() == held) {
+        Some(blocks) => (blocks, WeightStorage::Stored),
+        None => (stored, held.parse()?),
+    };
     let ops = Arc::new(CudaOps::open(0, compute)?);
-    let source = random_model::RandomModel::new(config.clone(), stored);
+    let source = random_model::RandomModel::new(config.clone(), stored)?;
     let begin = Instant::now();
     let base = Arc::new(BaseModel::load(&*ops, &source, storage)?);
     let load_seconds = begin.elapsed().as_secs_f64();
@@ -69,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = serde_json::json!({
         "shape": shape,
         "type": kind,
-        "weights": storage.name(),
+        "weights": held,
         "batch": batch,
         "seq": seq,
         "recomputed_layers": recompute,

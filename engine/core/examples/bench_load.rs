@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = ModelConfig { num_hidden_layers: layers.parse()?, ..random_model::shape(shape).ok_or(USAGE)? };
     let numbers: usize =
         LINEAR_MODULES.map(|module| module.shape(&config)).iter().map(|(out, input)| out * input).sum();
-    let source = random_model::RandomModel::new(config.clone(), StoredType::BF16);
+    let source = random_model::RandomModel::new(config.clone(), StoredType::BF16)?;
     let ops = CpuOps::<f32>::new(1);
     // The source makes its bytes when they are first asked for.
     BaseModel::load(&ops, &source, WeightStorage::Stored)?;

@@ -4,9 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use luthier_core::model::{LINEAR_MODULES, TensorSource};
 use luthier_core::random::MersenneTwister;
-use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
+use luthier_core::{EngineError, HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
@@ -17,17 +19,31 @@ type BytesByShape = HashMap<(usize, usize), Arc<[u8]>>;
 pub struct RandomModel {
     config: ModelConfig,
     stored: StoredType,
-    numbers: Vec<f32>,
+    /// About a million numbers as they are stored, repeated to fill a tensor.
+    period: Vec<u8>,
     made: RefCell<BytesByShape>,
 }
 
 impl RandomModel {
-    pub fn new(config: ModelConfig, stored: StoredType) -> Self {
+    pub fn new(config: ModelConfig, stored: StoredType) -> EngineResult<Self> {
         let mut random = MersenneTwister::new(1);
-        // A prime number, so that windows of it differ from row to row.
-        let numbers = (0..1_000_003).map(|_| random.uniform_f32(SPREAD)).collect();
-        Self { config, stored, numbers, made: RefCell::default() }
+        // Prime numbers, so that windows of them differ from row to row.
+        let numbers: Vec<f32> = (0..1_000_003).map(|_| random.uniform_f32(SPREAD)).collect();
+        let blocks = 3889 * 256;
+        let period = match stored {
+            StoredType::F16 => numbers.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+            StoredType::BF16 => numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+            StoredType::Ggml(kind) => in_blocks(&numbers[..blocks], kind)
+                .map_err(|error| EngineError::internal(format!("quantizing to {}: {error}", stored.name())))?,
+            _ => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        Ok(Self { config, stored, period, made: RefCell::default() })
     }
+}
+
+fn in_blocks(numbers: &[f32], kind: GgmlDType) -> candle_core::Result<Vec<u8>> {
+    let tensor = Tensor::new(numbers, &Device::Cpu)?;
+    Ok(QTensor::quantize(&tensor, kind)?.data()?.into_owned())
 }
 
 impl TensorSource for RandomModel {
@@ -44,13 +60,12 @@ impl TensorSource for RandomModel {
         let linear = LINEAR_MODULES.into_iter().find(|module| name.contains(module.path()));
         let (rows, columns) = linear.map_or((vocab_size, hidden_size), |module| module.shape(&self.config));
         let mut made = self.made.borrow_mut();
+        let len = self.stored.matrix_bytes(rows, columns).ok_or_else(|| {
+            EngineError::invalid(format!("rows of {columns} numbers are no whole blocks of {}", self.stored.name()))
+        })?;
         let bytes = made.entry((rows, columns)).or_insert_with(|| {
-            let numbers = self.numbers.iter().cycle().take(rows * columns);
-            let bytes: Vec<u8> = match self.stored {
-                StoredType::F16 => numbers.flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
-                StoredType::BF16 => numbers.flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
-                _ => numbers.flat_map(|x| x.to_le_bytes()).collect(),
-            };
+            let mut bytes = self.period.repeat(len.div_ceil(self.period.len()));
+            bytes.truncate(len);
             bytes.into()
         });
         let bytes = TensorBytes::Owned(bytes.clone());
