@@ -170,11 +170,11 @@ impl Ops for CudaOps {
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
-        CudaWeight::new(&self.memory, &tensor, self.compute)
+        CudaWeight::new(&self.memory, &tensor)
     }
 
     fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<CudaWeight> {
-        CudaWeight::embedding(&self.memory, &tensor, self.compute, place)
+        CudaWeight::embedding(&self.memory, &tensor, place)
     }
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
@@ -253,10 +253,8 @@ impl Ops for CudaOps {
         if rows == 0 {
             return Ok(());
         }
-        let (kind, from) = table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
-        let (to, kinds) = (place_mut(&out, rows * width)?, [kind, out.buffer.kind]);
-        // SAFETY: ids and places were checked.
-        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }.map_err(EngineError::from)
+        let to = place_mut(&out, rows * width)?;
+        table.gather(&self.memory, ids, out.buffer.kind, to)
     }
 
     fn gather_rows(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use luthier_kernels::{DevicePointer, NumberType, PinnedMemory};
 
-use super::memory::{CudaBuffer, Memory, for_rounded};
+use super::memory::{CudaBuffer, Memory};
 use super::transfer::Way;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::ops::view::outside;
@@ -38,11 +38,6 @@ impl Pinned {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         // SAFETY: only called while a weight is taken, before any operation with it.
         unsafe { self.pinned.write(offset, bytes) };
-    }
-
-    /// As [`Self::write`]: numbers, rounded to `kind`.
-    pub fn write_as(&mut self, kind: NumberType, offset: usize, values: &[f32]) {
-        for_rounded(kind, values, |bytes| self.write(offset, bytes));
     }
 }
 
