@@ -1,5 +1,6 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
+use super::parked::ParkedActivations;
 use super::streams::{StreamPlaces, Streams};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -81,6 +82,7 @@ pub struct Activations<O: Ops> {
     /// Tokens there is room for.
     pub rows: usize,
     pub(super) streams: Streams<O>,
+    parked: Option<ParkedActivations<O>>,
     /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
     low_rank: Vec<O::Buffer>,
@@ -99,9 +101,11 @@ impl<O: Ops> Activations<O> {
                 (blocks - recomputed + usize::from(recomputed > 0), blocks)
             }
         };
+        let places = StreamPlaces::new(keep, blocks);
         Ok(Self {
             rows,
-            streams: Streams::new(ops, StreamPlaces::new(keep, blocks), rows * config.hidden_size)?,
+            streams: Streams::new(ops, places, rows * config.hidden_size)?,
+            parked: ParkedActivations::new(ops, config, rows, places)?,
             layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
@@ -114,6 +118,13 @@ impl<O: Ops> Activations<O> {
             Keep::Nothing => 0,
             Keep::AllBut { recomputed, .. } => recomputed,
         }
+    }
+
+    /// Where the results of a block are parked, if they are, beside the activations it computes in.
+    pub(super) fn parked(&mut self, layer: usize) -> Option<(&mut ParkedActivations<O>, &mut LayerActivations<O>)> {
+        let (place, _) = self.place(layer);
+        let parked = self.parked.as_mut().filter(|parked| parked.takes(layer))?;
+        Some((parked, &mut self.layers[place]))
     }
 
     /// A block's part in the forward pass.
@@ -154,12 +165,12 @@ pub struct Scratch<O: Ops> {
 pub(super) struct BackwardScratch<O: Ops> {
     /// `[rows, hidden_size]`: gradient of the residual stream.
     pub hidden: O::Buffer,
-    pub normed: O::Buffer,
     pub activated: O::Buffer,
     pub query: O::Buffer,
     pub key: O::Buffer,
     pub value: O::Buffer,
-    pub attention: O::Buffer,
+    /// `[rows, hidden_size]` with respect to normed rows, or `[rows, query_size]` to attention's output: never both at a time.
+    pub normed_or_attention: O::Buffer,
     /// `[rows, columns of a group]`
     pub low_rank: O::Buffer,
 }
@@ -173,12 +184,11 @@ impl<O: Ops> Scratch<O> {
         let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
                 hidden: ops.allocate_activations(hidden)?,
-                normed: ops.allocate_activations(hidden)?,
                 activated: ops.allocate_activations(inner)?,
                 query: ops.allocate_activations(query)?,
                 key: ops.allocate_activations(key_value)?,
                 value: ops.allocate_activations(key_value)?,
-                attention: ops.allocate_activations(query)?,
+                normed_or_attention: ops.allocate_activations(hidden.max(query))?,
                 low_rank: ops.allocate_activations(rows * columns)?,
             })
         });

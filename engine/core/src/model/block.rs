@@ -31,7 +31,7 @@ impl<O: Ops> Block<'_, O> {
     /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
-        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), scratch)?;
+        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
         let (ops, rows) = (self.ops, batch.rows);
         let len = rows * self.config.intermediate_size;
         ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
@@ -40,17 +40,18 @@ impl<O: Ops> Block<'_, O> {
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output)
     }
 
-    /// The same numbers once more, as far as the backward pass reads them: not the down-projection, and not the products with A, which are
-    /// kept.
+    /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
+    /// with A, which are kept.
     pub fn forward_again(
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         low_rank: &O::Buffer,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        self.until_activation(batch, input, saved, Projections::Kept(low_rank), scratch)
+        self.until_activation(batch, input, saved, Projections::Kept(low_rank), there, scratch)
     }
 
     fn until_activation(
@@ -59,6 +60,7 @@ impl<O: Ops> Block<'_, O> {
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         mut low_rank: Projections<'_, O>,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
@@ -71,22 +73,27 @@ impl<O: Ops> Block<'_, O> {
             (LinearModule::Key, &mut saved.key),
             (LinearModule::Value, &mut saved.value),
         ] {
+            if module == LinearModule::Value && there == Kept::Attention {
+                continue;
+            }
             self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, products, None, out)?;
         }
         let (heads, key_value_heads) = (shape.heads, shape.key_value_heads);
         for (x, heads) in [(&mut saved.query, heads), (&mut saved.key, key_value_heads)] {
             ops.rope(x.into(), heads, head_dim, self.angles, &batch.positions, false)?;
         }
-        let inputs = AttentionInputs {
-            query: View::from(&saved.query),
-            key: View::from(&saved.key),
-            value: View::from(&saved.value),
-        };
-        let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
-        ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-        let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
-        let (module, residual) = (LinearModule::Output, Some(input));
-        self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
+        if there != Kept::Attention {
+            let inputs = AttentionInputs {
+                query: View::from(&saved.query),
+                key: View::from(&saved.key),
+                value: View::from(&saved.value),
+            };
+            let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
+            ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
+            let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
+            let (module, residual) = (LinearModule::Output, Some(input));
+            self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
+        }
 
         let factors = &mut saved.middle_factors;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
@@ -127,6 +134,16 @@ impl<O: Ops> Block<'_, O> {
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
     }
+}
+
+/// What of a block's forward pass is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nothing,
+    /// The products with A.
+    Products,
+    /// These, the values, attention's output and the residual stream after it.
+    Attention,
 }
 
 /// The products with A of a block: to be made, or there already.

@@ -69,7 +69,7 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            Some(&mut grads.normed),
+            Some(&mut grads.normed_or_attention),
         )?;
         let weight = &self.weights.post_attention_norm;
         self.norm_backward(rows, &saved.middle, weight, &saved.middle_factors, scratch, grads)?;
@@ -98,7 +98,7 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            Some(&mut grads.attention),
+            Some(&mut grads.normed_or_attention),
         )?;
         self.adapter.backward_input(ops, rows, InputGroup::Output, &saved.attention, &grads.low_rank, gradients)?;
         let inputs = AttentionInputs {
@@ -109,7 +109,7 @@ impl<O: Ops> Block<'_, O> {
         let forward = AttentionSaved {
             output: View::from(&saved.attention),
             log_sum_exp: View::from(&saved.log_sum_exp),
-            output_grad: View::from(&grads.attention),
+            output_grad: View::from(&grads.normed_or_attention),
         };
         let results = AttentionGrads {
             query: (&mut grads.query).into(),
@@ -133,7 +133,7 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            input_needed.then_some(&mut grads.normed),
+            input_needed.then_some(&mut grads.normed_or_attention),
         )?;
         let (weight, factors) = (&self.weights.input_norm, &mut saved.input_factors);
         if input_needed {
@@ -155,7 +155,7 @@ impl<O: Ops> Block<'_, O> {
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
     ) -> Result<()> {
-        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed));
+        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed_or_attention));
         let (input_grad, normed) = (ViewMut::from(&mut grads.hidden), ViewMut::from(&mut scratch.normed));
         let (x, factors) = (x.into(), factors.into());
         self.ops.rms_norm_backward(rows, width, x, weight, factors, output_grad, input_grad, Some(normed))

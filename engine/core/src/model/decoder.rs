@@ -2,7 +2,7 @@
 
 use super::activations::{Activations, KeptBlockMemory, Scratch};
 use super::batch::PackedBatch;
-use super::block::Block;
+use super::block::{Block, Kept};
 use super::head::HeadScratch;
 use super::low_rank::BlockAdapter;
 use super::weights::BaseModel;
@@ -73,7 +73,13 @@ impl<O: Ops> Decoder<'_, O> {
         for layer in 0..self.base.layers.len() {
             // While the block reads its input, that may be copied away.
             activations.streams.park(self.ops, layer, len)?;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.begin(layer, saved);
+            }
             self.block(layer).forward(batch, activations.block(layer), scratch)?;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.park(self.ops, &self.base.config, layer, batch.rows, saved)?;
+            }
         }
         Ok(())
     }
@@ -111,9 +117,17 @@ impl<O: Ops> Decoder<'_, O> {
                 activations.streams.fetch(self.ops, layer - 1, len)?;
             }
             let again = layer < activations.recomputed();
+            let mut there = Kept::Products;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.bring_back(self.ops, &self.base.config, layer, batch.rows, saved)?;
+                if layer > lowest {
+                    parked.prefetch(self.ops, &self.base.config, layer - 1, batch.rows)?;
+                }
+                there = Kept::Attention;
+            }
             let KeptBlockMemory { input, saved, low_rank } = activations.kept_block(layer);
             if again {
-                self.block(layer).forward_again(batch, input, saved, low_rank, scratch)?;
+                self.block(layer).forward_again(batch, input, saved, low_rank, there, scratch)?;
             }
             self.block(layer).backward(batch, input, saved, low_rank, scratch, gradients, layer > lowest)?;
         }

@@ -8,6 +8,7 @@ mod decoder;
 mod head;
 mod linear;
 mod low_rank;
+mod parked;
 pub mod source;
 mod streams;
 mod weights;

@@ -346,7 +346,7 @@ pub trait Ops: Send + Sync + 'static {
     /// The low-rank halves' products with the gradients g of outputs: `hidden_grad = scale · g · B`, and gᵀ · `hidden` added to the gradient
     /// of B. A device may take both in one pass over g.
     fn low_rank_gradients(&self, of: LowRankGradients<'_, Self::Buffer>) -> Result<()> {
-        of.as_products(self)
+        of.into_products(self)
     }
 
     /// For each row of `logits [targets, vocabulary]`: its loss −ln softmax(target) into `losses`. With `grad_scale`, the logits are replaced

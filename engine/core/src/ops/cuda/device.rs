@@ -154,8 +154,8 @@ impl Ops for CudaOps {
     type Indices = CudaIndices;
     type Weight = CudaWeight;
     type Parked = CudaParked;
-    /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
-    const LOGITS_AT_ONCE: usize = 128 << 20;
+    /// 128 MiB of a 16-bit type: 1,000 rows of a vocabulary of 64,000.
+    const LOGITS_AT_ONCE: usize = 64 << 20;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
         CudaBuffer::new(&self.memory, len, NumberType::F32)
@@ -487,7 +487,7 @@ impl Ops for CudaOps {
     }
 
     fn low_rank_gradients(&self, mut of: LowRankGradients<'_, CudaBuffer>) -> Result<()> {
-        if self.gradients_in_one_pass(&mut of)? { Ok(()) } else { of.as_products(self) }
+        if self.gradients_in_one_pass(&mut of)? { Ok(()) } else { of.into_products(self) }
     }
 
     fn cross_entropy(
