@@ -19,6 +19,7 @@ use crate::promise::{background, promise};
 pub struct NativeLoraConfig {
     pub r: u32,
     pub lora_alpha: f64,
+    pub lora_dropout: f64,
     pub target_modules: Option<Vec<String>>,
     pub use_rslora: bool,
     pub seed: u32,
@@ -55,6 +56,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             lora: LoraConfig {
                 r: found.lora.r as usize,
                 lora_alpha: found.lora.lora_alpha,
+                lora_dropout: found.lora.lora_dropout,
                 target_modules: found.lora.target_modules,
                 use_rslora: found.lora.use_rslora,
                 seed: u64::from(found.lora.seed),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod dequantize;
+mod dropout;
 mod elementwise;
 mod error;
 mod matmul;
@@ -10,6 +11,7 @@ mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use dequantize::BlockScales;
+pub use dropout::DropoutMask;
 pub use error::{CudaError, Result};
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};

@@ -205,7 +205,7 @@ fn tiny(device: &Device) -> Arc<LoadedModel> {
 /// A run of many steps over one example.
 fn request(model: Arc<LoadedModel>) -> TrainingRequest {
     let config = TrainConfig {
-        lora: LoraConfig { r: 4, lora_alpha: 8.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,

@@ -140,6 +140,8 @@ pub struct Scratch<O: Ops> {
     pub(super) factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
+    /// `[rows, in_features]` of the widest adapted layer: a masked copy of its input, or its part of the gradient. Only with dropout.
+    pub(super) dropped: Option<O::Buffer>,
     pub(super) backward: Option<BackwardScratch<O>>,
 }
 
@@ -179,7 +181,14 @@ impl<O: Ops> Scratch<O> {
             normed: ops.allocate_activations(hidden)?,
             factors: ops.allocate(rows)?,
             activated: ops.allocate_activations(inner)?,
+            dropped: None,
             backward: backward.transpose()?,
         })
+    }
+
+    /// The same with room for the dropout of `rows` tokens.
+    pub fn with_dropout(self, ops: &O, layout: &LoraLayout, rows: usize) -> Result<Self> {
+        let widest = layout.modules().map(|module| module.in_features).max().unwrap_or(0);
+        Ok(Self { dropped: Some(ops.allocate_activations(rows * widest)?), ..self })
     }
 }

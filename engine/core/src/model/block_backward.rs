@@ -54,9 +54,25 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             Some(&mut grads.activated),
         )?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::Down,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.activated,
+        )?;
         let (gate, up, activated) = (&mut saved.gate, &mut saved.up, &mut scratch.activated);
         ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
-        self.adapter.backward_input(ops, rows, InputGroup::Down, &scratch.activated, &grads.low_rank, gradients)?;
+        self.adapter.backward_input(
+            ops,
+            rows,
+            InputGroup::Down,
+            &scratch.activated,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
         self.adapter.backward_output(
             ops,
@@ -72,7 +88,23 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             Some(&mut grads.normed),
         )?;
-        self.adapter.backward_input(ops, rows, InputGroup::GateUp, &scratch.normed, &grads.low_rank, gradients)?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::GateUp,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.normed,
+        )?;
+        self.adapter.backward_input(
+            ops,
+            rows,
+            InputGroup::GateUp,
+            &scratch.normed,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         self.norm_backward(rows, &saved.middle, &self.weights.post_attention_norm, scratch, grads)
     }
 
@@ -100,7 +132,23 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             Some(&mut grads.attention),
         )?;
-        self.adapter.backward_input(ops, rows, InputGroup::Output, &saved.attention, &grads.low_rank, gradients)?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::Output,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.attention,
+        )?;
+        self.adapter.backward_input(
+            ops,
+            rows,
+            InputGroup::Output,
+            &saved.attention,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         let inputs = AttentionInputs {
             query: View::from(&saved.query),
             key: View::from(&saved.key),
@@ -137,7 +185,19 @@ impl<O: Ops> Block<'_, O> {
             input_needed.then_some(&mut grads.normed),
         )?;
         let group = InputGroup::QueryKeyValue;
-        self.adapter.backward_input(ops, rows, group, &scratch.normed, &grads.low_rank, gradients)?;
+        if input_needed {
+            let (low_rank_grad, input_grad) = (&grads.low_rank, &mut grads.normed);
+            self.adapter.add_dropped_input_grad(ops, rows, group, low_rank_grad, &mut scratch.dropped, input_grad)?;
+        }
+        self.adapter.backward_input(
+            ops,
+            rows,
+            group,
+            &scratch.normed,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         if input_needed { self.norm_backward(rows, input, &self.weights.input_norm, scratch, grads) } else { Ok(()) }
     }
 

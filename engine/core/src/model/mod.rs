@@ -5,15 +5,18 @@ mod batch;
 mod block;
 mod block_backward;
 mod decoder;
+mod dropout;
 mod head;
 mod linear;
 mod low_rank;
+mod low_rank_dropout;
 pub mod source;
 mod weights;
 
 pub use activations::{Activations, Keep, Scratch};
 pub use batch::{IGNORED_LABEL, PackedBatch, TokenExamples};
 pub use decoder::{Decoder, rope_angles};
+pub use dropout::Dropout;
 pub use head::HeadScratch;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use source::TensorSource;

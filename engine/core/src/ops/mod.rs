@@ -3,8 +3,10 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dropout;
 mod view;
 
+pub use dropout::DropoutMask;
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 use crate::error::{EngineError, Result};
@@ -289,6 +291,16 @@ pub trait Ops: Send + Sync + 'static {
         inputs: AttentionInputs<'_, Self::Buffer>,
         saved: AttentionSaved<'_, Self::Buffer>,
         grads: AttentionGrads<'_, Self::Buffer>,
+    ) -> Result<()>;
+
+    /// `out = x ∘ mask / (1 − p)` for `len` numbers, added to what `out` holds where `accumulate`. Dropped numbers are 0 whatever they were.
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, Self::Buffer>,
+        accumulate: bool,
+        out: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
 
     /// `c [m, n] = alpha · a [m, k] · b [k, n]`, added to what `c` holds where `accumulate`.

@@ -8,7 +8,7 @@ use crate::lora::LoraConfig;
 /// `TrainingArguments`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainConfig {
-    /// Not looked at where training starts from an existing adapter.
+    /// Where training starts from an existing adapter, only dropout and seed are looked at.
     pub lora: LoraConfig,
     pub learning_rate: f64,
     pub lr_scheduler_type: LrSchedulerType,
@@ -50,7 +50,9 @@ impl TrainConfig {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number of at least 0")));
             }
         }
-        for (name, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+        for (name, value) in
+            [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("lora_dropout", self.lora.lora_dropout)]
+        {
             if !(0.0..1.0).contains(&value) {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected at least 0 and below 1")));
             }
@@ -83,7 +85,14 @@ pub(super) mod tests {
     /// transformers' defaults, with batches of one.
     pub fn config() -> TrainConfig {
         TrainConfig {
-            lora: LoraConfig { r: 2, lora_alpha: 4.0, target_modules: None, use_rslora: false, seed: 1 },
+            lora: LoraConfig {
+                r: 2,
+                lora_alpha: 4.0,
+                lora_dropout: 0.0,
+                target_modules: None,
+                use_rslora: false,
+                seed: 1,
+            },
             learning_rate: 5e-5,
             lr_scheduler_type: LrSchedulerType::Linear,
             warmup_steps: 0.0,
@@ -117,6 +126,9 @@ pub(super) mod tests {
             ("adam_beta1", TrainConfig { adam_beta1: 1.0, ..config() }),
             ("adam_beta2", TrainConfig { adam_beta2: -0.1, ..config() }),
             ("adam_beta2", TrainConfig { adam_beta2: f64::NAN, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: 1.0, ..config().lora }, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: -0.1, ..config().lora }, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: f64::NAN, ..config().lora }, ..config() }),
             ("adam_epsilon", TrainConfig { adam_epsilon: 0.0, ..config() }),
             ("max_grad_norm", TrainConfig { max_grad_norm: -1.0, ..config() }),
             ("per_device_train_batch_size", TrainConfig { per_device_train_batch_size: 0, ..config() }),

@@ -12,9 +12,9 @@ use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
 use super::workspace::{Sizes, Workspace};
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, Keep, TokenExamples};
+use crate::lora::{LoraAdapter, LoraConfig};
+use crate::model::{BaseModel, Dropout, Keep, TokenExamples};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -59,8 +59,8 @@ struct Group {
 }
 
 impl<O: Ops> Trainer<O> {
-    /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter, and `config.lora` is
-    /// not looked at.
+    /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter; of `config.lora`,
+    /// dropout and seed hold all the same.
     ///
     /// Errors: `INVALID_ARGUMENT` (a setting, or examples that are empty or malformed), `SEQUENCE_TOO_LONG`, `NO_TRAINABLE_TOKENS`,
     /// `UNKNOWN_TARGET_MODULE`, `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`.
@@ -78,7 +78,10 @@ impl<O: Ops> Trainer<O> {
             evaluation.validate(&base.config, "evaluation")?;
         }
         let adapter = match &initial {
-            Some(peft) => LoraAdapter::from_peft(&*ops, &base.config, peft)?,
+            Some(peft) => {
+                let adapter = LoraAdapter::from_peft(&*ops, &base.config, peft)?;
+                LoraAdapter { lora_dropout: config.lora.lora_dropout, ..adapter }
+            }
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
         let plan = TrainingPlan::new(&config, train.len());
@@ -169,7 +172,8 @@ impl<O: Ops> Trainer<O> {
             return Err(EngineError::internal("a step without micro-batches"));
         };
         let indices = &self.order.1[self.plan.positions(batch)];
-        let loss_sum = self.workspace.accumulate(&self.train, indices, 1.0 / group.label_tokens as f64)?;
+        let (grad_scale, dropout) = (1.0 / group.label_tokens as f64, self.dropout(batch));
+        let loss_sum = self.workspace.accumulate(&self.train, indices, grad_scale, dropout)?;
         group.loss_sum += loss_sum;
         group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
         if !group.batches.is_empty() {
@@ -177,6 +181,13 @@ impl<O: Ops> Trainer<O> {
             return Ok(Progress::Pending);
         }
         self.end_group(&group)
+    }
+
+    /// Of a micro-batch of the current epoch.
+    fn dropout(&self, batch: usize) -> Option<Dropout> {
+        let LoraConfig { lora_dropout: probability, seed, .. } = self.config.lora;
+        let micro_batch = self.plan.micro_batch(self.global_step, batch);
+        (probability > 0.0).then_some(Dropout { probability, seed, micro_batch })
     }
 
     fn begin_group(&mut self) -> Result<Group> {

@@ -2,6 +2,7 @@
 
 mod attention;
 mod compare;
+mod dropout;
 mod elementwise;
 mod memory;
 mod products;

@@ -2,6 +2,7 @@
 
 mod curve;
 mod device;
+mod dropout;
 mod first_group;
 mod golden;
 mod greedy;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attention::{self, Backward, Workers};
+use super::dropout;
 use super::kernel::Segment;
 use super::loss;
 use super::memory::{CpuBuffer, MemoryCounter};
@@ -15,8 +16,8 @@ use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, LinearGradTerm,
+    LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::tensor::HostTensor;
 
@@ -387,6 +388,25 @@ impl<E: Real> Ops for CpuOps<E> {
             };
             attention::backward(workers, shape, borders, arrays);
         })
+    }
+
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, CpuBuffer<E>>,
+        accumulate: bool,
+        out: ViewMut<'_, CpuBuffer<E>>,
+    ) -> Result<()> {
+        mask.check(len)?;
+        let (x, out) = (slice(x, len)?, Disjoint::new(slice_mut(out, len)?));
+        // Runs of one draw, so that pieces begin where runs do.
+        for_rows(&mut self.pool(), len.div_ceil(dropout::NUMBERS), dropout::NUMBERS, |runs| {
+            let range = runs.start * dropout::NUMBERS..(runs.end * dropout::NUMBERS).min(len);
+            // SAFETY: pieces are disjoint.
+            dropout::dropout(&mask, range.start, &x[range.clone()], accumulate, unsafe { out.range(range) });
+        });
+        Ok(())
     }
 
     fn gemm(

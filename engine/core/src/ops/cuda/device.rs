@@ -12,8 +12,8 @@ use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mu
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, LinearGradTerm,
+    LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -385,6 +385,24 @@ impl Ops for CudaOps {
         };
         // SAFETY: places, types and borders were checked.
         unsafe { self.stream().attention_backward(kind, sizes, &arrays, &backward) }.map_err(EngineError::from)
+    }
+
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, CudaBuffer>,
+        accumulate: bool,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        mask.check(len)?;
+        let kind = one_kind([x.buffer, out.buffer])?;
+        let (x, out) = (place(x, len)?, place_mut(&out, len)?);
+        let DropoutMask { key, stream, .. } = mask;
+        let (threshold, scale) = (mask.threshold(), mask.scale() as f32);
+        let mask = luthier_kernels::DropoutMask { key, stream, threshold, scale };
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().dropout(kind, mask, len, x, accumulate, out) }.map_err(EngineError::from)
     }
 
     fn gemm(
