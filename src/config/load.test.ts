@@ -31,6 +31,7 @@ test('defaults: loopback, port 50051, the data folder of the system', () => {
     models: {},
     modelRoots: [],
     device: 'auto',
+    computeType: 'bf16',
     logLevel: 'info',
     logFormat: 'json',
   });
@@ -90,6 +91,7 @@ test.each([
   [['--device', 'cuda:'], '--device: expected'],
   [['--device', 'cuda:-1'], '--device: expected'],
   [['--device', 'cuda:01'], '--device: expected'],
+  [['--compute-type', 'f32'], '--compute-type: expected'],
   [['--model', 'a'], '--model: expected NAME=PATH, found "a"'],
   [['--model', '../a=/x'], '--model'],
   [['--insecure=maybe'], '--insecure: expected true or false, found "maybe"'],

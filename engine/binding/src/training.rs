@@ -78,6 +78,8 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             recompute_layers: if found.gradient_checkpointing { usize::MAX } else { 0 },
+            // The device that trains knows.
+            loss_scaling: None,
         })
     }
 }
@@ -96,6 +98,7 @@ pub struct NativeTrainingStep {
     pub allocated_bytes: f64,
     pub peak_allocated_bytes: f64,
     pub eta_seconds: f64,
+    pub skipped: bool,
 }
 
 impl From<TrainingStep> for NativeTrainingStep {
@@ -113,6 +116,7 @@ impl From<TrainingStep> for NativeTrainingStep {
             allocated_bytes: step.allocated_bytes as f64,
             peak_allocated_bytes: step.peak_allocated_bytes as f64,
             eta_seconds: step.eta_seconds,
+            skipped: step.skipped,
         }
     }
 }

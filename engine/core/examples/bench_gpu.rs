@@ -15,7 +15,7 @@ use luthier_core::ops::Ops;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::quant::WeightStorage;
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{LossScaling, Progress, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 mod workload;
@@ -129,7 +129,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
-    let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, recompute), examples, None, None)?;
+    let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
+    let config = TrainConfig { loss_scaling, ..workload::config(batch, steps, recompute) };
+    let mut trainer = Trainer::new(ops.clone(), base, config, examples, None, None)?;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {

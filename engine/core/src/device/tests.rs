@@ -223,6 +223,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         shuffle: false,
         data_seed: 0,
         recompute_layers: 0,
+        loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }

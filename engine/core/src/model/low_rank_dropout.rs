@@ -43,7 +43,6 @@ impl<O: Ops> BlockAdapter<'_, O> {
 
     /// Adds the low-rank halves' part to the gradient of the group's input, from what [`Self::backward_output`] left in `low_rank_grad`:
     /// `mask / (1 − p) ∘ (scale · g · B · A)` of each layer. Nothing without dropout, where it is there already.
-    #[expect(clippy::too_many_arguments, reason = "input, scratch and result of a whole group")]
     pub(super) fn add_dropped_input_grad(
         &self,
         ops: &O,

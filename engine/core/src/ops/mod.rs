@@ -347,9 +347,9 @@ pub trait Ops: Send + Sync + 'static {
         logits: ViewMut<'_, Self::Buffer>,
         losses: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// The 2-norm of a buffer; where `max_norm` > 0, the buffer is then multiplied by `min(1, max_norm / (norm + 1e-6))` as torch's
-    /// `clip_grad_norm_`. Returns the norm before.
-    fn clip_norm(&self, values: &mut Self::Buffer, max_norm: f64) -> Result<f64>;
+    /// Multiplies a buffer by `scale`; where `max_norm` > 0, then by `min(1, max_norm / (norm + 1e-6))` as torch's `clip_grad_norm_`, with the
+    /// 2-norm of the scaled buffer, which is returned.
+    fn clip_norm(&self, values: &mut Self::Buffer, scale: f64, max_norm: f64) -> Result<f64>;
     /// torch's AdamW: p −= p·lr·wd, then p −= lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε).
     fn adamw(&self, settings: AdamW, state: AdamWState<'_, Self::Buffer>) -> Result<()>;
 }

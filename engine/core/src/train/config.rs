@@ -1,5 +1,6 @@
 //! Settings of a run.
 
+use super::loss_scale::LossScaling;
 use super::schedule::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
@@ -34,6 +35,8 @@ pub struct TrainConfig {
     /// Of so many of the first blocks, the backward pass computes activations again instead of keeping them: less memory, more time, the same
     /// numbers. More than there are: of all.
     pub recompute_layers: usize,
+    /// For devices that compute in f16: a step whose gradients overflow is skipped. None: such a step is an error.
+    pub loss_scaling: Option<LossScaling>,
 }
 
 impl TrainConfig {
@@ -72,7 +75,7 @@ impl TrainConfig {
         ];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((name, _)) => Err(EngineError::invalid(format!("{name} is 0; expected at least 1"))),
-            None => Ok(()),
+            None => self.loss_scaling.map_or(Ok(()), |scaling| scaling.validate()),
         }
     }
 }
@@ -110,6 +113,7 @@ pub(super) mod tests {
             shuffle: true,
             data_seed: 42,
             recompute_layers: 0,
+            loss_scaling: None,
         }
     }
 
@@ -117,6 +121,7 @@ pub(super) mod tests {
     fn values_that_cannot_be_worked_with_are_refused_by_name() {
         assert!(config().validate().is_ok());
         assert!(TrainConfig { learning_rate: 0.0, max_grad_norm: 0.0, adam_beta1: 0.0, ..config() }.validate().is_ok());
+        let scaling = LossScaling::default();
         let cases = [
             ("learning_rate", TrainConfig { learning_rate: f64::NAN, ..config() }),
             ("learning_rate", TrainConfig { learning_rate: -1e-4, ..config() }),
@@ -137,6 +142,10 @@ pub(super) mod tests {
             ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
             ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
             ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+            (
+                "initial_scale",
+                TrainConfig { loss_scaling: Some(LossScaling { initial_scale: -1.0, ..scaling }), ..config() },
+            ),
         ];
         for (name, config) in cases {
             let error = config.validate().unwrap_err();

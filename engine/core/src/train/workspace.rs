@@ -99,9 +99,10 @@ impl<O: Ops> Workspace<O> {
         Ok(loss)
     }
 
-    /// Clips the gathered gradients to a 2-norm of `max_grad_norm` (0: not at all); returns the norm before.
-    pub fn clip(&mut self, max_grad_norm: f64) -> Result<f64> {
-        self.ops.clip_norm(&mut self.gradients, max_grad_norm)
+    /// Divides the gathered gradients by the scale of the loss they are of and clips them to a 2-norm of `max_grad_norm` (0: not at all);
+    /// returns the norm between.
+    pub fn clip(&mut self, loss_scale: f64, max_grad_norm: f64) -> Result<f64> {
+        self.ops.clip_norm(&mut self.gradients, 1.0 / loss_scale, max_grad_norm)
     }
 
     /// One AdamW update with the gathered gradients.

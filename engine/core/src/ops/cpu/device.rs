@@ -566,12 +566,22 @@ impl<E: Real> Ops for CpuOps<E> {
         Ok(())
     }
 
-    fn clip_norm(&self, values: &mut CpuBuffer<E>, max_norm: f64) -> Result<f64> {
+    fn clip_norm(&self, values: &mut CpuBuffer<E>, scale: f64, max_norm: f64) -> Result<f64> {
         let values = values.as_mut_slice();
         let len = values.len();
         let piece = |index: usize| index * FLAT_PIECE..((index + 1) * FLAT_PIECE).min(len);
+        let multiply = |pieces: &Disjoint<'_, E>, factor: f64| {
+            let factor = E::from_f64(factor);
+            self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
+                // SAFETY: pieces are disjoint.
+                rows::scale(unsafe { pieces.range(piece(index)) }, factor);
+            });
+        };
         let mut sums = vec![0f64; len.div_ceil(FLAT_PIECE)];
         let (places, pieces) = (Disjoint::new(&mut sums), Disjoint::new(values));
+        if scale != 1.0 {
+            multiply(&pieces, scale);
+        }
         self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
             // SAFETY: pieces are disjoint.
             unsafe { places.range(index..index + 1)[0] = rows::sum_of_squares(pieces.range(piece(index))) };
@@ -579,11 +589,7 @@ impl<E: Real> Ops for CpuOps<E> {
         let norm = sums.iter().sum::<f64>().sqrt();
         let factor = max_norm / (norm + 1e-6);
         if max_norm > 0.0 && factor < 1.0 {
-            let factor = E::from_f64(factor);
-            self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
-                // SAFETY: pieces are disjoint.
-                rows::scale(unsafe { pieces.range(piece(index)) }, factor);
-            });
+            multiply(&pieces, factor);
         }
         Ok(norm)
     }

@@ -47,6 +47,11 @@ impl CudaOps {
         Ok(Self { memory, multiplier, compute, scratch: Default::default(), norm })
     }
 
+    /// Type of activations and of products with them.
+    pub fn compute(&self) -> NumberType {
+        self.compute
+    }
+
     /// Name of the GPU and bytes of its memory.
     pub fn describe(&self) -> Result<(String, u64)> {
         let (_, total) = self.stream().memory()?;
@@ -464,13 +469,13 @@ impl Ops for CudaOps {
             .map_err(EngineError::from)
     }
 
-    fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
+    fn clip_norm(&self, values: &mut CudaBuffer, scale: f64, max_norm: f64) -> Result<f64> {
         single(values)?;
         let (pointer, len) = (values.allocation.pointer, values.allocation.bytes() / size_of::<f32>());
         let mut norm = [0f64];
         // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
         unsafe {
-            let place = self.stream().clip_norm(pointer, len, max_norm, self.norm.pointer)?;
+            let place = self.stream().clip_norm(pointer, len, [scale, max_norm], self.norm.pointer)?;
             self.stream().download(place, &mut norm)?;
         }
         Ok(norm[0])
