@@ -99,13 +99,9 @@ impl LossScaler {
 mod tests {
     use super::*;
 
-    /// ```python
-    /// s = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
-    /// for g in [1.0, 1.0, 1.0, 1.0, inf, 1.0, 1.0, nan, inf, 1.0, 1.0, 1.0, 1.0]:
-    ///     p.grad = torch.tensor([g]); s.scale(torch.ones(1)); s.unscale_(o); s.step(o); s.update(); print(s.get_scale())
-    /// ```
+    /// The rule of torch's `_amp_update_scale_`: an overflow halves and starts the count anew, `growth_interval` steps without one double.
     #[test]
-    fn the_scale_moves_as_torchs() {
+    fn the_scale_moves_by_torchs_rule() {
         let mut scaler =
             LossScaler::new(LossScaling { initial_scale: 8.0, growth_interval: 3, ..LossScaling::default() });
         let finite = [true, true, true, true, false, true, true, false, false, true, true, true, true];
