@@ -67,8 +67,8 @@ class OpenParts {
 async function openEngine(options: ServerOptions): Promise<Engine> {
   const { openNativeEngine } = await import('./engine/native.ts');
   try {
-    const { device, threads, computeType } = options;
-    return await openNativeEngine({ device, threads, computeType });
+    const { device, threads, computeType, embeddingInHostMemory } = options;
+    return await openNativeEngine({ device, threads, computeType, embeddingInHostMemory });
   } catch (error) {
     // Whoever starts the server may read what a client may not, such as an engine that was never built.
     if (error instanceof EngineError) throw new ServerStartError(error.message, { cause: error });

@@ -32,6 +32,7 @@ test('defaults: loopback, port 50051, the data folder of the system', () => {
     modelRoots: [],
     device: 'auto',
     computeType: 'bf16',
+    embeddingInHostMemory: false,
     logLevel: 'info',
     logFormat: 'json',
   });
@@ -76,6 +77,7 @@ test('switches: on, off, with a value, in the environment', () => {
   expect(load(['--no-insecure'], { LUTHIER_INSECURE: '1' }).insecure).toBe(false);
   expect(load(['--insecure=false']).insecure).toBe(false);
   expect(load([], { LUTHIER_INSECURE: 'yes' }).insecure).toBe(true);
+  expect(load(['--embedding-in-host-memory']).embeddingInHostMemory).toBe(true);
 });
 
 test.each([

@@ -112,6 +112,12 @@ export const serverConfigSchema = z
       'TYPE',
       'What a GPU trains in: bf16, or f16 with loss scaling.',
     ),
+    embeddingInHostMemory: setting(
+      z.boolean().default(false),
+      'switch',
+      '',
+      'On a GPU: embedding tables stay in locked memory of the host, except where the output layer is the same table.',
+    ),
     threads: setting(
       count(1, 1024),
       'number',

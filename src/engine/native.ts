@@ -36,6 +36,8 @@ export interface NativeEngineOptions {
   readonly threads: number | null;
   /** Of activations on a GPU. */
   readonly computeType: ComputeType;
+  /** A GPU reads embedding tables of their own from locked memory of the host, where the host locks so much. */
+  readonly embeddingInHostMemory: boolean;
 }
 
 /** The addon's errors carry the engine's code as the message of their cause. */
@@ -220,12 +222,14 @@ class NativeBaseModel implements BaseModel {
 class AddonEngine implements Engine {
   readonly #engine: NativeEngine;
   readonly #choice: DeviceChoice;
+  readonly #embeddingInHostMemory: boolean;
   /** Null until it is closed. */
   #closing: Promise<void> | null = null;
 
-  constructor(engine: NativeEngine, choice: DeviceChoice) {
+  constructor(engine: NativeEngine, choice: DeviceChoice, embeddingInHostMemory: boolean) {
     this.#engine = engine;
     this.#choice = choice;
+    this.#embeddingInHostMemory = embeddingInHostMemory;
   }
 
   get #open(): NativeEngine {
@@ -242,7 +246,7 @@ class AddonEngine implements Engine {
   }
 
   async loadModel(path: string, storage: WeightStorage): Promise<BaseModel> {
-    return new NativeBaseModel(await settled(this.#open.loadModel(path, storage)));
+    return new NativeBaseModel(await settled(this.#open.loadModel(path, storage, this.#embeddingInHostMemory)));
   }
 
   async readAdapter(folder: string) {
@@ -262,7 +266,8 @@ class AddonEngine implements Engine {
 export async function openNativeEngine(options: NativeEngineOptions): Promise<Engine> {
   const choice = chooseDevice(options.device, INSTALLED_ADDONS);
   try {
-    return new AddonEngine(new choice.addon.NativeEngine(options.threads, choice.device, options.computeType), choice);
+    const engine = new choice.addon.NativeEngine(options.threads, choice.device, options.computeType);
+    return new AddonEngine(engine, choice, options.embeddingInHostMemory);
   } catch (error) {
     throw toEngineError(error);
   }

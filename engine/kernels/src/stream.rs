@@ -106,6 +106,8 @@ impl Stream {
             "dequantize",
             "dropout",
             "elementwise",
+            "ggml",
+            "low_rank",
             "optimizer",
             "rms_norm"
         ];

@@ -6,7 +6,7 @@ use super::block::Block;
 use super::linear::{InputGroup, LinearModule};
 use super::low_rank::OutputGrad;
 use crate::error::{EngineError, Result};
-use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View};
+use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View, ViewMut};
 
 impl<O: Ops> Block<'_, O> {
     /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
@@ -73,7 +73,6 @@ impl<O: Ops> Block<'_, O> {
             &grads.low_rank,
             gradients,
         )?;
-        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
         self.adapter.backward_output(
             ops,
             rows,
@@ -96,16 +95,10 @@ impl<O: Ops> Block<'_, O> {
             &mut scratch.dropped,
             &mut grads.normed,
         )?;
-        self.adapter.backward_input(
-            ops,
-            rows,
-            InputGroup::GateUp,
-            &scratch.normed,
-            &mut scratch.dropped,
-            &grads.low_rank,
-            gradients,
-        )?;
-        self.norm_backward(rows, &saved.middle, &self.weights.post_attention_norm, scratch, grads)
+        let weight = &self.weights.post_attention_norm;
+        self.norm_backward(rows, &saved.middle, weight, &saved.middle_factors, scratch, grads)?;
+        let (group, input) = (InputGroup::GateUp, &scratch.normed);
+        self.adapter.backward_input(ops, rows, group, input, &mut scratch.dropped, &grads.low_rank, gradients)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
@@ -113,7 +106,7 @@ impl<O: Ops> Block<'_, O> {
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
-        saved: &LayerActivations<O>,
+        saved: &mut LayerActivations<O>,
         low_rank: &O::Buffer,
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
@@ -168,7 +161,6 @@ impl<O: Ops> Block<'_, O> {
         for (x, heads) in [(&mut grads.query, shape.heads), (&mut grads.key, shape.key_value_heads)] {
             ops.rope(x.into(), heads, shape.head_dim, self.angles, &batch.positions, true)?;
         }
-        self.norm(rows, input, &self.weights.input_norm, scratch)?;
         self.adapter.backward_output(
             ops,
             rows,
@@ -185,33 +177,31 @@ impl<O: Ops> Block<'_, O> {
             input_needed.then_some(&mut grads.normed),
         )?;
         let group = InputGroup::QueryKeyValue;
+        let (weight, factors) = (&self.weights.input_norm, &mut saved.input_factors);
         if input_needed {
             let (low_rank_grad, input_grad) = (&grads.low_rank, &mut grads.normed);
             self.adapter.add_dropped_input_grad(ops, rows, group, low_rank_grad, &mut scratch.dropped, input_grad)?;
+            self.norm_backward(rows, input, weight, factors, scratch, grads)?;
+        } else {
+            self.norm(rows, input, weight, &mut scratch.normed, factors)?;
         }
-        self.adapter.backward_input(
-            ops,
-            rows,
-            group,
-            &scratch.normed,
-            &mut scratch.dropped,
-            &grads.low_rank,
-            gradients,
-        )?;
-        if input_needed { self.norm_backward(rows, input, &self.weights.input_norm, scratch, grads) } else { Ok(()) }
+        let input = &scratch.normed;
+        self.adapter.backward_input(ops, rows, group, input, &mut scratch.dropped, &grads.low_rank, gradients)
     }
 
-    /// Adds the gradient through the norm of `x` to that of the residual stream.
+    /// Adds the gradient through the norm of `x` to that of the residual stream; `scratch.normed` = what the norm gave.
     fn norm_backward(
         &self,
         rows: usize,
         x: &O::Buffer,
         weight: &O::Buffer,
-        scratch: &Scratch<O>,
+        factors: &O::Buffer,
+        scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
     ) -> Result<()> {
-        let (factors, output_grad) = (View::from(&scratch.factors), View::from(&grads.normed));
-        let width = self.config.hidden_size;
-        self.ops.rms_norm_backward(rows, width, x.into(), weight, factors, output_grad, (&mut grads.hidden).into())
+        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed));
+        let (input_grad, normed) = (ViewMut::from(&mut grads.hidden), ViewMut::from(&mut scratch.normed));
+        let (x, factors) = (x.into(), factors.into());
+        self.ops.rms_norm_backward(rows, width, x, weight, factors, output_grad, input_grad, Some(normed))
     }
 }

@@ -11,6 +11,7 @@ mod linear;
 mod low_rank;
 mod low_rank_dropout;
 pub mod source;
+mod streams;
 mod weights;
 
 pub use activations::{Activations, Keep, Scratch};
@@ -20,4 +21,5 @@ pub use dropout::Dropout;
 pub use head::HeadScratch;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use source::TensorSource;
+pub use streams::StreamPlaces;
 pub use weights::{BaseModel, LayerWeights, Linear};

@@ -1,9 +1,11 @@
 //! The GPU beside the processor, operation by operation. Needs the feature `cuda` and a GPU, numbered by `LUTHIER_TEST_GPU` (0 unless set).
 
 mod attention;
+mod blocks;
 mod compare;
 mod dropout;
 mod elementwise;
 mod memory;
 mod products;
+mod transfers;
 mod weights;

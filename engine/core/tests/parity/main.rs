@@ -9,6 +9,7 @@ mod greedy;
 mod held;
 mod initial;
 mod loss_scale;
+mod offload;
 mod optimizer;
 mod quantized;
 mod refusals;
