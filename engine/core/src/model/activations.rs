@@ -158,6 +158,8 @@ pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
+    /// `[rows, in_features]` of the widest adapted layer: a masked copy of its input, or its part of the gradient. Only with dropout.
+    pub(super) dropped: Option<O::Buffer>,
     pub(super) backward: Option<BackwardScratch<O>>,
 }
 
@@ -195,7 +197,14 @@ impl<O: Ops> Scratch<O> {
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
             activated: ops.allocate_activations(inner)?,
+            dropped: None,
             backward: backward.transpose()?,
         })
+    }
+
+    /// The same with room for the dropout of `rows` tokens.
+    pub fn with_dropout(self, ops: &O, layout: &LoraLayout, rows: usize) -> Result<Self> {
+        let widest = layout.modules().map(|module| module.in_features).max().unwrap_or(0);
+        Ok(Self { dropped: Some(ops.allocate_activations(rows * widest)?), ..self })
     }
 }

@@ -35,7 +35,7 @@ impl<O: Ops> Block<'_, O> {
         let (ops, rows) = (self.ops, batch.rows);
         let len = rows * self.config.intermediate_size;
         ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, low_rank)?;
+        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
         let (module, residual) = (LinearModule::Down, Some(&saved.middle));
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output)
     }
@@ -67,7 +67,7 @@ impl<O: Ops> Block<'_, O> {
         let shape = self.attention_shape();
 
         self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, &mut saved.input_factors)?;
-        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed)?;
+        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [
             (LinearModule::Query, &mut saved.query),
             (LinearModule::Key, &mut saved.key),
@@ -90,14 +90,14 @@ impl<O: Ops> Block<'_, O> {
             };
             let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
             ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-            let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
+            let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention, &mut scratch.dropped)?;
             let (module, residual) = (LinearModule::Output, Some(input));
             self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
         }
 
         let factors = &mut saved.middle_factors;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
-        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
+        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
             self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out)?;
         }
@@ -129,7 +129,7 @@ impl<O: Ops> Block<'_, O> {
         out: &mut O::Buffer,
     ) -> Result<()> {
         let linear = self.weights.linear(module);
-        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer };
+        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
         let term = adapter.output_term(group, module, low_rank);
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
@@ -154,10 +154,17 @@ enum Projections<'a, O: Ops> {
 
 impl<O: Ops> Projections<'_, O> {
     /// Those of a group, whose input is given.
-    fn of(&mut self, block: &Block<'_, O>, rows: usize, group: InputGroup, input: &O::Buffer) -> Result<&O::Buffer> {
+    fn of(
+        &mut self,
+        block: &Block<'_, O>,
+        rows: usize,
+        group: InputGroup,
+        input: &O::Buffer,
+        dropped: &mut Option<O::Buffer>,
+    ) -> Result<&O::Buffer> {
         match self {
             Self::New(low_rank) => {
-                block.adapter.project(block.ops, rows, group, input, low_rank)?;
+                block.adapter.project(block.ops, rows, group, input, dropped, low_rank)?;
                 Ok(low_rank)
             }
             Self::Kept(low_rank) => Ok(low_rank),

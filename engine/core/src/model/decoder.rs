@@ -3,6 +3,7 @@
 use super::activations::{Activations, KeptBlockMemory, Scratch};
 use super::batch::PackedBatch;
 use super::block::{Block, Kept};
+use super::dropout::Dropout;
 use super::head::HeadScratch;
 use super::low_rank::BlockAdapter;
 use super::weights::BaseModel;
@@ -18,6 +19,8 @@ pub struct Decoder<'a, O: Ops> {
     pub adapter: &'a LoraAdapter<O>,
     /// From [`rope_angles`], for at least the longest sequence.
     pub angles: &'a O::Buffer,
+    /// Of this micro-batch, in training. Its passes need scratch that has room for it.
+    pub dropout: Option<Dropout>,
 }
 
 /// Cosines and sines of rope for `positions` positions: `[positions, head_dim]`, at each the cosines, then the sines.
@@ -56,7 +59,7 @@ impl<O: Ops> Decoder<'_, O> {
             ops: self.ops,
             config: &self.base.config,
             weights: &self.base.layers[layer],
-            adapter: BlockAdapter { adapter: self.adapter, layer },
+            adapter: BlockAdapter { adapter: self.adapter, layer, dropout: self.dropout },
             angles: self.angles,
         }
     }
