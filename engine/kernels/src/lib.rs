@@ -10,9 +10,11 @@ mod elementwise;
 mod error;
 mod low_rank;
 mod matmul;
+mod matmul_plan;
 mod optimizer;
 mod pinned;
 mod stream;
+mod tuning;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use copies::{CopyStream, Event};
