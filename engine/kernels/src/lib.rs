@@ -1,6 +1,7 @@
 //! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
 
 mod attention;
+mod cached_attention;
 mod dequantize;
 mod elementwise;
 mod error;
@@ -9,6 +10,7 @@ mod optimizer;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
 pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
 pub use matmul::{Multiplier, Operand, Product};

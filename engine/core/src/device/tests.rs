@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::task::{Machine, Task, Turn};
+use super::task::{Task, Turn};
 use super::*;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::SamplingConfig;
@@ -29,7 +29,7 @@ struct Counted {
 }
 
 impl Task for Counted {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         let begin = Instant::now();
         while begin.elapsed() < self.takes {
             std::hint::spin_loop();
@@ -137,7 +137,7 @@ fn a_panic_ends_only_its_own_run() {
 struct Hostile;
 
 impl Task for Hostile {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         panic!("while it works");
     }
 
@@ -150,7 +150,7 @@ impl Task for Hostile {
 struct HostileAtTheEnd;
 
 impl Task for HostileAtTheEnd {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         Turn::Done
     }
 

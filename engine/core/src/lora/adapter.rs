@@ -42,6 +42,13 @@ impl<O: Ops> LoraAdapter<O> {
         Self::from_values(ops, layout, config.lora_alpha, config.use_rslora, &values)
     }
 
+    /// No matrices: the base model alone.
+    pub fn empty(ops: &O, model: &ModelConfig) -> Result<Self> {
+        let layout = LoraLayout::new(model, 1, |_, _| false);
+        let parameters = ops.allocate(layout.len())?;
+        Ok(Self { layout: Arc::new(layout), lora_alpha: 1.0, use_rslora: false, parameters })
+    }
+
     /// An adapter read from PEFT's files.
     ///
     /// Errors: `ADAPTER_MISMATCH` where the model has no such module or another shape; `OUT_OF_MEMORY`.

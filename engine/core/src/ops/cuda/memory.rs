@@ -111,8 +111,10 @@ impl CudaBuffer {
     pub(super) fn new(memory: &Arc<Memory>, len: usize, kind: NumberType) -> Result<Self> {
         let bytes = len.checked_mul(kind.bytes()).ok_or_else(|| outside(len, 0, len))?;
         let allocation = Allocation::new(memory, bytes)?;
-        // SAFETY: the memory just allocated.
-        unsafe { memory.stream.clear(allocation.pointer, bytes)? };
+        if bytes > 0 {
+            // SAFETY: the memory just allocated.
+            unsafe { memory.stream.clear(allocation.pointer, bytes)? };
+        }
         Ok(Self { allocation, kind, len, version: AtomicU64::new(0), shadow: Mutex::default() })
     }
 

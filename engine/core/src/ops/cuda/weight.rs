@@ -66,6 +66,16 @@ impl CudaWeight {
         Ok(Self { numbers, rows, columns })
     }
 
+    /// Bytes of device memory that hold it.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match &self.numbers {
+            Numbers::Plain { numbers, .. } => numbers.bytes(),
+            Numbers::Int8 { codes, scales } => codes.bytes() + scales.bytes(),
+            Numbers::Nf4 { codes, tables, .. } => codes.bytes() + tables.bytes(),
+        };
+        bytes as u64
+    }
+
     /// Where the numbers lie as `kind`, if they are held so.
     pub(super) fn held_as(&self, kind: NumberType) -> Option<DevicePointer> {
         self.plain().filter(|(found, _)| *found == kind).map(|(_, pointer)| pointer)
