@@ -9,10 +9,15 @@
 constexpr int WARPS = 8, THREADS = 32 * WARPS, MOST_DIM = 128, EACH = MOST_DIM / 32;
 constexpr unsigned ALL_LANES = 0xffffffff;
 
+// The queries of a block, multiplied by the scale, and what its warps come to.
+template <int ROWS> struct Shared {
+    float q[ROWS][MOST_DIM], sums[WARPS][ROWS][MOST_DIM], tops[WARPS][ROWS], totals[WARPS][ROWS];
+};
+
 // N: numbers of a key that are read at once. Grid: runs of ROWS rows, heads.
 template <typename T, int ROWS, int N>
-__device__ void attend(Shape shape, int rows, int positions, const T* query, const T* key, const T* value, T* output) {
-    __shared__ float q[ROWS][MOST_DIM], sums[WARPS][ROWS][MOST_DIM], tops[WARPS][ROWS], totals[WARPS][ROWS];
+__device__ void attend(
+    Shape shape, int rows, int positions, const T* query, const T* key, const T* value, T* output, Shared<ROWS>& shared) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int head_dim = shape.head_dim, head = blockIdx.y, source = head / (shape.heads / shape.key_value_heads);
     const int first = blockIdx.x * ROWS, count = min(ROWS, rows - first);
@@ -24,7 +29,7 @@ __device__ void attend(Shape shape, int rows, int positions, const T* query, con
     const T* values = value + source * head_dim;
     for (int i = threadIdx.x; i < ROWS * head_dim; i += THREADS) {
         const int row = i / head_dim, column = i % head_dim;
-        q[row][column] = row < count ? to_float(query[place + row * wide + column]) * shape.scale : 0.0f;
+        shared.q[row][column] = row < count ? to_float(query[place + row * wide + column]) * shape.scale : 0.0f;
     }
     __syncthreads();
     float top[ROWS], total[ROWS], sum[ROWS][EACH];
@@ -46,7 +51,7 @@ __device__ void attend(Shape shape, int rows, int positions, const T* query, con
 #pragma unroll
                 for (int i = 0; i < ROWS; i++)
 #pragma unroll
-                    for (int j = 0; j < N; j++) weights[i] += part[j] * q[i][column + j];
+                    for (int j = 0; j < N; j++) weights[i] += part[j] * shared.q[i][column + j];
             }
         }
 #pragma unroll
@@ -79,20 +84,20 @@ __device__ void attend(Shape shape, int rows, int positions, const T* query, con
     }
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        if (lane == 0) tops[warp][i] = top[i], totals[warp][i] = total[i];
+        if (lane == 0) shared.tops[warp][i] = top[i], shared.totals[warp][i] = total[i];
 #pragma unroll
-        for (int e = 0; e < EACH; e++) sums[warp][i][lane + e * 32] = sum[i][e];
+        for (int e = 0; e < EACH; e++) shared.sums[warp][i][lane + e * 32] = sum[i][e];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < count * head_dim; i += THREADS) {
         const int row = i / head_dim, column = i % head_dim;
         // Every row sees the first position, so that the first warp's is finite.
         float highest = -INFINITY, whole = 0.0f, result = 0.0f;
-        for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, tops[w][row]);
+        for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, shared.tops[w][row]);
         for (int w = 0; w < WARPS; w++) {
-            const float keep = expf(tops[w][row] - highest);
-            whole += totals[w][row] * keep;
-            result += sums[w][row][column] * keep;
+            const float keep = expf(shared.tops[w][row] - highest);
+            whole += shared.totals[w][row] * keep;
+            result += shared.sums[w][row][column] * keep;
         }
         output[place + row * wide + column] = from_float<T>(result / whole);
     }
@@ -101,10 +106,12 @@ __device__ void attend(Shape shape, int rows, int positions, const T* query, con
 // Keys are read 16 bytes at a time where they are whole and aligned so.
 template <typename T, int ROWS>
 __device__ __forceinline__ void forward(Shape shape, int rows, int positions, const T* query, const T* key, const T* value, T* output) {
+    // Of both ways together: shared memory of a function's own would be taken for each.
+    __shared__ Shared<ROWS> shared;
     if (shape.head_dim % WIDE<T> == 0 && (uintptr_t)key % 16 == 0)
-        attend<T, ROWS, WIDE<T>>(shape, rows, positions, query, key, value, output);
+        attend<T, ROWS, WIDE<T>>(shape, rows, positions, query, key, value, output, shared);
     else
-        attend<T, ROWS, 1>(shape, rows, positions, query, key, value, output);
+        attend<T, ROWS, 1>(shape, rows, positions, query, key, value, output, shared);
 }
 
 #define DEFINE_ROWS(name, T, ROWS)                                                                                                   \
