@@ -2,17 +2,21 @@
 
 mod attention;
 mod cached_attention;
+mod cudnn;
 mod dequantize;
 mod elementwise;
 mod error;
+mod low_rank;
 mod matmul;
 mod optimizer;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
+pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
+pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};
 pub use stream::{DevicePointer, NumberType, Stream};

@@ -106,6 +106,7 @@ impl Stream {
             "cross_entropy",
             "dequantize",
             "elementwise",
+            "low_rank",
             "optimizer",
             "rms_norm"
         ];

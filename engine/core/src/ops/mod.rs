@@ -3,8 +3,10 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod low_rank;
 mod view;
 
+pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 use crate::error::{EngineError, Result};
@@ -105,15 +107,6 @@ pub struct AttentionGrads<'a, B> {
     pub query: ViewMut<'a, B>,
     pub key: ViewMut<'a, B>,
     pub value: ViewMut<'a, B>,
-}
-
-/// The low-rank half of a linear layer: `left [rows, rank] · right`, added to the product with the frozen weight. It stands beside the
-/// weight so that a device can take both products in one pass.
-pub struct LowRankTerm<'a, B> {
-    pub rank: usize,
-    pub left: Matrix<'a, B>,
-    /// `[rank, columns of the result]`
-    pub right: Matrix<'a, B>,
 }
 
 /// One summand of a gradient with respect to a shared input: `output_grad [rows, out] · weight [out, in]`.
@@ -348,6 +341,12 @@ pub trait Ops: Send + Sync + 'static {
         low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
         input_grad: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
+
+    /// The low-rank halves' products with the gradients g of outputs: `hidden_grad = scale · g · B`, and gᵀ · `hidden` added to the gradient
+    /// of B. A device may take both in one pass over g.
+    fn low_rank_gradients(&self, of: LowRankGradients<'_, Self::Buffer>) -> Result<()> {
+        of.as_products(self)
+    }
 
     /// For each row of `logits [targets, vocabulary]`: its loss −ln softmax(target) into `losses`. With `grad_scale`, the logits are replaced
     /// by the gradient `(softmax − onehot) · grad_scale`.

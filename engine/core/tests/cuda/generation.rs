@@ -12,8 +12,10 @@ use luthier_core::lora::peft::read_adapter;
 use luthier_core::model::BaseModel;
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::ops::cuda::{CudaOps, NumberType};
+use luthier_core::ops::cuda::NumberType;
 use luthier_core::{ErrorCode, WeightStorage};
+
+use crate::compare::open;
 
 fn ordinal() -> usize {
     std::env::var("LUTHIER_TEST_GPU").map_or(0, |text| text.parse().unwrap())
@@ -70,7 +72,7 @@ fn decoded_logits_are_those_of_the_processor() {
         for storage in [WeightStorage::Stored, WeightStorage::Int8, WeightStorage::Nf4 { double_quant: true }] {
             let expected = logits(CpuOps::<f32>::new(4), case, storage);
             for (kind, tolerance) in [(NumberType::F32, 1e-4), (NumberType::F16, 0.01), (NumberType::BF16, 0.08)] {
-                let found = logits(CudaOps::open(ordinal(), kind).unwrap(), case, storage);
+                let found = logits(open(kind), case, storage);
                 let off = difference(&found, &expected);
                 assert!(off <= tolerance, "{case}, {}, {kind:?}: off by {off:e}", storage.name());
             }
@@ -80,7 +82,7 @@ fn decoded_logits_are_those_of_the_processor() {
 
 #[test]
 fn decoding_allocates_nothing_and_a_sequence_gives_its_memory_back() {
-    let ops = Arc::new(CudaOps::open(ordinal(), NumberType::BF16).unwrap());
+    let ops = Arc::new(open(NumberType::BF16));
     let files = load::open(&folder("tied").join("model")).unwrap();
     let base = Arc::new(BaseModel::load(&*ops, &*files, WeightStorage::Int8).unwrap());
     let model = Arc::new(OpsModel::new(ops.clone(), base).unwrap());
@@ -107,7 +109,7 @@ fn decoding_allocates_nothing_and_a_sequence_gives_its_memory_back() {
 
 #[test]
 fn a_cache_that_does_not_fit_fails_its_request_only() {
-    let ops = Arc::new(CudaOps::open(ordinal(), NumberType::BF16).unwrap());
+    let ops = Arc::new(open(NumberType::BF16));
     let files = load::open(&folder("tied").join("model")).unwrap();
     let base = Arc::new(BaseModel::load(&*ops, &*files, WeightStorage::Stored).unwrap());
     let model = Arc::new(OpsModel::new(ops.clone(), base).unwrap());
@@ -204,7 +206,7 @@ fn scores_in_single_precision() {
         }
     };
     let expected = score(Box::new(sequence(CpuOps::<f32>::new(4), "untied", WeightStorage::Stored)));
-    let gpu = CudaOps::open(ordinal(), NumberType::F32).unwrap();
+    let gpu = open(NumberType::F32);
     let found = score(Box::new(sequence(gpu, "untied", WeightStorage::Stored)));
     for (found, expected) in found.logprobs.iter().zip(&expected.logprobs).skip(1) {
         assert!((found - expected).abs() < 1e-4, "{found}, expected {expected}");

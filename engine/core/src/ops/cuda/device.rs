@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_kernels::{
     AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, CachedAttentionArrays,
-    CachedAttentionSizes, DevicePointer, MAX_HEAD_DIM, Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream,
+    CachedAttentionSizes, Cudnn, DevicePointer, MAX_HEAD_DIM, Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream,
 };
 
 use super::linear::Start;
@@ -12,16 +12,11 @@ use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mu
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm,
+    LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
-
-/// Scratch memories: a converted weight, sums over rows.
-const SCRATCHES: usize = 2;
-pub(super) const PLAIN_WEIGHT: usize = 0;
-const ROW_SUMS: usize = 1;
 
 /// One GPU. Operations return at once and are done in order; reading waits.
 pub struct CudaOps {
@@ -29,8 +24,11 @@ pub struct CudaOps {
     multiplier: Multiplier,
     /// Type of activations and of products with them.
     compute: NumberType,
-    /// Grow to the largest use, so that a step after the first allocates nothing.
-    scratch: [Mutex<Option<Allocation>>; SCRATCHES],
+    /// For one operation at a time: a converted weight, or what attention needs. Grows to the largest use, so that a step after the first
+    /// allocates nothing.
+    scratch: Mutex<Option<Allocation>>,
+    /// Why attention is not cuDNN's, where it is not.
+    cudnn: std::result::Result<Cudnn, String>,
     norm: Allocation,
 }
 
@@ -44,7 +42,22 @@ impl CudaOps {
         let memory = Arc::new(Memory::new(stream));
         memory.count(multiplier.bytes() as u64);
         let norm = Allocation::new(&memory, NORM_SCRATCH_BYTES)?;
-        Ok(Self { memory, multiplier, compute, scratch: Default::default(), norm })
+        let cudnn = Cudnn::open(memory.stream.clone());
+        Ok(Self { memory, multiplier, compute, scratch: Mutex::default(), cudnn, norm })
+    }
+
+    /// The same device with attention by our own kernels only.
+    #[must_use]
+    pub fn without_cudnn(self) -> Self {
+        Self { cudnn: Err("it was not asked for".to_owned()), ..self }
+    }
+
+    /// What attention is computed with, such as `cuDNN 9.19.0`, or `own kernels` and why.
+    pub fn attention_library(&self) -> String {
+        match &self.cudnn {
+            Ok(_) => format!("cuDNN {}", Cudnn::version()),
+            Err(reason) => format!("own kernels ({reason})"),
+        }
     }
 
     /// Name of the GPU and bytes of its memory.
@@ -70,14 +83,26 @@ impl CudaOps {
         &self.multiplier
     }
 
-    /// Scratch of at least `bytes`. What is put there is used before the next call for the same slot is worked on, as the stream keeps order.
-    pub(super) fn scratch(&self, slot: usize, bytes: usize) -> Result<DevicePointer> {
-        let mut scratch = self.scratch[slot].lock().unwrap_or_else(PoisonError::into_inner);
+    /// Scratch of at least `bytes`. What is put there is used before the next call is worked on, as the stream keeps order.
+    pub(super) fn scratch(&self, bytes: usize) -> Result<DevicePointer> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if scratch.as_ref().is_none_or(|found| found.bytes() < bytes) {
             *scratch = None;
             *scratch = Some(Allocation::new(&self.memory, bytes)?);
         }
         scratch.as_ref().map(|found| found.pointer).ok_or_else(|| EngineError::internal("scratch memory was not made"))
+    }
+
+    /// cuDNN and scratch for it, where it takes attention of these sizes.
+    fn cudnn_scratch(
+        &self,
+        kind: NumberType,
+        sizes: AttentionSizes,
+        backward: bool,
+    ) -> Result<Option<(&Cudnn, DevicePointer)>> {
+        let Ok(cudnn) = &self.cudnn else { return Ok(None) };
+        let bytes = cudnn.scratch_bytes(kind, sizes, backward);
+        bytes.map(|bytes| Ok((cudnn, self.scratch(bytes)?))).transpose()
     }
 }
 
@@ -357,7 +382,13 @@ impl Ops for CudaOps {
         let log_sum_exp = place_mut(&log_sum_exp, sizes.rows * shape.heads)?;
         let arrays = attention_arrays(sizes, borders, &inputs, output, log_sum_exp)?;
         // SAFETY: places, types and borders were checked.
-        unsafe { self.stream().attention(kind, sizes, &arrays) }.map_err(EngineError::from)
+        unsafe {
+            match self.cudnn_scratch(kind, sizes, false)? {
+                Some((cudnn, scratch)) => cudnn.attention(kind, sizes, &arrays, None, scratch)?,
+                None => self.stream().attention(kind, sizes, &arrays)?,
+            }
+        }
+        Ok(())
     }
 
     fn cached_attention(
@@ -413,10 +444,17 @@ impl Ops for CudaOps {
             query_grad: place_mut(&grads.query, wide)?,
             key_grad: place_mut(&grads.key, narrow)?,
             value_grad: place_mut(&grads.value, narrow)?,
-            pull: self.scratch(ROW_SUMS, sizes.rows * shape.heads * size_of::<f32>())?,
         };
         // SAFETY: places, types and borders were checked.
-        unsafe { self.stream().attention_backward(kind, sizes, &arrays, &backward) }.map_err(EngineError::from)
+        unsafe {
+            if let Some((cudnn, scratch)) = self.cudnn_scratch(kind, sizes, true)? {
+                cudnn.attention(kind, sizes, &arrays, Some(&backward), scratch)?;
+            } else {
+                let pull = self.scratch(sizes.rows * shape.heads * size_of::<f32>())?;
+                self.stream().attention_backward(kind, sizes, &arrays, &backward, pull)?;
+            }
+        }
+        Ok(())
     }
 
     fn gemm(
@@ -455,6 +493,10 @@ impl Ops for CudaOps {
         input_grad: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         self.grad_input(rows, terms, low_rank, input_grad)
+    }
+
+    fn low_rank_gradients(&self, mut of: LowRankGradients<'_, CudaBuffer>) -> Result<()> {
+        if self.gradients_in_one_pass(&mut of)? { Ok(()) } else { of.as_products(self) }
     }
 
     fn cross_entropy(

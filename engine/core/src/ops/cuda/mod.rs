@@ -3,6 +3,7 @@
 mod device;
 mod error;
 mod linear;
+mod low_rank;
 mod memory;
 mod weight;
 

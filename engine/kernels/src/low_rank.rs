@@ -1,0 +1,225 @@
+//! Launchers of the low-rank halves' kernels.
+
+use crate::error::Result;
+use crate::matmul::Operand;
+use crate::stream::{DevicePointer, Launch, NumberType, Stream, launch};
+
+/// Largest rank, and columns that large operands are a multiple of.
+const MAX_RANK: usize = 32;
+const RUN: usize = 8;
+/// As in `low_rank.cu`.
+const EXPAND_COLUMNS: usize = 8 * 64;
+const EXPAND_ROWS: usize = 64;
+const EXPAND_THREADS: u32 = 256;
+const TILE_ROWS: usize = 64;
+const BLOCK_COLUMNS: usize = 256;
+const BLOCK_THREADS: u32 = 128;
+const STAGES: usize = 4;
+const PAD: usize = 8;
+const MAX_LAYERS: usize = 3;
+
+/// `out [rows, columns] = start + left [rows, rank] · right [rank, columns]`
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankExpansion {
+    pub rows: usize,
+    pub columns: usize,
+    pub rank: usize,
+    /// Its columns are neighbours.
+    pub left: Operand,
+    pub right: Operand,
+    /// None: from zero. May be `out`.
+    pub start: Option<DevicePointer>,
+    pub out: DevicePointer,
+}
+
+impl LowRankExpansion {
+    /// Whether the kernel takes numbers of this type and these sizes.
+    pub fn fits(&self, kind: NumberType) -> bool {
+        let aligned = [self.out, self.start.unwrap_or(0)].iter().all(|pointer| pointer.is_multiple_of(16));
+        let sizes = self.rank <= MAX_RANK && self.rows > 0 && self.columns.is_multiple_of(RUN);
+        kind != NumberType::F32 && aligned && sizes && self.left.column_stride == 1
+    }
+}
+
+/// One of the layers whose gradients are taken together.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankLayer {
+    pub out_features: usize,
+    /// `[rows, out_features]`
+    pub output_grad: DevicePointer,
+    /// B `[out_features, rank]`, in the type of `output_grad`.
+    pub b: DevicePointer,
+    /// Gradient of B, f32: added to.
+    pub b_grad: DevicePointer,
+    /// First column of the layer's products in `hidden`, and of their gradients in `hidden_grad`.
+    pub hidden_column: usize,
+    pub grad_column: usize,
+}
+
+/// Gradients of layers that share an input: `hidden_grad = scale · g · B` and `b_grad += gᵀ · hidden`, with one pass over each g.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankGradients<'a> {
+    pub rows: usize,
+    pub rank: usize,
+    pub scale: f32,
+    /// `[rows, hidden_stride]`: scaled products of the input with A.
+    pub hidden: DevicePointer,
+    pub hidden_stride: usize,
+    /// `[rows, grad_stride]`
+    pub hidden_grad: DevicePointer,
+    pub grad_stride: usize,
+    pub layers: &'a [LowRankLayer],
+}
+
+/// The kernels' `Expansion`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Expansion {
+    rows: i32,
+    columns: i32,
+    rank: i32,
+    left_stride: i32,
+    right_row_stride: i32,
+    right_column_stride: i32,
+}
+
+/// The kernels' `Layer`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Layer {
+    output_grad: DevicePointer,
+    b: DevicePointer,
+    b_grad: DevicePointer,
+    of_columns: DevicePointer,
+    of_rows: DevicePointer,
+    out_features: i32,
+    hidden_column: i32,
+    grad_column: i32,
+}
+
+/// The kernels' `Gradients`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Gradients {
+    layers: [Layer; MAX_LAYERS],
+    hidden: DevicePointer,
+    hidden_grad: DevicePointer,
+    hidden_stride: i32,
+    grad_stride: i32,
+    rows: i32,
+    rank: i32,
+    scale: f32,
+}
+
+/// Steps of eight that a kernel takes for a rank: 1, 2 or 4.
+fn steps(rank: usize) -> usize {
+    rank.div_ceil(8).next_power_of_two()
+}
+
+impl LowRankGradients<'_> {
+    /// Whether the kernels take numbers of this type and these sizes.
+    pub fn fits(&self, kind: NumberType) -> bool {
+        let layer =
+            |layer: &LowRankLayer| layer.out_features.is_multiple_of(RUN) && layer.output_grad.is_multiple_of(16);
+        let counts = (1..=MAX_RANK).contains(&self.rank) && (1..=MAX_LAYERS).contains(&self.layers.len());
+        kind != NumberType::F32 && self.rows > 0 && counts && self.layers.iter().all(layer)
+    }
+
+    fn width(&self) -> usize {
+        8 * steps(self.rank)
+    }
+
+    /// Rows of a block.
+    fn block_rows(&self) -> usize {
+        TILE_ROWS * if steps(self.rank) == 4 { 4 } else { 8 }
+    }
+
+    /// Numbers of a layer's sums over columns and over rows.
+    fn sums(&self, layer: &LowRankLayer) -> [usize; 2] {
+        let of_columns = layer.out_features.div_ceil(BLOCK_COLUMNS) * self.rows * self.width();
+        let of_rows = self.rows.div_ceil(self.block_rows()) * layer.out_features * self.width();
+        [of_columns, of_rows]
+    }
+
+    /// Bytes of scratch that [`Stream::low_rank_gradients`] takes.
+    pub fn scratch_bytes(&self) -> usize {
+        self.layers.iter().flat_map(|layer| self.sums(layer)).sum::<usize>() * size_of::<f32>()
+    }
+}
+
+impl Stream {
+    /// Does a [`LowRankExpansion`] that [`LowRankExpansion::fits`].
+    ///
+    /// # Safety
+    /// Operands have these sizes and the type `kind`.
+    pub unsafe fn low_rank_expand(&self, kind: NumberType, expansion: &LowRankExpansion) -> Result<()> {
+        let LowRankExpansion { rows, columns, rank, left, right, start, out } = *expansion;
+        let sizes = Expansion {
+            rows: rows as i32,
+            columns: columns as i32,
+            rank: rank as i32,
+            left_stride: left.row_stride as i32,
+            right_row_stride: right.row_stride as i32,
+            right_column_stride: right.column_stride as i32,
+        };
+        let name = format!("low_rank_expand_{}_{}", steps(rank), kind.name());
+        let grid = [columns.div_ceil(EXPAND_COLUMNS) as u32, rows.div_ceil(EXPAND_ROWS) as u32, 1];
+        let launch = Launch { grid, threads: EXPAND_THREADS, shared_bytes: 0 };
+        // SAFETY: the caller's promise; the kernel's parameters in order, here and below.
+        unsafe { launch!(self, &name, launch, sizes, left.pointer, right.pointer, start.unwrap_or(0), out) }
+    }
+
+    /// Does [`LowRankGradients`] that [`LowRankGradients::fits`].
+    ///
+    /// # Safety
+    /// Operands have these sizes and the type `kind`; `scratch` has [`LowRankGradients::scratch_bytes`].
+    pub unsafe fn low_rank_gradients(
+        &self,
+        kind: NumberType,
+        gradients: &LowRankGradients<'_>,
+        scratch: DevicePointer,
+    ) -> Result<()> {
+        let LowRankGradients { rows, rank, scale, hidden, hidden_stride, hidden_grad, grad_stride, layers } =
+            *gradients;
+        let mut arguments = Gradients {
+            layers: [Layer::default(); MAX_LAYERS],
+            hidden,
+            hidden_grad,
+            hidden_stride: hidden_stride as i32,
+            grad_stride: grad_stride as i32,
+            rows: rows as i32,
+            rank: rank as i32,
+            scale,
+        };
+        let mut free = scratch;
+        for (to, layer) in arguments.layers.iter_mut().zip(layers) {
+            let [of_columns, of_rows] = gradients.sums(layer).map(|numbers| (numbers * size_of::<f32>()) as u64);
+            *to = Layer {
+                output_grad: layer.output_grad,
+                b: layer.b,
+                b_grad: layer.b_grad,
+                of_columns: free,
+                of_rows: free + of_columns,
+                out_features: layer.out_features as i32,
+                hidden_column: layer.hidden_column as i32,
+                grad_column: layer.grad_column as i32,
+            };
+            free += of_columns + of_rows;
+        }
+        let (width, block_rows) = (gradients.width(), gradients.block_rows());
+        let widest = layers.iter().map(|layer| layer.out_features).max().unwrap_or(0);
+        let blocks = [widest.div_ceil(BLOCK_COLUMNS) as u32, rows.div_ceil(block_rows) as u32, layers.len() as u32];
+        let numbers = STAGES * TILE_ROWS * TILE_ROWS + width * (block_rows + BLOCK_COLUMNS + 2 * PAD);
+        let launch = Launch { grid: blocks, threads: BLOCK_THREADS, shared_bytes: (numbers * kind.bytes()) as u32 };
+        let name = format!("low_rank_gradients_{}_{}", steps(rank), kind.name());
+        // SAFETY: as above.
+        unsafe {
+            launch!(self, &name, launch, arguments)?;
+            let threads = 256;
+            let sums = ((rows + widest) * width).div_ceil(threads as usize) as u32;
+            let launch = Launch { grid: [sums, 1, layers.len() as u32], threads, shared_bytes: 0 };
+            let name = format!("low_rank_gather_{}", kind.name());
+            launch!(self, &name, launch, arguments, width as i32, block_rows as i32)
+        }
+    }
+}
