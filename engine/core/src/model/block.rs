@@ -32,7 +32,7 @@ impl<O: Ops> Block<'_, O> {
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
         self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), scratch)?;
-        self.from_activation(batch.rows, saved, low_rank, scratch, output)
+        self.gated_output(batch.rows, saved, low_rank, scratch, output)
     }
 
     /// The same numbers once more, as far as the backward pass reads them: not the down-projection, and not the products with A, which are
@@ -70,7 +70,7 @@ impl<O: Ops> Block<'_, O> {
         };
         let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
         ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-        self.from_attention(rows, input, saved, &mut low_rank, scratch)
+        self.after_attention(rows, input, saved, &mut low_rank, scratch)
     }
 
     /// Queries, keys and values of new rows, after rope.
@@ -98,7 +98,7 @@ impl<O: Ops> Block<'_, O> {
     }
 
     /// From what attention gave to the inputs of the gated activation.
-    pub(super) fn from_attention(
+    pub(super) fn after_attention(
         &self,
         rows: usize,
         input: &O::Buffer,
@@ -119,7 +119,7 @@ impl<O: Ops> Block<'_, O> {
     }
 
     /// The gated activation and the down-projection.
-    pub(super) fn from_activation(
+    pub(super) fn gated_output(
         &self,
         rows: usize,
         saved: &LayerActivations<O>,

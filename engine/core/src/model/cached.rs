@@ -155,7 +155,7 @@ impl<O: Ops> Block<'_, O> {
         };
         let attention = (&mut layer.attention).into();
         self.ops.cached_attention(self.attention_shape(), rows, cache.len + rows, inputs, attention)?;
-        self.from_attention(rows, input, layer, &mut products, scratch)?;
-        self.from_activation(rows, layer, low_rank, scratch, output)
+        self.after_attention(rows, input, layer, &mut products, scratch)?;
+        self.gated_output(rows, layer, low_rank, scratch, output)
     }
 }
