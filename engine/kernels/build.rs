@@ -1,5 +1,4 @@
-//! Compiles every `cuda/*.cu` with nvcc into one fat binary each: machine code for Hopper and Ampere, and PTX for what comes after. Compiles
-//! what calls cuDNN, whose library is opened at run time: its headers and those of its C++ frontend are enough.
+//! Compiles every `cuda/*.cu` with nvcc into one fat binary each: machine code for Hopper and Ampere, and PTX for what comes after.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,37 +10,7 @@ use std::process::Command;
 const TARGETS: [&str; 3] =
     ["arch=compute_90a,code=sm_90a", "arch=compute_80,code=sm_80", "arch=compute_80,code=compute_80"];
 
-/// Folders, as in PATH, where cuDNN's headers are looked for besides the toolkit.
-const CUDNN_INCLUDE: &str = "LUTHIER_CUDNN_INCLUDE";
-
 fn main() {
-    compile_kernels();
-    compile_cudnn();
-}
-
-fn compile_cudnn() {
-    println!("cargo:rerun-if-changed=cudnn");
-    println!("cargo:rerun-if-env-changed={CUDNN_INCLUDE}");
-    let toolkit = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("include"));
-    let named = env::var_os(CUDNN_INCLUDE).unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        env::split_paths(&named).chain(toolkit).chain([PathBuf::from("/usr/include")]).collect();
-    assert!(
-        folders.iter().any(|folder| folder.join("cudnn_frontend.h").exists()),
-        "there is no cudnn_frontend.h in {folders:?}; install the headers of cuDNN 9 and of its C++ frontend and set {CUDNN_INCLUDE}, \
-         or use `npm run build:cuda`"
-    );
-    let mut build = cc::Build::new();
-    // The compiler looks in /usr/include by itself, and in the right order.
-    for folder in folders.iter().filter(|folder| folder.exists() && !folder.ends_with("usr/include")) {
-        // Their warnings are not ours.
-        build.flag("-isystem").flag(folder);
-    }
-    // Plans are made once for a shape: a short compilation is worth more than a fast one.
-    build.cpp(true).std("c++17").opt_level(1).debug(false).file("cudnn/attention.cpp").compile("luthier_cudnn");
-}
-
-fn compile_kernels() {
     let sources = Path::new("cuda");
     println!("cargo:rerun-if-changed=cuda");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");

@@ -123,6 +123,8 @@ export interface TrainingConfig {
   readonly dataSeed: number;
   /** The backward pass computes activations again instead of keeping them. */
   readonly gradientCheckpointing: boolean;
+  /** With it, on a GPU: layer inputs wait in locked memory of the host between the forward and the backward pass. */
+  readonly offloadLayerInputs: boolean;
 }
 
 /** Examples, concatenated. Example i is `[offsets[i], offsets[i+1])`. Labels are not shifted; -100 is ignored. */

@@ -90,7 +90,7 @@ export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
-  loadModel(path: string, storage: WeightStorage): Promise<NativeModel>;
+  loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;
 }

@@ -10,7 +10,14 @@ import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
-import { type CheckedSpec, createSchema, refuseNotBuilt, specMessage, trainSchema } from './validate/training.ts';
+import {
+  type CheckedSpec,
+  createSchema,
+  refuseNotBuilt,
+  refuseWithoutUse,
+  specMessage,
+  trainSchema,
+} from './validate/training.ts';
 
 export interface TrainingServiceDependencies {
   readonly store: JobStore & EventLog;
@@ -60,6 +67,7 @@ export function createTrainingService(
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
     refuseNotBuilt(spec, dependencies.device);
+    refuseWithoutUse(spec, dependencies.device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);

@@ -173,6 +173,9 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('gradient-checkpointing', 'boolean', 'less memory, more time: activations are computed again', (spec, v) => {
     spec.gradientCheckpointing = v;
   }),
+  flag('offload-layer-inputs', 'boolean', "with it, on a GPU: layer inputs wait in the host's memory", (spec, v) => {
+    spec.offloadLayerInputs = v;
+  }),
   flag('compute-dtype', 'text', 'float32 on a processor, bfloat16 on a GPU: nothing else yet', (spec, v) => {
     spec.computeDtype = v;
   }),

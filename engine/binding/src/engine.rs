@@ -6,6 +6,7 @@ use std::sync::Arc;
 use luthier_core::device::Device;
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
+use luthier_core::ops::EmbeddingPlace;
 use luthier_core::{EngineError, Result};
 use napi::Env;
 use napi::bindgen_prelude::Object;
@@ -70,11 +71,19 @@ impl NativeEngine {
         background(env, move || Ok(NativeModelMetadata::from(load::open(&PathBuf::from(path))?.metadata()?)))
     }
 
+    /// `embedding_in_host_memory`: a GPU reads the embedding table from locked host memory, where the host locks so much.
     #[napi]
-    pub fn load_model<'env>(&self, env: &'env Env, path: String, storage: String) -> napi::Result<Object<'env>> {
+    pub fn load_model<'env>(
+        &self,
+        env: &'env Env,
+        path: String,
+        storage: String,
+        embedding_in_host_memory: bool,
+    ) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
+        let embedding = if embedding_in_host_memory { EmbeddingPlace::Host } else { EmbeddingPlace::Device };
         background(env, move || {
-            let model = device.load(&PathBuf::from(path), storage.parse()?)?;
+            let model = device.load(&PathBuf::from(path), storage.parse()?, embedding)?;
             Ok(NativeModel::new(device, model))
         })
     }

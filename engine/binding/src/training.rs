@@ -45,6 +45,7 @@ pub struct NativeTrainingConfig {
     pub shuffle: bool,
     pub data_seed: u32,
     pub gradient_checkpointing: bool,
+    pub offload_layer_inputs: bool,
 }
 
 impl TryFrom<NativeTrainingConfig> for TrainConfig {
@@ -76,6 +77,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             recompute_layers: if found.gradient_checkpointing { usize::MAX } else { 0 },
+            offload_layer_inputs: found.offload_layer_inputs,
         })
     }
 }

@@ -25,7 +25,7 @@ template <typename T> __device__ __forceinline__ uint32_t pair(const T* from, si
 }
 
 // Warps of a block, columns of a warp, and rows of a block of `expand`.
-constexpr int EXPAND_WARPS = 8, EXPAND_COLUMNS = 64, EXPAND_ROWS = 64;
+constexpr int EXPAND_WARPS = 4, EXPAND_COLUMNS = 64, EXPAND_ROWS = 32;
 
 struct Expansion {
     int rows, columns, rank;
@@ -92,7 +92,7 @@ __device__ void expand(const Expansion& sizes, const T* left, const T* right, co
 }
 
 // Tiles of 64 rows and 64 columns of a gradient; a block takes so many columns of them.
-constexpr int TILE_COLUMNS = 64, COLUMN_TILES = 4, BLOCK_COLUMNS = TILE_COLUMNS * COLUMN_TILES, STAGES = 4;
+constexpr int TILE_COLUMNS = 64, COLUMN_TILES = 4, BLOCK_COLUMNS = TILE_COLUMNS * COLUMN_TILES, STAGES = 3;
 // Behind each run of numbers along rows or columns, so that runs begin in different banks.
 constexpr int PAD = 8;
 
@@ -256,9 +256,9 @@ template <typename T> __device__ void gather(const Gradients& all, int width, in
         gradients<T, STEPS, ROW_TILES>(all);                                                                                             \
     }
 #define DEFINE(name, T)                                                                                                         \
-    DEFINE_WIDTH(name, T, 1, 8)                                                                                                 \
-    DEFINE_WIDTH(name, T, 2, 8)                                                                                                 \
-    DEFINE_WIDTH(name, T, 4, 4)                                                                                                 \
+    DEFINE_WIDTH(name, T, 1, 4)                                                                                                 \
+    DEFINE_WIDTH(name, T, 2, 4)                                                                                                 \
+    DEFINE_WIDTH(name, T, 4, 2)                                                                                                 \
     extern "C" __global__ void low_rank_gather_##name(__grid_constant__ const Gradients all, int width, int block_rows) {       \
         gather<T>(all, width, block_rows);                                                                                      \
     }

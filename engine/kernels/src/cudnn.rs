@@ -1,8 +1,13 @@
 //! Attention by cuDNN. Its library is opened at run time; what it cannot take, or where it is missing, our own kernels do.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use luthier_cudnn::{
+    Shape, luthier_cudnn_close, luthier_cudnn_drop, luthier_cudnn_open, luthier_cudnn_plan, luthier_cudnn_run,
+    luthier_cudnn_version,
+};
 
 use crate::attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes};
 use crate::error::{CudaError, Result};
@@ -12,48 +17,10 @@ use crate::stream::{DevicePointer, Launch, NumberType, Stream, launch};
 const LIBRARY: &str = "libcudnn.so.9";
 /// Room for a message of cuDNN's.
 const MESSAGE_BYTES: usize = 1024;
-/// Arrays of a graph, in the order of `Array` in `cudnn/attention.cpp`.
-const ARRAYS: usize = 13;
+/// Of the arrays, the first that are made here.
 const FIRST_PLANNED_ARRAY: usize = 9;
 /// Of workspace within scratch.
 const ALIGNMENT: usize = 256;
-
-/// As in `cudnn/attention.cpp`.
-#[repr(C)]
-struct Shape {
-    sequences: i64,
-    longest: i64,
-    rows: i64,
-    heads: i64,
-    key_value_heads: i64,
-    head_dim: i64,
-    scale: f32,
-    bf16: i32,
-    backward: i32,
-}
-
-unsafe extern "C" {
-    fn luthier_cudnn_open(library: *const c_char, message: *mut c_char, room: usize) -> *mut c_void;
-    fn luthier_cudnn_close(handle: *mut c_void);
-    fn luthier_cudnn_version() -> usize;
-    fn luthier_cudnn_plan(
-        handle: *mut c_void,
-        shape: *const Shape,
-        workspace_bytes: *mut i64,
-        message: *mut c_char,
-        room: usize,
-    ) -> *mut c_void;
-    fn luthier_cudnn_drop(plan: *mut c_void);
-    fn luthier_cudnn_run(
-        handle: *mut c_void,
-        plan: *mut c_void,
-        stream: *mut c_void,
-        arrays: *const *mut c_void,
-        workspace: *mut c_void,
-        message: *mut c_char,
-        room: usize,
-    ) -> i32;
-}
 
 /// cuDNN with its plans for the shapes met so far.
 pub struct Cudnn {
@@ -188,7 +155,7 @@ impl Cudnn {
         let integers: [DevicePointer; 4] =
             std::array::from_fn(|index| scratch + (index * count * size_of::<i32>()) as u64);
         let [lengths, query_offsets, key_offsets, sum_offsets] = integers;
-        let mut places = [0; ARRAYS];
+        let mut places = [0; luthier_cudnn::ARRAYS];
         places[..5].copy_from_slice(&[query, keys, value, output, log_sum_exp]);
         if let Some(backward) = backward {
             let AttentionBackwardArrays { output_grad, query_grad, key_grad, value_grad } = *backward;

@@ -1,7 +1,9 @@
-//! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
+//! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream, beside which copies may go to another; sizes
+//! are the caller's promise.
 
 mod attention;
 mod cached_attention;
+mod copies;
 mod cudnn;
 mod dequantize;
 mod elementwise;
@@ -9,14 +11,17 @@ mod error;
 mod low_rank;
 mod matmul;
 mod optimizer;
+mod pinned;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
+pub use copies::{CopyStream, Event};
 pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
 pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};
+pub use pinned::PinnedMemory;
 pub use stream::{DevicePointer, NumberType, Stream};

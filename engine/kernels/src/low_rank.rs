@@ -8,13 +8,13 @@ use crate::stream::{DevicePointer, Launch, NumberType, Stream, launch};
 const MAX_RANK: usize = 32;
 const RUN: usize = 8;
 /// As in `low_rank.cu`.
-const EXPAND_COLUMNS: usize = 8 * 64;
-const EXPAND_ROWS: usize = 64;
-const EXPAND_THREADS: u32 = 256;
+const EXPAND_COLUMNS: usize = 4 * 64;
+const EXPAND_ROWS: usize = 32;
+const EXPAND_THREADS: u32 = 128;
 const TILE_ROWS: usize = 64;
 const BLOCK_COLUMNS: usize = 256;
 const BLOCK_THREADS: u32 = 128;
-const STAGES: usize = 4;
+const STAGES: usize = 3;
 const PAD: usize = 8;
 const MAX_LAYERS: usize = 3;
 
@@ -131,7 +131,7 @@ impl LowRankGradients<'_> {
 
     /// Rows of a block.
     fn block_rows(&self) -> usize {
-        TILE_ROWS * if steps(self.rank) == 4 { 4 } else { 8 }
+        TILE_ROWS * if steps(self.rank) == 4 { 2 } else { 4 }
     }
 
     /// Numbers of a layer's sums over columns and over rows.

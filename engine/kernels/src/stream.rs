@@ -106,6 +106,7 @@ impl Stream {
             "cross_entropy",
             "dequantize",
             "elementwise",
+            "ggml",
             "low_rank",
             "optimizer",
             "rms_norm"

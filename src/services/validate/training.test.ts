@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
-import { createSchema, refuseNotBuilt } from './training.ts';
+import { createSchema, refuseNotBuilt, refuseWithoutUse } from './training.ts';
 
 const checked = (settings: Partial<TrainingSpec>) =>
   createSchema.parse({
@@ -8,6 +8,14 @@ const checked = (settings: Partial<TrainingSpec>) =>
     requestId: '',
     validateOnly: false,
   }).spec;
+
+test('layer inputs go to the host from a GPU, and with gradient checkpointing', () => {
+  const offloading = checked({ offloadLayerInputs: true, gradientCheckpointing: true });
+  refuseWithoutUse(offloading, 'cuda:0');
+  refuseWithoutUse(checked({ gradientCheckpointing: true }), 'cpu');
+  expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_layer_inputs: expected false on cpu');
+  expect(() => checked({ offloadLayerInputs: true })).toThrow('expected gradient_checkpointing with it');
+});
 
 test.each([
   ['cpu', 'float32', 'bfloat16'],

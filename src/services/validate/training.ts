@@ -64,12 +64,17 @@ const specSchema = z
       packing: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
+      offloadLayerInputs: z.boolean(),
     },
     'expected a spec, found nothing',
   )
   .refine((spec) => spec.evalDataset === '' || spec.validationSplit === 0, {
     path: ['validationSplit'],
     message: 'expected 0 where eval_dataset names the held-out examples',
+  })
+  .refine((spec) => !spec.offloadLayerInputs || spec.gradientCheckpointing, {
+    path: ['offloadLayerInputs'],
+    message: 'expected gradient_checkpointing with it: the inputs of layers that keep their activations stay with them',
   })
   .transform((spec) => ({
     ...spec,
@@ -120,6 +125,20 @@ export function refuseNotBuilt(spec: CheckedSpec, device: string): void {
   if (violations.length === 0) return;
   const message = violations.map(({ field, description }) => `${field}: ${description}`).join('; ');
   throw new LuthierError('NOT_BUILT_YET', message, { violations });
+}
+
+/**
+ * Refuses what the device has no use for.
+ * @param device As `EngineInfo.device`.
+ * @throws LuthierError INVALID_REQUEST with the field's name
+ */
+export function refuseWithoutUse(spec: CheckedSpec, device: string): void {
+  if (!spec.offloadLayerInputs || device !== 'cpu') return;
+  const field = 'spec.offload_layer_inputs';
+  const description = 'expected false on cpu: the processor has one memory; leave it out, or compute on a GPU';
+  throw new LuthierError('INVALID_REQUEST', `${field}: ${description}`, {
+    violations: [{ field, description, reason: '' }],
+  });
 }
 
 /** The spec as the contract shows and the store keeps it. */

@@ -66,5 +66,6 @@ export function trainingSpec({ batch, steps }: Shape): TrainingSpec {
     seed: 42,
     dataSeed: 42,
     gradientCheckpointing: false,
+    offloadLayerInputs: false,
   });
 }

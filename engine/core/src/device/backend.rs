@@ -10,10 +10,10 @@ use crate::generate::{CpuSequence, OpsModel, OpsSequence, Sequence};
 use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
 use crate::model::{BaseModel, TensorSource};
-use crate::ops::Ops;
 use crate::ops::cpu::CpuOps;
 use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
+use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
 use crate::train::{Progress, Trainer};
 
@@ -21,8 +21,13 @@ use crate::train::{Progress, Trainer};
 pub(super) trait Backend: Send + Sync {
     /// Takes a model's weights, one tensor at a time.
     ///
-    /// Errors: those of [`BaseModel::load`].
-    fn load(&self, files: &dyn TensorSource, storage: WeightStorage) -> Result<Box<dyn Weights>>;
+    /// Errors: those of [`BaseModel::load_placed`].
+    fn load(
+        &self,
+        files: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Box<dyn Weights>>;
 }
 
 /// A model's weights where its device computes: the one copy that trains, generates and scores.
@@ -91,8 +96,13 @@ impl Processor {
 }
 
 impl Backend for Processor {
-    fn load(&self, files: &dyn TensorSource, storage: WeightStorage) -> Result<Box<dyn Weights>> {
-        let base = Arc::new(BaseModel::load(&*self.ops, files, storage)?);
+    fn load(
+        &self,
+        files: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Box<dyn Weights>> {
+        let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
         let decode = Arc::new(DecodeModel::new(&base));
         Ok(Box::new(ProcessorWeights { ops: self.ops.clone(), decoder: self.decoder.clone(), base, decode }))
     }
@@ -135,8 +145,13 @@ pub(super) struct Accelerator<O: Ops>(pub Arc<O>);
 
 #[cfg(any(feature = "cuda", test))]
 impl<O: Ops> Backend for Accelerator<O> {
-    fn load(&self, files: &dyn TensorSource, storage: WeightStorage) -> Result<Box<dyn Weights>> {
-        let base = Arc::new(BaseModel::load(&*self.0, files, storage)?);
+    fn load(
+        &self,
+        files: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Box<dyn Weights>> {
+        let base = Arc::new(BaseModel::load_placed(&*self.0, files, storage, embedding)?);
         Ok(Box::new(Arc::new(OpsModel::new(self.0.clone(), base)?)))
     }
 }

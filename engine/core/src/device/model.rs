@@ -6,6 +6,7 @@ use super::backend::{AdapterMatrices, Backend, Weights};
 use crate::error::Result;
 use crate::load::{self, ModelMetadata};
 use crate::lora::peft::{AdapterInfo, PeftAdapter, read_adapter};
+use crate::ops::EmbeddingPlace;
 use crate::quant::WeightStorage;
 
 /// A base model on its device. Training, generation and scoring read the same tensors.
@@ -24,13 +25,19 @@ pub struct LoadedAdapter {
 }
 
 impl LoadedModel {
-    /// Reads a `.gguf` file or a Hugging Face folder and converts the weights of linear layers as `storage` says.
+    /// Reads a `.gguf` file or a Hugging Face folder and converts the weights of linear layers as `storage` says. `embedding`: where a GPU's
+    /// embedding table is kept.
     ///
     /// Errors: `MODEL_NOT_FOUND`, `MODEL_CORRUPT`, `MODEL_UNSUPPORTED`, `IO`, `OUT_OF_MEMORY`.
-    pub(super) fn load(backend: &dyn Backend, path: &Path, storage: WeightStorage) -> Result<Self> {
+    pub(super) fn load(
+        backend: &dyn Backend,
+        path: &Path,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Self> {
         let files = load::open(path)?;
         let metadata = files.metadata()?;
-        Ok(Self { metadata, storage, weights: backend.load(&*files, storage)? })
+        Ok(Self { metadata, storage, weights: backend.load(&*files, storage, embedding)? })
     }
 
     /// Bytes of the weights as they are held, mapped or in memory of their own.

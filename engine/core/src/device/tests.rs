@@ -12,6 +12,7 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, TokenScores};
 use crate::lora::LoraConfig;
 use crate::model::TokenExamples;
+use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
 use crate::quant::WeightStorage;
 use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
@@ -201,7 +202,7 @@ fn closing_ends_what_is_under_way_and_refuses_what_comes() {
 
 fn tiny(device: &Device) -> Arc<LoadedModel> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
-    Arc::new(device.load(&path, WeightStorage::Stored).unwrap())
+    Arc::new(device.load(&path, WeightStorage::Stored, EmbeddingPlace::Device).unwrap())
 }
 
 /// A run of many steps over one example.
@@ -225,6 +226,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         shuffle: false,
         data_seed: 0,
         recompute_layers: 0,
+        offload_layer_inputs: false,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }
@@ -349,8 +351,8 @@ fn both_kinds_of_devices_answer_alike() {
 fn weights_count_as_they_are_held() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
     let storage = WeightStorage::Int8;
-    let [processor, other] =
-        [Device::open(1).unwrap(), accelerator()].map(|device| device.load(&path, storage).unwrap().weight_bytes());
+    let [processor, other] = [Device::open(1).unwrap(), accelerator()]
+        .map(|device| device.load(&path, storage, EmbeddingPlace::Device).unwrap().weight_bytes());
     // 288 rows of 48 and five norms of 48 in f32. In each of two blocks: query and output 48 × 48, key and value 16 × 48, gate, up and down
     // 112 × 48 in codes, and a scale in f32 for each row.
     let block = 2 * 48 * 48 + 2 * 16 * 48 + 3 * 112 * 48 + 4 * (48 + 16 + 16 + 48 + 112 + 112 + 48);

@@ -17,6 +17,7 @@ use super::task::Task;
 use super::training::{TrainingRequest, TrainingRun, TrainingTask};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
+use crate::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{CudaOps, NumberType};
 use crate::quant::WeightStorage;
@@ -73,8 +74,8 @@ impl Device {
     }
 
     /// Loads a model on the calling thread; see [`LoadedModel`].
-    pub fn load(&self, path: &Path, storage: WeightStorage) -> Result<LoadedModel> {
-        LoadedModel::load(&*self.backend, path, storage)
+    pub fn load(&self, path: &Path, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<LoadedModel> {
+        LoadedModel::load(&*self.backend, path, storage, embedding)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

@@ -1,5 +1,6 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
+use super::streams::{StreamPlaces, Streams};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraLayout;
@@ -17,6 +18,9 @@ pub struct LayerActivations<O: Ops> {
     pub log_sum_exp: O::Buffer,
     /// `[rows, hidden_size]`: the residual stream between attention and MLP.
     pub middle: O::Buffer,
+    /// `[rows]`: reciprocal RMS of the block's input and of `middle`.
+    pub input_factors: O::Buffer,
+    pub middle_factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub gate: O::Buffer,
     pub up: O::Buffer,
@@ -43,6 +47,8 @@ impl<O: Ops> LayerActivations<O> {
             attention: ops.allocate_activations(query)?,
             log_sum_exp: ops.allocate(key_rows * config.num_attention_heads)?,
             middle: ops.allocate_activations(rows * config.hidden_size)?,
+            input_factors: ops.allocate(rows)?,
+            middle_factors: ops.allocate(rows)?,
             gate: ops.allocate_activations(inner)?,
             up: ops.allocate_activations(inner)?,
         })
@@ -54,16 +60,17 @@ impl<O: Ops> LayerActivations<O> {
 pub enum Keep {
     /// Nothing: no backward pass follows.
     Nothing,
-    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again.
-    AllBut { recomputed: usize },
+    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
+    /// inputs of those wait outside the device's memory.
+    AllBut { recomputed: usize, offload: bool },
 }
 
 impl Keep {
     /// Everything, of every block.
-    pub const ALL: Self = Self::AllBut { recomputed: 0 };
+    pub const ALL: Self = Self::AllBut { recomputed: 0, offload: false };
 }
 
-/// One block's part of the activations.
+/// One block's part of the activations in the forward pass.
 pub(super) struct BlockMemory<'a, O: Ops> {
     pub input: &'a O::Buffer,
     pub saved: &'a mut LayerActivations<O>,
@@ -72,12 +79,18 @@ pub(super) struct BlockMemory<'a, O: Ops> {
     pub output: &'a mut O::Buffer,
 }
 
+/// As [`BlockMemory`], in the backward pass.
+pub(super) struct KeptBlockMemory<'a, O: Ops> {
+    pub input: &'a O::Buffer,
+    pub saved: &'a mut LayerActivations<O>,
+    pub low_rank: &'a O::Buffer,
+}
+
 /// Everything a forward pass leaves.
 pub struct Activations<O: Ops> {
     /// Tokens there is room for.
     pub rows: usize,
-    /// The residual stream before each block and after the last, `[rows, hidden_size]` each; two, used in turn, where nothing is kept.
-    hidden: Vec<O::Buffer>,
+    pub(super) streams: Streams<O>,
     /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
     low_rank: Vec<O::Buffer>,
@@ -89,65 +102,64 @@ impl<O: Ops> Activations<O> {
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
         let blocks = config.num_hidden_layers;
         let columns = (0..blocks).map(|layer| layout.columns(layer)).max().unwrap_or(0);
-        let (streams, layers, low_rank) = match keep {
-            Keep::Nothing => (2, 1, 1),
-            Keep::AllBut { recomputed } => {
+        let (layers, low_rank) = match keep {
+            Keep::Nothing => (1, 1),
+            Keep::AllBut { recomputed, .. } => {
                 let recomputed = recomputed.min(blocks);
-                (blocks + 1, blocks - recomputed + usize::from(recomputed > 0), blocks)
+                (blocks - recomputed + usize::from(recomputed > 0), blocks)
             }
         };
-        let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
-            hidden: (0..streams).map(|_| ops.allocate_activations(hidden)).collect::<Result<_>>()?,
+            streams: Streams::new(ops, StreamPlaces::new(keep, blocks), rows * config.hidden_size)?,
             layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
         })
     }
 
+    /// The residual stream before a block, or after the last, as the forward pass left it there: that of the last block, in any case.
+    pub fn hidden(&self, layer: usize) -> &O::Buffer {
+        self.streams.get(layer)
+    }
+
     /// Blocks whose activations the backward pass computes again.
     pub(super) fn recomputed(&self) -> usize {
         match self.keep {
             Keep::Nothing => 0,
-            Keep::AllBut { recomputed } => recomputed,
+            Keep::AllBut { recomputed, .. } => recomputed,
         }
     }
 
-    fn stream(&self, layer: usize) -> usize {
-        if self.keep == Keep::Nothing { layer % 2 } else { layer }
-    }
-
-    /// The residual stream before a block (or after the last).
-    pub fn hidden(&self, layer: usize) -> &O::Buffer {
-        &self.hidden[self.stream(layer)]
-    }
-
-    /// As [`Self::hidden`], to write to.
-    pub fn hidden_mut(&mut self, layer: usize) -> &mut O::Buffer {
-        let stream = self.stream(layer);
-        &mut self.hidden[stream]
-    }
-
-    /// A block's part.
+    /// A block's part in the forward pass.
     pub(super) fn block(&mut self, layer: usize) -> BlockMemory<'_, O> {
-        let (from, to) = (self.stream(layer), self.stream(layer + 1));
-        // The shared place comes first.
-        let (place, low_rank) = match self.keep {
-            Keep::Nothing => (0, 0),
-            Keep::AllBut { recomputed } => (layer.saturating_sub(recomputed.saturating_sub(1)), layer),
-        };
-        let (before, after) = self.hidden.split_at_mut(from.max(to));
-        let (input, output) = if from < to { (&before[from], &mut after[0]) } else { (&after[0], &mut before[to]) };
+        let (place, low_rank) = self.place(layer);
+        let (input, output) = self.streams.pair(layer);
         BlockMemory { input, saved: &mut self.layers[place], low_rank: &mut self.low_rank[low_rank], output }
+    }
+
+    /// A block's part in the backward pass, its input being there.
+    pub(super) fn kept_block(&mut self, layer: usize) -> KeptBlockMemory<'_, O> {
+        let (place, low_rank) = self.place(layer);
+        KeptBlockMemory {
+            input: self.streams.get(layer),
+            saved: &mut self.layers[place],
+            low_rank: &self.low_rank[low_rank],
+        }
+    }
+
+    /// Where a block's activations and its products with A lie. The shared place comes first.
+    fn place(&self, layer: usize) -> (usize, usize) {
+        match self.keep {
+            Keep::Nothing => (0, 0),
+            Keep::AllBut { recomputed, .. } => (layer.saturating_sub(recomputed.saturating_sub(1)), layer),
+        }
     }
 }
 
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
-    /// `[rows]`: reciprocal RMS of the last norm.
-    pub(super) factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
     pub(super) backward: Option<BackwardScratch<O>>,
@@ -187,7 +199,6 @@ impl<O: Ops> Scratch<O> {
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
-            factors: ops.allocate(rows)?,
             activated: ops.allocate_activations(inner)?,
             backward: backward.transpose()?,
         })

@@ -61,6 +61,7 @@ impl<O: Ops> Block<'_, O> {
             query: (&mut saved.query).into(),
             key: (&mut saved.key).into(),
             value: (&mut saved.value).into(),
+            factors: &mut saved.input_factors,
         };
         self.query_key_value(rows, &batch.positions, input, outputs, &mut low_rank, scratch)?;
         let inputs = AttentionInputs {
@@ -84,8 +85,8 @@ impl<O: Ops> Block<'_, O> {
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (shape, group) = (self.attention_shape(), InputGroup::QueryKeyValue);
-        let QueryKeyValue { query, key, value } = outputs;
-        self.norm(rows, input, &self.weights.input_norm, scratch)?;
+        let QueryKeyValue { query, key, value, factors } = outputs;
+        self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, group, &scratch.normed)?;
         let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
         for (module, ViewMut { buffer, offset }, heads) in turned {
@@ -110,7 +111,8 @@ impl<O: Ops> Block<'_, O> {
         let (module, residual, middle) = (LinearModule::Output, Some(input), (&mut saved.middle).into());
         self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, middle)?;
 
-        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
+        let factors = &mut saved.middle_factors;
+        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
             self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out.into())?;
@@ -134,10 +136,16 @@ impl<O: Ops> Block<'_, O> {
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output.into())
     }
 
-    /// `scratch.normed` = RMSNorm of `x`.
-    pub(super) fn norm(&self, rows: usize, x: &O::Buffer, weight: &O::Buffer, scratch: &mut Scratch<O>) -> Result<()> {
+    /// `normed` = RMSNorm of `x`, `factors` its reciprocal RMS.
+    pub(super) fn norm(
+        &self,
+        rows: usize,
+        x: &O::Buffer,
+        weight: &O::Buffer,
+        normed: &mut O::Buffer,
+        factors: &mut O::Buffer,
+    ) -> Result<()> {
         let (width, epsilon) = (self.config.hidden_size, self.config.rms_norm_eps);
-        let (normed, factors) = (&mut scratch.normed, &mut scratch.factors);
         self.ops.rms_norm(rows, width, x.into(), weight, epsilon, normed.into(), factors.into())
     }
 
@@ -165,6 +173,8 @@ pub(super) struct QueryKeyValue<'a, O: Ops> {
     pub query: ViewMut<'a, O::Buffer>,
     pub key: ViewMut<'a, O::Buffer>,
     pub value: ViewMut<'a, O::Buffer>,
+    /// `[rows]`: reciprocal RMS of the input.
+    pub factors: &'a mut O::Buffer,
 }
 
 /// The products with A of a block: to be made, or there already.

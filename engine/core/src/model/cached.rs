@@ -145,6 +145,7 @@ impl<O: Ops> Block<'_, O> {
             query: (&mut layer.query).into(),
             key: ViewMut::at(&mut cache.keys, new),
             value: ViewMut::at(&mut cache.values, new),
+            factors: &mut layer.input_factors,
         };
         let mut products = Projections::New(&mut *low_rank);
         self.query_key_value(rows, positions, input, outputs, &mut products, scratch)?;

@@ -11,6 +11,7 @@ mod linear;
 mod logits;
 mod low_rank;
 pub mod source;
+mod streams;
 mod weights;
 
 pub use activations::{Activations, Keep, Scratch};
@@ -21,4 +22,5 @@ pub use head::HeadScratch;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use logits::LogitsMemory;
 pub use source::TensorSource;
+pub use streams::StreamPlaces;
 pub use weights::{BaseModel, LayerWeights, Linear};

@@ -34,6 +34,9 @@ pub struct TrainConfig {
     /// Of so many of the first blocks, the backward pass computes activations again instead of keeping them: less memory, more time, the same
     /// numbers. More than there are: of all.
     pub recompute_layers: usize,
+    /// The inputs of recomputed blocks wait outside the device's memory, a GPU's in locked memory of the host: less memory of the device, the same
+    /// numbers. The processor has one memory and gains nothing.
+    pub offload_layer_inputs: bool,
 }
 
 impl TrainConfig {
@@ -101,6 +104,7 @@ pub(super) mod tests {
             shuffle: true,
             data_seed: 42,
             recompute_layers: 0,
+            offload_layer_inputs: false,
         }
     }
 

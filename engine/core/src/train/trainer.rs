@@ -95,7 +95,7 @@ impl<O: Ops> Trainer<O> {
             labelled_rows: both().map(|(examples, count)| most_labels(examples, count)).max().unwrap_or(0),
             longest: both().map(|(examples, _)| examples.longest()).max().unwrap_or(0),
         };
-        let keep = Keep::AllBut { recomputed: config.recompute_layers };
+        let keep = Keep::AllBut { recomputed: config.recompute_layers, offload: config.offload_layer_inputs };
         let workspace = Workspace::new(ops.clone(), base, adapter, sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(

@@ -119,7 +119,7 @@ impl<O: Ops> Workspace<O> {
             // Where only two streams are kept, only the last place can be told.
             let place = match self.evaluation_activations {
                 Some(_) => "the forward pass".to_owned(),
-                None => decoder.first_non_finite(batch, &self.activations)?,
+                None => decoder.first_non_finite(batch, &mut self.activations)?,
             };
             return Err(non_finite(loss, &place));
         }

@@ -10,9 +10,9 @@ use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::read_adapter;
 use luthier_core::model::BaseModel;
-use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::cuda::NumberType;
+use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::{ErrorCode, WeightStorage};
 
 use crate::compare::open;
@@ -129,7 +129,7 @@ fn a_cache_that_does_not_fit_fails_its_request_only() {
 }
 
 fn load(device: &Device) -> (LoadedModel, LoadedAdapter) {
-    let model = device.load(&folder("tied").join("model"), WeightStorage::Stored).unwrap();
+    let model = device.load(&folder("tied").join("model"), WeightStorage::Stored, EmbeddingPlace::Device).unwrap();
     let adapter = model.load_adapter(&folder("tied").join("init_adapter")).unwrap();
     (model, adapter)
 }

@@ -1,10 +1,12 @@
 //! The GPU beside the processor, operation by operation. Needs the feature `cuda` and a GPU, numbered by `LUTHIER_TEST_GPU` (0 unless set).
 
 mod attention;
+mod blocks;
 mod cached_attention;
 mod compare;
 mod elementwise;
 mod generation;
 mod memory;
 mod products;
+mod transfers;
 mod weights;

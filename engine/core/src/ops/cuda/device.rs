@@ -9,10 +9,11 @@ use luthier_kernels::{
 
 use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
+use super::pinned::CudaParked;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
     LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
@@ -39,7 +40,7 @@ impl CudaOps {
     pub fn open(ordinal: usize, compute: NumberType) -> Result<Self> {
         let stream = Arc::new(Stream::open(ordinal)?);
         let multiplier = Multiplier::new(stream.clone())?;
-        let memory = Arc::new(Memory::new(stream));
+        let memory = Arc::new(Memory::new(stream)?);
         memory.count(multiplier.bytes() as u64);
         let norm = Allocation::new(&memory, NORM_SCRATCH_BYTES)?;
         let cudnn = Cudnn::open(memory.stream.clone());
@@ -157,6 +158,7 @@ impl Ops for CudaOps {
     type Buffer = CudaBuffer;
     type Indices = CudaIndices;
     type Weight = CudaWeight;
+    type Parked = CudaParked;
     /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
     const LOGITS_AT_ONCE: usize = 128 << 20;
 
@@ -173,7 +175,11 @@ impl Ops for CudaOps {
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
-        CudaWeight::new(&self.memory, &tensor, self.compute)
+        CudaWeight::new(&self.memory, &tensor)
+    }
+
+    fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<CudaWeight> {
+        CudaWeight::embedding(&self.memory, &tensor, place)
     }
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
@@ -229,6 +235,18 @@ impl Ops for CudaOps {
         Ok(())
     }
 
+    fn allocate_parked(&self, len: usize) -> Result<CudaParked> {
+        CudaParked::new(&self.memory, len, self.compute)
+    }
+
+    fn park(&self, len: usize, from: &CudaBuffer, to: &mut CudaParked) -> Result<()> {
+        to.park(len, from)
+    }
+
+    fn fetch(&self, len: usize, from: &CudaParked, to: &mut CudaBuffer) -> Result<()> {
+        from.fetch(len, to)
+    }
+
     fn memory(&self) -> MemoryUse {
         self.memory.in_use()
     }
@@ -244,10 +262,8 @@ impl Ops for CudaOps {
         if rows == 0 {
             return Ok(());
         }
-        let (kind, from) = table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
-        let (to, kinds) = (place_mut(&out, rows * width)?, [kind, out.buffer.kind]);
-        // SAFETY: ids and places were checked.
-        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }.map_err(EngineError::from)
+        let to = place_mut(&out, rows * width)?;
+        table.gather(&self.memory, ids, out.buffer.kind, to)
     }
 
     fn gather_rows(
@@ -309,15 +325,22 @@ impl Ops for CudaOps {
         reciprocal_rms: View<'_, CudaBuffer>,
         output_grad: View<'_, CudaBuffer>,
         input_grad: ViewMut<'_, CudaBuffer>,
+        normed: Option<ViewMut<'_, CudaBuffer>>,
     ) -> Result<()> {
         let kind = one_kind([x.buffer, output_grad.buffer, input_grad.buffer])?;
+        if let Some(normed) = &normed {
+            one_kind([x.buffer, normed.buffer])?;
+        }
+        let normed = normed.map(|normed| place_mut(&normed, rows * width)).transpose()?;
         single(weight)?;
         single(reciprocal_rms.buffer)?;
         let (x, weight, factors) = (place(x, rows * width)?, weight.place(0, width)?, place(reciprocal_rms, rows)?);
         let (output_grad, input_grad) = (place(output_grad, rows * width)?, place_mut(&input_grad, rows * width)?);
         // SAFETY: places and types were checked.
-        unsafe { self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad) }
-            .map_err(EngineError::from)
+        unsafe {
+            self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad, normed)
+        }
+        .map_err(EngineError::from)
     }
 
     fn rope(
@@ -522,7 +545,8 @@ impl Ops for CudaOps {
 
     fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
         single(values)?;
-        let (pointer, len) = (values.allocation.pointer, values.allocation.bytes() / size_of::<f32>());
+        let len = values.allocation.bytes() / size_of::<f32>();
+        let pointer = values.place_mut(0, len)?;
         let mut norm = [0f64];
         // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
         unsafe {

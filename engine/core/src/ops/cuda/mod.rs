@@ -5,9 +5,12 @@ mod error;
 mod linear;
 mod low_rank;
 mod memory;
+mod pinned;
+mod transfer;
 mod weight;
 
 pub use device::CudaOps;
 pub use luthier_kernels::NumberType;
 pub use memory::{CudaBuffer, CudaIndices};
+pub use pinned::CudaParked;
 pub use weight::CudaWeight;

@@ -249,6 +249,11 @@ export interface TrainingSpec {
   computeDtype: string;
   /** Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers. */
   gradientCheckpointing: boolean;
+  /**
+   * With gradient_checkpointing on a GPU: layer inputs wait in the host's memory between the forward and the backward pass. Less memory of the
+   * GPU, the same numbers.
+   */
+  offloadLayerInputs: boolean;
 }
 
 /** A job. */
@@ -659,6 +664,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     packing: false,
     computeDtype: "",
     gradientCheckpointing: false,
+    offloadLayerInputs: false,
   };
 }
 
@@ -759,6 +765,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     }
     if (message.gradientCheckpointing !== false) {
       writer.uint32(256).bool(message.gradientCheckpointing);
+    }
+    if (message.offloadLayerInputs !== false) {
+      writer.uint32(264).bool(message.offloadLayerInputs);
     }
     return writer;
   },
@@ -1032,6 +1041,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.gradientCheckpointing = reader.bool();
             continue;
           }
+          case 33: {
+            if (tag !== 264) {
+              break;
+            }
+
+            message.offloadLayerInputs = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1174,6 +1191,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.gradient_checkpointing)
         ? globalThis.Boolean(object.gradient_checkpointing)
         : false,
+      offloadLayerInputs: isSet(object.offloadLayerInputs)
+        ? globalThis.Boolean(object.offloadLayerInputs)
+        : isSet(object.offload_layer_inputs)
+        ? globalThis.Boolean(object.offload_layer_inputs)
+        : false,
     };
   },
 
@@ -1275,6 +1297,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== undefined) {
       obj.gradientCheckpointing = message.gradientCheckpointing;
     }
+    if (message.offloadLayerInputs !== undefined) {
+      obj.offloadLayerInputs = message.offloadLayerInputs;
+    }
     return obj;
   },
 
@@ -1315,6 +1340,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.packing = object.packing ?? false;
     message.computeDtype = object.computeDtype ?? "";
     message.gradientCheckpointing = object.gradientCheckpointing ?? false;
+    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
     return message;
   },
 };

@@ -1,4 +1,4 @@
-// Causal attention over packed sequences by cuDNN, whose library is opened at run time: the C functions that `src/cudnn.rs` calls.
+// Causal attention over packed sequences by cuDNN, whose library is opened at run time: the C functions of `src/lib.rs`.
 //
 // cuDNN's C++ frontend is header-only and composes the operation graph. Nothing here throws across the border: every function that can fail
 // writes a message and returns null or a number other than 0.
@@ -22,7 +22,7 @@ void* cudnn_dlhandle = nullptr;
 
 namespace {
 
-// Arrays of a graph. The order is that of `Arrays` in `src/cudnn.rs`.
+// Arrays of a graph. Their number is `ARRAYS` in `src/lib.rs`.
 enum Array : int64_t {
     kQuery,
     kKey,
@@ -42,7 +42,7 @@ enum Array : int64_t {
     kKeyLengths = kArrays,
 };
 
-// As in `src/cudnn.rs`.
+// As in `src/lib.rs`.
 struct Shape {
     int64_t sequences;
     // Rows of the longest sequence, and of all; at least.
