@@ -15,7 +15,7 @@ use luthier_core::model::BaseModel;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::quant::WeightStorage;
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, TrainConfig, Trainer, TrainingEvent};
 
 mod random_model;
 mod workload;
