@@ -10,7 +10,7 @@ pub struct DeviceInfo {
     pub device: String,
     /// Its name, as the system or the driver gives it.
     pub device_name: String,
-    /// Of the processor that the engine may use; where a GPU computes, it does not.
+    /// Threads of the processor; where a GPU computes, they only load models.
     pub threads: usize,
     /// Of the processor: `avx512`, `avx2` or `scalar`.
     pub instruction_set: String,

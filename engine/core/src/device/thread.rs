@@ -45,8 +45,8 @@ impl Device {
         Self::start(Arc::new(processor), info)
     }
 
-    /// GPU `ordinal`, with activations in bf16; weights, adapters and everything computed from them are there. `threads` of the processor
-    /// are only told.
+    /// GPU `ordinal`, with activations in bf16; weights, adapters and everything computed from them are there. `threads` is only told in
+    /// [`Self::info`].
     ///
     /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
     #[cfg(feature = "cuda")]
