@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
+import type { EngineInfo } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
 import { initAdapterFolder } from '../jobs/engine-config.ts';
@@ -27,8 +28,7 @@ export interface TrainingServiceDependencies {
   readonly adapters: ManagedAdapterStore;
   readonly modelRoots: readonly string[];
   readonly maxQueuedJobs: number;
-  /** As `EngineInfo.device`. */
-  readonly device: string;
+  readonly engine: Pick<EngineInfo, 'device' | 'computeDtype'>;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -66,8 +66,8 @@ export function createTrainingService(
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
-    refuseNotBuilt(spec, dependencies.device);
-    refuseWithoutUse(spec, dependencies.device);
+    refuseNotBuilt(spec, dependencies.engine);
+    refuseWithoutUse(spec, dependencies.engine.device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);

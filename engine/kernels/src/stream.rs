@@ -105,6 +105,7 @@ impl Stream {
             "cached_attention",
             "cross_entropy",
             "dequantize",
+            "dropout",
             "elementwise",
             "ggml",
             "low_rank",

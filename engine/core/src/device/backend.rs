@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::training::TrainingInputs;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
-use crate::generate::{CpuSequence, OpsModel, OpsSequence, Sequence};
+use crate::generate::{CpuSequence, Sequence};
+#[cfg(any(feature = "cuda", test))]
+use crate::generate::{OpsModel, OpsSequence};
+#[cfg(any(feature = "cuda", test))]
 use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
 use crate::model::{BaseModel, TensorSource};
@@ -15,6 +18,8 @@ use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
+#[cfg(any(feature = "cuda", test))]
+use crate::train::{LossScaling, TrainConfig};
 use crate::train::{Progress, Trainer};
 
 /// A device that can hold models.
@@ -141,7 +146,11 @@ impl Weights for ProcessorWeights {
 
 /// A device that does everything by [`Ops`]: a GPU.
 #[cfg(any(feature = "cuda", test))]
-pub(super) struct Accelerator<O: Ops>(pub Arc<O>);
+pub(super) struct Accelerator<O: Ops> {
+    pub ops: Arc<O>,
+    /// Where activations are f16.
+    pub loss_scaling: Option<LossScaling>,
+}
 
 #[cfg(any(feature = "cuda", test))]
 impl<O: Ops> Backend for Accelerator<O> {
@@ -151,29 +160,38 @@ impl<O: Ops> Backend for Accelerator<O> {
         storage: WeightStorage,
         embedding: EmbeddingPlace,
     ) -> Result<Box<dyn Weights>> {
-        let base = Arc::new(BaseModel::load_placed(&*self.0, files, storage, embedding)?);
-        Ok(Box::new(Arc::new(OpsModel::new(self.0.clone(), base)?)))
+        let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
+        let model = Arc::new(OpsModel::new(self.ops.clone(), base)?);
+        Ok(Box::new(AcceleratorWeights { model, loss_scaling: self.loss_scaling }))
     }
 }
 
-impl<O: Ops> Weights for Arc<OpsModel<O>> {
+#[cfg(any(feature = "cuda", test))]
+struct AcceleratorWeights<O: Ops> {
+    model: Arc<OpsModel<O>>,
+    loss_scaling: Option<LossScaling>,
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl<O: Ops> Weights for AcceleratorWeights<O> {
     fn config(&self) -> &ModelConfig {
-        &self.base().config
+        &self.model.base().config
     }
 
     fn bytes(&self) -> u64 {
-        self.base().weight_bytes(self.ops())
+        self.model.base().weight_bytes(self.model.ops())
     }
 
     fn load_adapter(&self, adapter: &PeftAdapter) -> Result<AdapterMatrices> {
-        Ok(Arc::new(LoraAdapter::from_peft(&**self.ops(), &self.base().config, adapter)?))
+        Ok(Arc::new(LoraAdapter::from_peft(&**self.model.ops(), self.config(), adapter)?))
     }
 
     fn sequence(&self, adapter: Option<&AdapterMatrices>) -> Result<Box<dyn Sequence>> {
-        Ok(Box::new(OpsSequence::new(self.clone(), of_this_device::<LoraAdapter<O>>(adapter)?)))
+        Ok(Box::new(OpsSequence::new(self.model.clone(), of_this_device::<LoraAdapter<O>>(adapter)?)))
     }
 
     fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
-        train(self.ops(), self.base(), inputs)
+        let config = TrainConfig { loss_scaling: self.loss_scaling, ..inputs.config };
+        train(self.model.ops(), self.model.base(), TrainingInputs { config, ..inputs })
     }
 }

@@ -208,7 +208,7 @@ fn tiny(device: &Device) -> Arc<LoadedModel> {
 /// A run of many steps over one example.
 fn request(model: Arc<LoadedModel>) -> TrainingRequest {
     let config = TrainConfig {
-        lora: LoraConfig { r: 4, lora_alpha: 8.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -227,6 +227,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         data_seed: 0,
         recompute_layers: 0,
         offload_layer_inputs: false,
+        loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }
@@ -277,7 +278,7 @@ fn a_request_that_cannot_start_says_why() {
 /// A device that computes as a GPU does: everything by [`crate::ops::Ops`].
 fn accelerator() -> Device {
     let ops = Arc::new(CpuOps::<f32>::new(2));
-    Device::start(Arc::new(Accelerator(ops)), DeviceInfo::of_processor(2)).unwrap()
+    Device::start(Arc::new(Accelerator { ops, loss_scaling: None }), DeviceInfo::of_processor(2)).unwrap()
 }
 
 /// Twenty tokens after three, the most likely ones.

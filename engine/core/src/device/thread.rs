@@ -21,6 +21,8 @@ use crate::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{CudaOps, NumberType};
 use crate::quant::WeightStorage;
+#[cfg(feature = "cuda")]
+use crate::train::LossScaling;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
@@ -45,17 +47,25 @@ impl Device {
         Self::start(Arc::new(processor), info)
     }
 
-    /// GPU `ordinal`, with activations in bf16; weights, adapters and everything computed from them are there. `threads` is only told in
+    /// GPU `ordinal`, with activations in `compute`; weights, adapters and everything computed from them are there. `threads` is only told in
     /// [`Self::info`].
     ///
     /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
     #[cfg(feature = "cuda")]
-    pub fn open_gpu(ordinal: usize, threads: usize) -> Result<Self> {
-        let gpu = CudaOps::open(ordinal, NumberType::BF16)?;
+    pub fn open_gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<Self> {
+        let gpu = CudaOps::open(ordinal, compute)?;
         let (device_name, total_memory_bytes) = gpu.describe()?;
         let device = format!("cuda:{ordinal}");
-        let info = DeviceInfo { device, device_name, total_memory_bytes, ..DeviceInfo::of_processor(threads) };
-        Self::start(Arc::new(Accelerator(Arc::new(gpu))), info)
+        let compute_dtype = match compute {
+            NumberType::F32 => "float32",
+            NumberType::F16 => "float16",
+            NumberType::BF16 => "bfloat16",
+        };
+        let compute_dtype = compute_dtype.to_owned();
+        let processor = DeviceInfo::of_processor(threads);
+        let info = DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..processor };
+        let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
+        Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling }), info)
     }
 
     pub(super) fn start(backend: Arc<dyn Backend>, info: DeviceInfo) -> Result<Self> {

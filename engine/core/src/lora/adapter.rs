@@ -14,6 +14,8 @@ use crate::random::MersenneTwister;
 pub struct LoraAdapter<O: Ops> {
     pub layout: Arc<LoraLayout>,
     pub lora_alpha: f64,
+    /// What its training drops; evaluation and generation drop nothing.
+    pub lora_dropout: f64,
     pub use_rslora: bool,
     /// Matrices as the layout places them.
     pub parameters: O::Buffer,
@@ -39,14 +41,16 @@ impl<O: Ops> LoraAdapter<O> {
                 *value = O::Elem::from_f64(f64::from(random.uniform_f32(bound)));
             }
         }
-        Self::from_values(ops, layout, config.lora_alpha, config.use_rslora, &values)
+        let parameters = upload(ops, &values)?;
+        let LoraConfig { lora_alpha, lora_dropout, use_rslora, .. } = *config;
+        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
     }
 
     /// No matrices: the base model alone.
     pub fn empty(ops: &O, model: &ModelConfig) -> Result<Self> {
         let layout = LoraLayout::new(model, 1, |_, _| false);
         let parameters = ops.allocate(layout.len())?;
-        Ok(Self { layout: Arc::new(layout), lora_alpha: 1.0, use_rslora: false, parameters })
+        Ok(Self { layout: Arc::new(layout), lora_alpha: 1.0, lora_dropout: 0.0, use_rslora: false, parameters })
     }
 
     /// An adapter read from PEFT's files.
@@ -82,13 +86,9 @@ impl<O: Ops> LoraAdapter<O> {
                 }
             }
         }
-        Self::from_values(ops, layout, peft.lora_alpha, peft.use_rslora, &values)
-    }
-
-    fn from_values(ops: &O, layout: LoraLayout, lora_alpha: f64, use_rslora: bool, values: &[O::Elem]) -> Result<Self> {
-        let mut parameters = ops.allocate(values.len())?;
-        ops.write(values, ViewMut::from(&mut parameters))?;
-        Ok(Self { layout: Arc::new(layout), lora_alpha, use_rslora, parameters })
+        let parameters = upload(ops, &values)?;
+        let PeftAdapter { lora_alpha, lora_dropout, use_rslora, .. } = *peft;
+        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
     }
 
     /// Factor of B·A.
@@ -101,11 +101,18 @@ impl<O: Ops> LoraAdapter<O> {
         Ok(PeftAdapter {
             r: self.layout.r,
             lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
             modules: matrices(ops, &self.layout, &self.parameters)?,
             metadata,
         })
     }
+}
+
+fn upload<O: Ops>(ops: &O, values: &[O::Elem]) -> Result<O::Buffer> {
+    let mut buffer = ops.allocate(values.len())?;
+    ops.write(values, ViewMut::from(&mut buffer))?;
+    Ok(buffer)
 }
 
 /// The matrices of a flat buffer (parameters or their gradients) by module path.

@@ -1,5 +1,6 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
+use super::parked::ParkedActivations;
 use super::streams::{StreamPlaces, Streams};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -91,6 +92,7 @@ pub struct Activations<O: Ops> {
     /// Tokens there is room for.
     pub rows: usize,
     pub(super) streams: Streams<O>,
+    parked: Option<ParkedActivations<O>>,
     /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
     low_rank: Vec<O::Buffer>,
@@ -109,9 +111,11 @@ impl<O: Ops> Activations<O> {
                 (blocks - recomputed + usize::from(recomputed > 0), blocks)
             }
         };
+        let places = StreamPlaces::new(keep, blocks);
         Ok(Self {
             rows,
-            streams: Streams::new(ops, StreamPlaces::new(keep, blocks), rows * config.hidden_size)?,
+            streams: Streams::new(ops, places, rows * config.hidden_size)?,
+            parked: ParkedActivations::new(ops, config, rows, places)?,
             layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
@@ -129,6 +133,13 @@ impl<O: Ops> Activations<O> {
             Keep::Nothing => 0,
             Keep::AllBut { recomputed, .. } => recomputed,
         }
+    }
+
+    /// Where the results of a block are parked, if they are, beside the activations it computes in.
+    pub(super) fn parked(&mut self, layer: usize) -> Option<(&mut ParkedActivations<O>, &mut LayerActivations<O>)> {
+        let (place, _) = self.place(layer);
+        let parked = self.parked.as_mut().filter(|parked| parked.takes(layer))?;
+        Some((parked, &mut self.layers[place]))
     }
 
     /// A block's part in the forward pass.
@@ -162,6 +173,8 @@ pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
+    /// `[rows, in_features]` of the widest adapted layer: a masked copy of its input, or its part of the gradient. Only with dropout.
+    pub(super) dropped: Option<O::Buffer>,
     pub(super) backward: Option<BackwardScratch<O>>,
 }
 
@@ -169,12 +182,12 @@ pub struct Scratch<O: Ops> {
 pub(super) struct BackwardScratch<O: Ops> {
     /// `[rows, hidden_size]`: gradient of the residual stream.
     pub hidden: O::Buffer,
-    pub normed: O::Buffer,
     pub activated: O::Buffer,
     pub query: O::Buffer,
     pub key: O::Buffer,
     pub value: O::Buffer,
-    pub attention: O::Buffer,
+    /// `[rows, hidden_size]` with respect to normed rows, or `[rows, query_size]` to attention's output: never both at a time.
+    pub normed_or_attention: O::Buffer,
     /// `[rows, columns of a group]`
     pub low_rank: O::Buffer,
 }
@@ -188,19 +201,25 @@ impl<O: Ops> Scratch<O> {
         let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
                 hidden: ops.allocate_activations(hidden)?,
-                normed: ops.allocate_activations(hidden)?,
                 activated: ops.allocate_activations(inner)?,
                 query: ops.allocate_activations(query)?,
                 key: ops.allocate_activations(key_value)?,
                 value: ops.allocate_activations(key_value)?,
-                attention: ops.allocate_activations(query)?,
+                normed_or_attention: ops.allocate_activations(hidden.max(query))?,
                 low_rank: ops.allocate_activations(rows * columns)?,
             })
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
             activated: ops.allocate_activations(inner)?,
+            dropped: None,
             backward: backward.transpose()?,
         })
+    }
+
+    /// The same with room for the dropout of `rows` tokens.
+    pub fn with_dropout(self, ops: &O, layout: &LoraLayout, rows: usize) -> Result<Self> {
+        let widest = layout.modules().map(|module| module.in_features).max().unwrap_or(0);
+        Ok(Self { dropped: Some(ops.allocate_activations(rows * widest)?), ..self })
     }
 }

@@ -31,21 +31,22 @@ impl<O: Ops> Block<'_, O> {
     /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
-        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), scratch)?;
+        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
         self.gated_output(batch.rows, saved, low_rank, scratch, output)
     }
 
-    /// The same numbers once more, as far as the backward pass reads them: not the down-projection, and not the products with A, which are
-    /// kept.
+    /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
+    /// with A, which are kept.
     pub fn forward_again(
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         low_rank: &O::Buffer,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        self.until_activation(batch, input, saved, Projections::Kept(low_rank), scratch)
+        self.until_activation(batch, input, saved, Projections::Kept(low_rank), there, scratch)
     }
 
     fn until_activation(
@@ -54,24 +55,28 @@ impl<O: Ops> Block<'_, O> {
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         mut low_rank: Projections<'_, O>,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
         let outputs = QueryKeyValue {
             query: (&mut saved.query).into(),
             key: (&mut saved.key).into(),
-            value: (&mut saved.value).into(),
+            value: (there != Kept::Attention).then(|| (&mut saved.value).into()),
             factors: &mut saved.input_factors,
         };
         self.query_key_value(rows, &batch.positions, input, outputs, &mut low_rank, scratch)?;
-        let inputs = AttentionInputs {
-            query: View::from(&saved.query),
-            key: View::from(&saved.key),
-            value: View::from(&saved.value),
-        };
-        let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
-        ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-        self.after_attention(rows, input, saved, &mut low_rank, scratch)
+        if there != Kept::Attention {
+            let inputs = AttentionInputs {
+                query: View::from(&saved.query),
+                key: View::from(&saved.key),
+                value: View::from(&saved.value),
+            };
+            let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
+            ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
+            self.attention_output(rows, input, saved, &mut low_rank, scratch)?;
+        }
+        self.gate_up(rows, saved, &mut low_rank, scratch)
     }
 
     /// Queries, keys and values of new rows, after rope.
@@ -87,7 +92,7 @@ impl<O: Ops> Block<'_, O> {
         let (shape, group) = (self.attention_shape(), InputGroup::QueryKeyValue);
         let QueryKeyValue { query, key, value, factors } = outputs;
         self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, factors)?;
-        let products = low_rank.of(self, rows, group, &scratch.normed)?;
+        let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
         let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
         for (module, ViewMut { buffer, offset }, heads) in turned {
             let out = ViewMut::at(&mut *buffer, offset);
@@ -95,11 +100,14 @@ impl<O: Ops> Block<'_, O> {
             let x = ViewMut::at(buffer, offset);
             self.ops.rope(x, heads, shape.head_dim, self.angles, positions, false)?;
         }
-        self.linear(rows, group, LinearModule::Value, &scratch.normed, products, None, value)
+        match value {
+            Some(value) => self.linear(rows, group, LinearModule::Value, &scratch.normed, products, None, value),
+            None => Ok(()),
+        }
     }
 
-    /// From what attention gave to the inputs of the gated activation.
-    pub(super) fn after_attention(
+    /// The residual stream after attention.
+    pub(super) fn attention_output(
         &self,
         rows: usize,
         input: &O::Buffer,
@@ -107,13 +115,23 @@ impl<O: Ops> Block<'_, O> {
         low_rank: &mut Projections<'_, O>,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
-        let (module, residual, middle) = (LinearModule::Output, Some(input), (&mut saved.middle).into());
-        self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, middle)?;
+        let group = InputGroup::Output;
+        let products = low_rank.of(self, rows, group, &saved.attention, &mut scratch.dropped)?;
+        let (residual, middle) = (Some(input), (&mut saved.middle).into());
+        self.linear(rows, group, LinearModule::Output, &saved.attention, products, residual, middle)
+    }
 
+    /// The inputs of the gated activation.
+    pub(super) fn gate_up(
+        &self,
+        rows: usize,
+        saved: &mut LayerActivations<O>,
+        low_rank: &mut Projections<'_, O>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
         let factors = &mut saved.middle_factors;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
-        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
+        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
             self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out.into())?;
         }
@@ -131,7 +149,7 @@ impl<O: Ops> Block<'_, O> {
     ) -> Result<()> {
         let len = rows * self.config.intermediate_size;
         self.ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.project(self.ops, rows, InputGroup::Down, &scratch.activated, low_rank)?;
+        self.adapter.project(self.ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
         let (module, residual) = (LinearModule::Down, Some(&saved.middle));
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output.into())
     }
@@ -161,7 +179,7 @@ impl<O: Ops> Block<'_, O> {
         out: ViewMut<'_, O::Buffer>,
     ) -> Result<()> {
         let linear = self.weights.linear(module);
-        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer };
+        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
         let term = adapter.output_term(group, module, low_rank);
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out)
@@ -172,9 +190,20 @@ impl<O: Ops> Block<'_, O> {
 pub(super) struct QueryKeyValue<'a, O: Ops> {
     pub query: ViewMut<'a, O::Buffer>,
     pub key: ViewMut<'a, O::Buffer>,
-    pub value: ViewMut<'a, O::Buffer>,
+    /// None: they are there.
+    pub value: Option<ViewMut<'a, O::Buffer>>,
     /// `[rows]`: reciprocal RMS of the input.
     pub factors: &'a mut O::Buffer,
+}
+
+/// What of a block's forward pass is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nothing,
+    /// The products with A.
+    Products,
+    /// These, the values, attention's output and the residual stream after it.
+    Attention,
 }
 
 /// The products with A of a block: to be made, or there already.
@@ -185,10 +214,17 @@ pub(super) enum Projections<'a, O: Ops> {
 
 impl<O: Ops> Projections<'_, O> {
     /// Those of a group, whose input is given.
-    fn of(&mut self, block: &Block<'_, O>, rows: usize, group: InputGroup, input: &O::Buffer) -> Result<&O::Buffer> {
+    fn of(
+        &mut self,
+        block: &Block<'_, O>,
+        rows: usize,
+        group: InputGroup,
+        input: &O::Buffer,
+        dropped: &mut Option<O::Buffer>,
+    ) -> Result<&O::Buffer> {
         match self {
             Self::New(low_rank) => {
-                block.adapter.project(block.ops, rows, group, input, low_rank)?;
+                block.adapter.project(block.ops, rows, group, input, dropped, low_rank)?;
                 Ok(low_rank)
             }
             Self::Kept(low_rank) => Ok(low_rank),

@@ -144,7 +144,7 @@ impl<O: Ops> Block<'_, O> {
         let outputs = QueryKeyValue {
             query: (&mut layer.query).into(),
             key: ViewMut::at(&mut cache.keys, new),
-            value: ViewMut::at(&mut cache.values, new),
+            value: Some(ViewMut::at(&mut cache.values, new)),
             factors: &mut layer.input_factors,
         };
         let mut products = Projections::New(&mut *low_rank);
@@ -156,7 +156,8 @@ impl<O: Ops> Block<'_, O> {
         };
         let attention = (&mut layer.attention).into();
         self.ops.cached_attention(self.attention_shape(), rows, cache.len + rows, inputs, attention)?;
-        self.after_attention(rows, input, layer, &mut products, scratch)?;
+        self.attention_output(rows, input, layer, &mut products, scratch)?;
+        self.gate_up(rows, layer, &mut products, scratch)?;
         self.gated_output(rows, layer, low_rank, scratch, output)
     }
 }

@@ -46,7 +46,7 @@ pub struct LowRankGradients<'a, B> {
 
 impl<B> LowRankGradients<'_, B> {
     /// One product after another.
-    pub(super) fn as_products<O: Ops<Buffer = B> + ?Sized>(self, ops: &O) -> Result<()> {
+    pub(super) fn into_products<O: Ops<Buffer = B> + ?Sized>(self, ops: &O) -> Result<()> {
         let Self { rows, rank, scale, hidden, hidden_stride, grad_stride, .. } = self;
         for layer in self.layers {
             let out_features = layer.out_features;

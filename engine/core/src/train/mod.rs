@@ -3,6 +3,7 @@
 mod config;
 mod evaluation;
 mod events;
+mod loss_scale;
 mod meter;
 mod plan;
 mod schedule;
@@ -11,6 +12,7 @@ mod workspace;
 
 pub use config::TrainConfig;
 pub use events::{EvaluationResult, Progress, TrainingEvent, TrainingStep};
+pub use loss_scale::LossScaling;
 pub use plan::TrainingPlan;
 pub use schedule::{LrSchedule, LrSchedulerType};
 pub use trainer::Trainer;
