@@ -11,11 +11,9 @@ mod elementwise;
 mod error;
 mod low_rank;
 mod matmul;
-mod matmul_plan;
 mod optimizer;
 mod pinned;
 mod stream;
-mod tuning;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
