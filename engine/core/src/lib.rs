@@ -13,6 +13,7 @@ pub mod model;
 pub mod ops;
 pub mod quant;
 pub mod random;
+mod system;
 pub mod tensor;
 pub mod train;
 

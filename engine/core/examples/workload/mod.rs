@@ -3,7 +3,7 @@
 use luthier_core::lora::LoraConfig;
 use luthier_core::model::{IGNORED_LABEL, TokenExamples};
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{LrSchedulerType, TrainConfig};
+use luthier_core::train::{LrSchedulerType, Recompute, TrainConfig};
 
 /// Rank of the adapter.
 pub const RANK: usize = 8;
@@ -28,7 +28,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfi
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
-        recompute_layers,
+        recompute_layers: Recompute::Layers(recompute_layers),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::ops::cpu::CpuOps;
 use crate::ops::cuda::{CudaOps, NumberType};
 #[cfg(feature = "cuda")]
 use crate::quant::WeightStorage;
-use crate::train::{Progress, Trainer};
+use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
 
 /// Cheap to share. The processor is always there: it generates and scores.
 #[derive(Clone)]
@@ -77,6 +77,17 @@ impl Backend {
     ) -> Result<Option<Arc<BaseModel<CudaOps>>>> {
         let load = |gpu: &Arc<CudaOps>| BaseModel::load(&**gpu, files, storage).map(Arc::new);
         self.gpu.as_ref().map(load).transpose()
+    }
+
+    /// What a run would need where it would be computed.
+    ///
+    /// Errors: those of [`estimate`].
+    pub fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return estimate(&**gpu, request);
+        }
+        estimate(&*self.processor, request)
     }
 
     /// Starts a run where the model's weights are.

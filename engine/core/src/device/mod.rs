@@ -9,6 +9,7 @@
 
 mod backend;
 mod channel;
+mod estimate;
 mod generation;
 mod info;
 mod model;
@@ -19,6 +20,7 @@ mod thread;
 mod training;
 
 pub use channel::{Batch, Events};
+pub use estimate::EstimateQuery;
 pub use generation::{GenerationEnd, GenerationRun};
 pub use info::DeviceInfo;
 pub use model::{LoadedAdapter, LoadedModel};

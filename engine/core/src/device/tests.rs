@@ -12,7 +12,7 @@ use crate::generate::SamplingConfig;
 use crate::lora::LoraConfig;
 use crate::model::TokenExamples;
 use crate::quant::WeightStorage;
-use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
+use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -222,7 +222,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
-        recompute_layers: 0,
+        recompute_layers: Recompute::Layers(0),
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }

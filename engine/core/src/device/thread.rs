@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::backend::Backend;
+use super::estimate::EstimateQuery;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
 use super::model::{LoadedAdapter, LoadedModel};
@@ -17,6 +18,7 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
 use crate::ops::cpu::decode::CpuDecoder;
 use crate::quant::WeightStorage;
+use crate::train::TrainingEstimate;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
@@ -68,6 +70,13 @@ impl Device {
     /// Loads a model on the calling thread; see [`LoadedModel`].
     pub fn load(&self, path: &Path, storage: WeightStorage) -> Result<LoadedModel> {
         LoadedModel::load(&self.backend, path, storage)
+    }
+
+    /// What a run would be and need, without loading a model. Reads files, on the calling thread.
+    ///
+    /// Errors: those of [`crate::load::open`], of an adapter's files and of [`crate::train::estimate`].
+    pub fn estimate(&self, query: &EstimateQuery) -> Result<TrainingEstimate> {
+        query.estimate(&self.backend)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

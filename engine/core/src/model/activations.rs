@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraLayout;
-use crate::ops::Ops;
+use crate::ops::{MemoryPrices, Ops};
 
 /// What a block leaves for its backward pass, besides its input. Rows are tokens.
 pub struct LayerActivations<O: Ops> {
@@ -39,6 +39,15 @@ impl<O: Ops> LayerActivations<O> {
     }
 }
 
+/// Bytes of [`LayerActivations::new`].
+fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> u64 {
+    2 * prices.activations(rows * config.query_size())
+        + 2 * prices.activations(rows * config.key_value_size())
+        + prices.buffer(rows * config.num_attention_heads)
+        + prices.activations(rows * config.hidden_size)
+        + 2 * prices.activations(rows * config.intermediate_size)
+}
+
 /// What a forward pass keeps for a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -51,6 +60,17 @@ pub enum Keep {
 impl Keep {
     /// Everything, of every block.
     pub const ALL: Self = Self::AllBut { recomputed: 0 };
+
+    /// Residual streams, blocks' activations and blocks' products with A that there is room for, of so many blocks.
+    fn places(self, blocks: usize) -> [usize; 3] {
+        match self {
+            Self::Nothing => [2, 1, 1],
+            Self::AllBut { recomputed } => {
+                let recomputed = recomputed.min(blocks);
+                [blocks + 1, blocks - recomputed + usize::from(recomputed > 0), blocks]
+            }
+        }
+    }
 }
 
 /// One block's part of the activations.
@@ -77,15 +97,8 @@ pub struct Activations<O: Ops> {
 impl<O: Ops> Activations<O> {
     /// Room for `rows` tokens.
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
-        let blocks = config.num_hidden_layers;
-        let columns = (0..blocks).map(|layer| layout.columns(layer)).max().unwrap_or(0);
-        let (streams, layers, low_rank) = match keep {
-            Keep::Nothing => (2, 1, 1),
-            Keep::AllBut { recomputed } => {
-                let recomputed = recomputed.min(blocks);
-                (blocks + 1, blocks - recomputed + usize::from(recomputed > 0), blocks)
-            }
-        };
+        let (blocks, columns) = (config.num_hidden_layers, layout.most_columns());
+        let [streams, layers, low_rank] = keep.places(blocks);
         let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
@@ -133,6 +146,20 @@ impl<O: Ops> Activations<O> {
     }
 }
 
+/// Bytes of [`Activations::new`].
+pub(crate) fn activation_bytes(
+    prices: &dyn MemoryPrices,
+    config: &ModelConfig,
+    layout: &LoraLayout,
+    rows: usize,
+    keep: Keep,
+) -> u64 {
+    let [streams, layers, low_rank] = keep.places(config.num_hidden_layers).map(|count| count as u64);
+    streams * prices.activations(rows * config.hidden_size)
+        + layers * layer_bytes(prices, config, rows)
+        + low_rank * prices.activations(rows * layout.most_columns())
+}
+
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
@@ -162,7 +189,7 @@ impl<O: Ops> Scratch<O> {
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, backward: bool) -> Result<Self> {
         let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
         let (hidden, inner) = (rows * config.hidden_size, rows * config.intermediate_size);
-        let columns = (0..config.num_hidden_layers).map(|layer| layout.columns(layer)).max().unwrap_or(0);
+        let columns = layout.most_columns();
         let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
                 hidden: ops.allocate_activations(hidden)?,
@@ -182,4 +209,14 @@ impl<O: Ops> Scratch<O> {
             backward: backward.transpose()?,
         })
     }
+}
+
+/// Bytes of [`Scratch::new`] with room for the backward pass.
+pub(crate) fn scratch_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, layout: &LoraLayout, rows: usize) -> u64 {
+    3 * prices.activations(rows * config.hidden_size)
+        + 2 * prices.activations(rows * config.intermediate_size)
+        + 2 * prices.activations(rows * config.query_size())
+        + 2 * prices.activations(rows * config.key_value_size())
+        + prices.activations(rows * layout.most_columns())
+        + prices.buffer(rows)
 }

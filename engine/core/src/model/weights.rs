@@ -1,5 +1,6 @@
 //! A base model's frozen weights on a device.
 
+use super::forms::WeightForms;
 use super::linear::{LINEAR_MODULES, LinearModule};
 use super::source::TensorSource;
 use crate::config::ModelConfig;
@@ -37,6 +38,8 @@ pub struct BaseModel<O: Ops> {
     pub norm: O::Buffer,
     /// `[vocab_size, hidden_size]`; none: the embedding table is the output layer.
     pub lm_head: Option<O::Weight>,
+    /// Sizes and types of all of them.
+    pub forms: WeightForms,
 }
 
 impl<O: Ops> BaseModel<O> {
@@ -79,6 +82,7 @@ impl<O: Ops> BaseModel<O> {
             false => Some(weight("lm_head", vocab_size, hidden_size, WeightStorage::Stored)?),
         };
         Ok(Self {
+            forms: WeightForms::read(source, storage)?,
             embed_tokens: weight("model.embed_tokens", vocab_size, hidden_size, WeightStorage::Stored)?,
             norm: norm("model.norm")?,
             layers,

@@ -3,8 +3,10 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod prices;
 mod view;
 
+pub use prices::{MemoryPrices, MemoryRoom, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 use crate::error::{EngineError, Result};
@@ -198,6 +200,10 @@ pub trait Ops: Send + Sync + 'static {
     fn read(&self, from: View<'_, Self::Buffer>, values: &mut [Self::Elem]) -> Result<()>;
     /// Bytes allocated now and at most.
     fn memory(&self) -> MemoryUse;
+    /// What memory costs here.
+    fn prices(&self) -> Box<dyn MemoryPrices>;
+    /// What can still be had.
+    fn room(&self) -> MemoryRoom;
 
     /// Sets `len` elements to zero.
     fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;

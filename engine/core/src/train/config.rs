@@ -4,6 +4,18 @@ use super::schedule::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
 
+/// Of how many blocks, the first ones, the backward pass computes activations again instead of keeping them: less memory, more time, the same
+/// numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// As few as fit into the memory that is free.
+    #[default]
+    Auto,
+    /// So many. More than there are: of all.
+    Layers(usize),
+    All,
+}
+
 /// How to train. Field for field the `TrainingConfig` of `src/engine/engine.ts`; names and meanings are those of transformers'
 /// `TrainingArguments`.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,9 +43,7 @@ pub struct TrainConfig {
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
-    /// Of so many of the first blocks, the backward pass computes activations again instead of keeping them: less memory, more time, the same
-    /// numbers. More than there are: of all.
-    pub recompute_layers: usize,
+    pub recompute_layers: Recompute,
 }
 
 impl TrainConfig {
@@ -100,7 +110,7 @@ pub(super) mod tests {
             eval_steps: None,
             shuffle: true,
             data_seed: 42,
-            recompute_layers: 0,
+            recompute_layers: Recompute::Auto,
         }
     }
 

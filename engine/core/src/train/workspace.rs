@@ -2,25 +2,13 @@
 
 use std::sync::Arc;
 
+use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::model::{
     Activations, BaseModel, Decoder, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
 use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
-
-/// Sizes of the largest micro-batches, in tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sizes {
-    /// Of a training micro-batch.
-    pub train_rows: usize,
-    /// Of an evaluation batch; 0 where there is none.
-    pub evaluation_rows: usize,
-    /// Labelled positions of either.
-    pub labelled_rows: usize,
-    /// Of an example.
-    pub longest: usize,
-}
 
 /// An adapter in training: its matrices, their gradients and moments, and the memory of a micro-batch.
 pub(super) struct Workspace<O: Ops> {
@@ -40,7 +28,7 @@ pub(super) struct Workspace<O: Ops> {
 }
 
 impl<O: Ops> Workspace<O> {
-    /// Allocates everything. `OUT_OF_MEMORY` where the device refuses.
+    /// Allocates everything; `RunShape::plan` prices it. `OUT_OF_MEMORY` where the device refuses.
     pub fn new(
         ops: Arc<O>,
         base: Arc<BaseModel<O>>,

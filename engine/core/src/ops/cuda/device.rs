@@ -9,11 +9,12 @@ use luthier_kernels::{
 
 use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
+use super::prices::CudaPrices;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -22,6 +23,9 @@ use crate::tensor::HostTensor;
 const SCRATCHES: usize = 2;
 pub(super) const PLAIN_WEIGHT: usize = 0;
 const ROW_SUMS: usize = 1;
+
+/// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
+pub(super) const LOGITS_AT_ONCE: usize = 128 << 20;
 
 /// One GPU. Operations return at once and are done in order; reading waits.
 pub struct CudaOps {
@@ -68,6 +72,11 @@ impl CudaOps {
 
     pub(super) fn multiplier(&self) -> &Multiplier {
         &self.multiplier
+    }
+
+    /// Bytes taken when the device was opened.
+    fn own_bytes(&self) -> u64 {
+        (self.multiplier.bytes() + self.norm.bytes()) as u64
     }
 
     /// Scratch of at least `bytes`. What is put there is used before the next call for the same slot is worked on, as the stream keeps order.
@@ -127,8 +136,7 @@ impl Ops for CudaOps {
     type Buffer = CudaBuffer;
     type Indices = CudaIndices;
     type Weight = CudaWeight;
-    /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
-    const LOGITS_AT_ONCE: usize = 128 << 20;
+    const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
         CudaBuffer::new(&self.memory, len, NumberType::F32)
@@ -197,6 +205,18 @@ impl Ops for CudaOps {
 
     fn memory(&self) -> MemoryUse {
         self.memory.in_use()
+    }
+
+    fn prices(&self) -> Box<dyn MemoryPrices> {
+        Box::new(CudaPrices { compute: self.compute, own_bytes: self.own_bytes() })
+    }
+
+    fn room(&self) -> MemoryRoom {
+        let held = |slot: &Mutex<Option<Allocation>>| {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |found| found.bytes() as u64)
+        };
+        let scratch_bytes = self.own_bytes() + self.scratch.iter().map(held).sum::<u64>();
+        MemoryRoom { free_bytes: self.stream().memory().ok().map(|(free, _)| free as u64), scratch_bytes }
     }
 
     fn zero(&self, to: ViewMut<'_, CudaBuffer>, len: usize) -> Result<()> {

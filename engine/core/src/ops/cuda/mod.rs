@@ -4,6 +4,7 @@ mod device;
 mod error;
 mod linear;
 mod memory;
+mod prices;
 mod weight;
 
 pub use device::CudaOps;

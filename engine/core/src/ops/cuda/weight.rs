@@ -6,7 +6,7 @@ use luthier_kernels::{BlockScales, DevicePointer, NumberType};
 
 use super::memory::{Allocation, Memory};
 use crate::error::{EngineError, Result};
-use crate::quant::{Scales, dequantize_rows, nf4};
+use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales, dequantize_rows, nf4};
 use crate::tensor::{HostTensor, StoredType};
 
 /// Numbers that are dequantized on the host at once while a weight is taken.
@@ -17,6 +17,34 @@ pub struct CudaWeight {
     numbers: Numbers,
     pub(super) rows: usize,
     pub(super) columns: usize,
+}
+
+/// The type in which a matrix's numbers are held plainly; none: as codes.
+fn plain_type(form: &MatrixForm, compute: NumberType) -> Option<NumberType> {
+    match form.stored {
+        StoredType::F32 => Some(NumberType::F32),
+        StoredType::F16 => Some(NumberType::F16),
+        StoredType::BF16 => Some(NumberType::BF16),
+        StoredType::Ggml(_) => Some(compute),
+        StoredType::Int8 | StoredType::Nf4 => None,
+    }
+}
+
+/// Bytes of [`CudaWeight::new`].
+pub(super) fn bytes(form: &MatrixForm, compute: NumberType) -> u64 {
+    if let Some(kind) = plain_type(form, compute) {
+        return (form.len() * kind.bytes()) as u64;
+    }
+    let (plain, codes) = form.scales();
+    // The values of nf4's codes, and those of its scales' codes.
+    let tables = if form.stored == StoredType::Nf4 { nf4::CODE_BOOK.len() } else { 0 };
+    let code_book = if form.double_quant { DYNAMIC_MAP.len() } else { 0 };
+    (form.code_bytes() + (plain + tables + code_book) * size_of::<f32>() + codes) as u64
+}
+
+/// Whether products of type `compute` read a matrix where it is; others need it converted.
+pub(super) fn is_held_as(form: &MatrixForm, compute: NumberType) -> bool {
+    plain_type(form, compute) == Some(compute)
 }
 
 /// How its numbers are held.
