@@ -30,7 +30,7 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
-  gradientCheckpointing: false,
+  recomputeLayers: 'auto',
 };
 
 /** Three examples of four tokens with two, three and one label. */

@@ -10,6 +10,7 @@ import type { ModelRegistry } from '../models/model-registry.ts';
 import { openDatabase } from '../store/database.ts';
 import { JobRunner } from './job-runner.ts';
 import { SqliteJobStore } from './job-store-sqlite.ts';
+import { MeasuredRates } from './measured-rates.ts';
 
 /** Refuses the first transitions to FAILED, as a full disk does. */
 class FullStore extends SqliteJobStore {
@@ -39,6 +40,7 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
     adapters: { has: () => false, ...adapters } as ManagedAdapterStore,
     folder,
     modelRoots: [],
+    rates: new MeasuredRates(),
     logger,
   });
   onTestFinished(async () => {

@@ -165,7 +165,8 @@ test('what the server does not answer is said by name', async () => {
 
 test.each([
   [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cuda or cuda:N'],
-  [['estimate', '--model', 'm'], 22, 'luthier estimate is not built yet'],
+  [['estimate', '--model', 'models/m'], 2, '--data is missing'],
+  [['jobs', 'pause', 'x'], 22, 'luthier jobs pause is not built yet'],
   [['adapters', 'merge', 'a', '--to', 'b'], 22, 'luthier adapters merge is not built yet'],
   [['train', '--bf16'], 22, '--bf16 is not built yet'],
   [

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use luthier_core::device::Device;
+use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
 use luthier_core::{EngineError, Result};
@@ -12,8 +12,10 @@ use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
 use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeModelMetadata};
-use crate::model::NativeModel;
+use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
+use crate::model::{NativeModel, NativeTokenExamples};
 use crate::promise::{background, to_napi};
+use crate::training::NativeTrainingConfig;
 
 /// What this build can compute on, besides the processor.
 #[napi(object, object_from_js = false)]
@@ -76,6 +78,27 @@ impl NativeEngine {
         background(env, move || {
             let model = device.load(&PathBuf::from(path), storage.parse()?)?;
             Ok(NativeModel::new(device, model))
+        })
+    }
+
+    /// What a run would be and need, without loading its model.
+    #[napi]
+    pub fn estimate_training<'env>(
+        &self,
+        env: &'env Env,
+        model: NativeEstimatedModel,
+        config: NativeTrainingConfig,
+        train: NativeTokenExamples,
+        evaluation: Option<NativeTokenExamples>,
+    ) -> napi::Result<Object<'env>> {
+        let device = self.0.clone();
+        let (train, evaluation) = (train.into(), evaluation.map(Into::into));
+        background(env, move || {
+            let NativeEstimatedModel { path, storage, loaded, content_hash } = model;
+            let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
+            let (storage, config) = (storage.parse()?, config.try_into()?);
+            let query = EstimateQuery { path: PathBuf::from(path), storage, loaded, config, train, evaluation, initial };
+            Ok(NativeTrainingEstimate::from(device.estimate(&query)?))
         })
     }
 

@@ -15,13 +15,13 @@ use luthier_core::ops::Ops;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::quant::WeightStorage;
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, Recompute, Trainer, TrainingEvent};
 use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 mod workload;
 
 const USAGE: &str =
-    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]]";
+    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]]";
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 
@@ -100,8 +100,8 @@ fn model(shape: &str) -> Option<ModelConfig> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
-    let (counts, recompute, share): (_, usize, f64) = match numbers {
-        [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
+    let (counts, recompute, share): (_, Recompute, f64) = match numbers {
+        [batch, seq, steps] => ([batch, seq, steps], Recompute::Layers(0), 0.5),
         [batch, seq, steps, recompute] => ([batch, seq, steps], recompute.parse()?, 0.5),
         [batch, seq, steps, recompute, share] => ([batch, seq, steps], recompute.parse()?, share.parse()?),
         _ => return Err(USAGE.into()),
@@ -130,6 +130,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
     let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, recompute), examples, None, None)?;
+    let planned = trainer.estimate().memory.plan;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -155,7 +156,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weights": storage.name(),
         "batch": batch,
         "seq": seq,
-        "recomputed_layers": recompute,
+        "recomputed_layers": planned.recompute_layers,
+        "planned_bytes": planned.total_bytes(),
         "tokens_per_second": (batch * seq) as f64 / median,
         "seconds_per_step": median,
         "weights_gib": gib(weight_bytes),

@@ -64,6 +64,7 @@ const specSchema = z
       packing: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
+      recomputeLayers: wholeNumber(0, UINT32).optional(),
     },
     'expected a spec, found nothing',
   )
@@ -71,11 +72,16 @@ const specSchema = z
     path: ['validationSplit'],
     message: 'expected 0 where eval_dataset names the held-out examples',
   })
+  .refine((spec) => !spec.gradientCheckpointing || spec.recomputeLayers === undefined, {
+    path: ['recomputeLayers'],
+    message: 'expected nothing where gradient_checkpointing asks for all layers',
+  })
   .transform((spec) => ({
     ...spec,
     dataSeed: spec.dataSeed ?? spec.seed,
     maxSteps: spec.maxSteps,
     evalSteps: spec.evalSteps,
+    recomputeLayers: spec.recomputeLayers,
   }));
 
 /** A checked spec. */
@@ -83,6 +89,9 @@ export type CheckedSpec = z.output<typeof specSchema>;
 
 /** CreateTrainingJobRequest. */
 export const createSchema = z.object({ spec: specSchema, requestId, validateOnly: z.boolean() });
+
+/** EstimateTrainingJobRequest. */
+export const estimateSchema = z.object({ spec: specSchema });
 
 /** TrainRequest. */
 export const trainSchema = z.object({

@@ -65,6 +65,6 @@ export function trainingSpec({ batch, steps }: Shape): TrainingSpec {
     shuffle: false,
     seed: 42,
     dataSeed: 42,
-    gradientCheckpointing: false,
+    recomputeLayers: 0,
   });
 }

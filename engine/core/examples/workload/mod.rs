@@ -9,7 +9,7 @@ use luthier_core::train::{LrSchedulerType, Recompute, TrainConfig};
 pub const RANK: usize = 8;
 
 /// `steps` steps of one micro-batch of `batch` examples, in their order, on every linear layer.
-pub fn config(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfig {
+pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainConfig {
     TrainConfig {
         lora: LoraConfig { r: RANK, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 3e-4,
@@ -28,7 +28,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfi
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
-        recompute_layers: Recompute::Layers(recompute_layers),
+        recompute_layers,
     }
 }
 

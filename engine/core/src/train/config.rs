@@ -1,5 +1,7 @@
 //! Settings of a run.
 
+use std::str::FromStr;
+
 use super::schedule::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
@@ -14,6 +16,21 @@ pub enum Recompute {
     /// So many. More than there are: of all.
     Layers(usize),
     All,
+}
+
+impl FromStr for Recompute {
+    type Err = EngineError;
+
+    /// `auto`, `all` or a number. `INVALID_ARGUMENT` for anything else.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "all" => Ok(Self::All),
+            number => number.parse().map(Self::Layers).map_err(|_| {
+                EngineError::invalid(format!("recompute_layers is `{text}`; expected auto, all or a number of layers"))
+            }),
+        }
+    }
 }
 
 /// How to train. Field for field the `TrainingConfig` of `src/engine/engine.ts`; names and meanings are those of transformers'
@@ -111,6 +128,16 @@ pub(super) mod tests {
             shuffle: true,
             data_seed: 42,
             recompute_layers: Recompute::Auto,
+        }
+    }
+
+    #[test]
+    fn what_is_recomputed_is_read_by_name_or_number() {
+        assert_eq!("auto".parse::<Recompute>().unwrap(), Recompute::Auto);
+        assert_eq!("all".parse::<Recompute>().unwrap(), Recompute::All);
+        assert_eq!("12".parse::<Recompute>().unwrap(), Recompute::Layers(12));
+        for wrong in ["", "-1", "half", "1.5"] {
+            assert_eq!(wrong.parse::<Recompute>().unwrap_err().code, ErrorCode::InvalidArgument, "{wrong}");
         }
     }
 
