@@ -118,6 +118,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const rates = new MeasuredRates();
   const runner = new JobRunner({
     store: jobs,
+    engine,
     registry,
     datasets,
     adapters,

@@ -160,7 +160,8 @@ export interface MemoryEstimate {
   readonly recomputeLayers: number;
   /** Blocks of the model. */
   readonly layers: number;
-  readonly fits: boolean;
+  /** Null where it fits; else why a run is refused, with the numbers and what would fit. */
+  readonly refusal: string | null;
   /** Where it does not fit: what would. */
   readonly suggestions: readonly MemorySuggestion[];
 }

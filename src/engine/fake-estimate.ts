@@ -7,7 +7,6 @@ import type {
   TrainingConfig,
   TrainingEstimate,
 } from './engine.ts';
-import { EngineError } from './errors.ts';
 
 /** Bytes of a number. */
 const NUMBER = 4;
@@ -107,6 +106,9 @@ export function fakeEstimate(request: FakePlanRequest): TrainingEstimate {
   const { plan, fits } = chosen(request);
   const perEpoch = stepsPerEpoch(config, train);
   const maxSteps = config.maxSteps ?? Math.ceil(perEpoch * config.numTrainEpochs);
+  const suggestions = fits ? [] : suggestionsFor(request);
+  const advice = suggestions.map(({ description }) => description).join('; or ');
+  const refusal = `the run needs ${plan.totalBytes} bytes, ${freeBytes} are free; what would fit: ${advice}`;
   return {
     maxSteps,
     runTokens: Math.round((train.inputIds.length * maxSteps) / perEpoch),
@@ -117,18 +119,8 @@ export function fakeEstimate(request: FakePlanRequest): TrainingEstimate {
       freeBytes,
       marginBytes: 0,
       layers: model.numHiddenLayers,
-      fits,
-      suggestions: fits ? [] : suggestionsFor(request),
+      refusal: fits ? null : refusal,
+      suggestions,
     },
   };
-}
-
-/** Refuses a run that does not fit, as the engine does. */
-export function refuseWhatDoesNotFit({ memory }: TrainingEstimate): void {
-  if (memory.fits) return;
-  const advice = memory.suggestions.map(({ description }) => description).join('; or ');
-  throw new EngineError(
-    'OUT_OF_MEMORY',
-    `the run needs ${memory.totalBytes} bytes, ${memory.freeBytes} are free; what would fit: ${advice}`,
-  );
 }

@@ -13,7 +13,7 @@ import type {
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
-import { fakeEstimate, refuseWhatDoesNotFit } from './fake-estimate.ts';
+import { fakeEstimate } from './fake-estimate.ts';
 import { type BeforeToken, FakeGenerationRun } from './fake-generation.ts';
 import { fakeMetadata } from './fake-metadata.ts';
 import { type BeforeStep, checkExamples, FakeTrainingRun } from './fake-training.ts';
@@ -117,7 +117,8 @@ class FakeModel implements BaseModel {
     this.#checkOpen();
     const freeBytes = this.#options.freeBytes ?? null;
     const planned = await planTraining({ model: this.metadata, loaded: true, config, train, evaluation, freeBytes });
-    refuseWhatDoesNotFit(planned.estimate);
+    const { refusal } = planned.estimate.memory;
+    if (refusal !== null) throw new EngineError('OUT_OF_MEMORY', refusal);
     const run = new FakeTrainingRun({
       model: this.metadata,
       ...planned,

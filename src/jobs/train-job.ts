@@ -2,26 +2,19 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
-import type { DatasetStore } from '../datasets/dataset-store.ts';
 import type { PreparedExamples } from '../datasets/prepare-examples.ts';
 import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
-import type { ModelRegistry } from '../models/model-registry.ts';
-import { engineConfig, initAdapterFolder } from './engine-config.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
 import type { MeasuredRates } from './measured-rates.ts';
 import { planMessage } from './plan-message.ts';
-import { prepareJob } from './prepare-job.ts';
+import { type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
 
-export interface TrainJobDependencies {
+export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly log: EventLog;
-  readonly registry: ModelRegistry;
-  readonly datasets: DatasetStore;
-  readonly adapters: ManagedAdapterStore;
   /** Where runs write, on the adapter store's file system. */
   readonly folder: string;
-  readonly modelRoots: readonly string[];
   readonly rates: MeasuredRates;
 }
 
@@ -51,20 +44,22 @@ export async function trainJob(
   job: TrainingJob,
   signal: AbortSignal,
 ): Promise<void> {
-  const { log, registry, datasets, adapters, modelRoots } = dependencies;
+  const { log, registry } = dependencies;
   const { name } = job;
   const spec = job.spec ?? TrainingSpec.create();
-  const initAdapter = await initAdapterFolder(spec.initAdapter, adapters, modelRoots);
-  const prepared = await prepareJob({ registry, datasets }, spec, signal);
+  const { prepared, config, estimate } = await prepareJob(dependencies, spec, signal);
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }
+  // Before the weights take memory themselves.
+  const { refusal } = estimate.memory;
+  if (refusal !== null) throw new LuthierError('OUT_OF_MEMORY', refusal);
   await log.move(name, JobState.JOB_STATE_LOADING);
   const lease = await registry.acquire(spec.model, spec.loadIn);
   try {
     signal.throwIfAborted();
     const { metadata } = lease.model;
-    const run = await lease.model.train(engineConfig(spec, initAdapter), prepared.train, prepared.evaluation);
+    const run = await lease.model.train(config, prepared.train, prepared.evaluation);
     try {
       await log.move(name, JobState.JOB_STATE_RUNNING);
       await follow(dependencies, name, run, prepared, lease.model, signal);

@@ -127,6 +127,34 @@ describe('training', () => {
     expect(again[0]?.allocatedBytes).toBeLessThan(kept[0]?.allocatedBytes ?? 0);
   });
 
+  it('is planned before the model is loaded, as it is then run', async () => {
+    const { path, contentHash } = model.metadata;
+    const asked = { path, storage: 'stored', loaded: false, contentHash } as const;
+    const estimate = await engine.estimateTraining(asked, config, examples, examples);
+    const { memory } = estimate;
+    expect(memory).toMatchObject({ heldBytes: 0, recomputeLayers: 0, refusal: null, suggestions: [] });
+    expect(memory.weightBytes + memory.adapterBytes + memory.activationBytes + memory.scratchBytes).toBe(
+      memory.totalBytes,
+    );
+    expect(memory.freeBytes).toBeGreaterThan(memory.totalBytes);
+    const started = (await events({})).all.find((event) => event.kind === 'started');
+    const { maxSteps, runTokens, trainableParameters, targetModules } = estimate;
+    expect(started).toMatchObject({ maxSteps, runTokens, trainableParameters, targetModules });
+    expect(started?.memory.totalBytes).toBe(memory.totalBytes);
+  });
+
+  it('refuses an estimate of what cannot be run', async () => {
+    const { path, contentHash } = model.metadata;
+    const asked = { path, storage: 'stored', loaded: false, contentHash } as const;
+    const estimate = (settings: Partial<TrainingConfig>, model = {}) =>
+      engine.estimateTraining({ ...asked, ...model }, { ...config, ...settings }, examples, null);
+    await expect(estimate({ learningRate: Number.NaN })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(estimate({}, { path: '/nowhere.gguf' })).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    const lora = { ...config.lora, targetModules: ['nothing'] };
+    await expect(estimate({ lora })).rejects.toMatchObject({ code: 'UNKNOWN_TARGET_MODULE' });
+    await expect(estimate({ initAdapterPath: scratch })).rejects.toMatchObject({ code: 'ADAPTER_NOT_FOUND' });
+  });
+
   it('tells every step, saves an adapter, and generates with it', async () => {
     const { run, all } = await events({});
     expect(all.map(({ kind }) => kind)).toEqual([

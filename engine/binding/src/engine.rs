@@ -97,7 +97,8 @@ impl NativeEngine {
             let NativeEstimatedModel { path, storage, loaded, content_hash } = model;
             let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
             let (storage, config) = (storage.parse()?, config.try_into()?);
-            let query = EstimateQuery { path: PathBuf::from(path), storage, loaded, config, train, evaluation, initial };
+            let query =
+                EstimateQuery { path: PathBuf::from(path), storage, loaded, config, train, evaluation, initial };
             Ok(NativeTrainingEstimate::from(device.estimate(&query)?))
         })
     }

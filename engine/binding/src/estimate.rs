@@ -56,7 +56,8 @@ pub struct NativeMemoryEstimate {
     pub margin_bytes: f64,
     pub recompute_layers: f64,
     pub layers: f64,
-    pub fits: bool,
+    /// Why a run that does not fit is refused.
+    pub refusal: Option<String>,
     pub suggestions: Vec<NativeSuggestion>,
 }
 
@@ -75,7 +76,7 @@ impl From<MemoryEstimate> for NativeMemoryEstimate {
             margin_bytes: found.margin_bytes as f64,
             recompute_layers: plan.recompute_layers as f64,
             layers: found.layers as f64,
-            fits: found.fits,
+            refusal: found.refusal().map(|error| error.message),
             suggestions: found.suggestions.into_iter().map(Into::into).collect(),
         }
     }

@@ -20,8 +20,7 @@ use luthier_core::{HostTensor, ModelConfig, Result as EngineResult, StoredType, 
 
 mod workload;
 
-const USAGE: &str =
-    "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]]";
+const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]]";
 /// Largest random number of a weight, about that of a model's usual initialisation.
 const SPREAD: f32 = 0.03;
 

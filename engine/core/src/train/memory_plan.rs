@@ -142,7 +142,7 @@ impl<'a> MemoryRequest<'a> {
 
     pub fn fits(&self, plan: &MemoryPlan, loaded: Option<&WeightForms>) -> bool {
         let needed = plan.total_bytes() - self.held_bytes(plan, loaded);
-        self.room.free_bytes.is_none_or(|free| needed <= free - self.margin_bytes())
+        self.room.free_bytes.is_none_or(|free| needed <= free.saturating_sub(self.margin_bytes()))
     }
 
     /// The plan with the fewest recomputed blocks, within bounds, that fits.
@@ -179,8 +179,11 @@ impl<'a> MemoryRequest<'a> {
 }
 
 impl MemoryEstimate {
-    /// Why a run that does not fit is refused: `OUT_OF_MEMORY` with all numbers.
-    pub fn refusal(&self) -> EngineError {
+    /// Why a run that does not fit is refused: `OUT_OF_MEMORY` with all numbers. None where it fits.
+    pub fn refusal(&self) -> Option<EngineError> {
+        if self.fits {
+            return None;
+        }
         let MemoryPlan { weight_bytes, adapter_bytes, activation_bytes, evaluation_bytes, scratch_bytes, .. } =
             self.plan;
         let parts = [
@@ -208,7 +211,7 @@ impl MemoryEstimate {
             shown(self.free_bytes.unwrap_or(0)),
             shown(self.margin_bytes),
         );
-        EngineError::new(ErrorCode::OutOfMemory, message)
+        Some(EngineError::new(ErrorCode::OutOfMemory, message))
     }
 }
 

@@ -87,8 +87,8 @@ impl<O: Ops> Trainer<O> {
                 initial: initial.as_ref(),
             },
         )?;
-        if !estimate.memory.fits {
-            return Err(estimate.memory.refusal());
+        if let Some(refusal) = estimate.memory.refusal() {
+            return Err(refusal);
         }
         let adapter = match &initial {
             Some(peft) => LoraAdapter::from_peft(&*ops, &base.config, peft)?,

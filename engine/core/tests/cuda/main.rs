@@ -4,5 +4,8 @@ mod attention;
 mod compare;
 mod elementwise;
 mod memory;
+mod plan;
 mod products;
+#[path = "../support/random_model.rs"]
+mod random_model;
 mod weights;

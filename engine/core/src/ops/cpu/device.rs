@@ -8,7 +8,7 @@ use super::loss;
 use super::memory::{CpuBuffer, MemoryCounter};
 use super::parallel::{Disjoint, for_rows};
 use super::pool::ThreadPool;
-use super::prices::{CpuPrices, available_bytes};
+use super::prices::CpuPrices;
 use super::product::{MAX_TERMS, Product, Right, ScratchPool, Term};
 use super::real::Real;
 use super::rows;
@@ -19,6 +19,7 @@ use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
     Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
+use crate::system::available_bytes;
 use crate::tensor::HostTensor;
 
 /// Numbers of a weight that are dequantized at once for a gradient; weights stored as the device computes are read in place.

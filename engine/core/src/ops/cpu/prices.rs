@@ -1,4 +1,4 @@
-//! What memory costs on the processor, and what the system has left.
+//! What memory costs on the processor.
 
 use super::device::{DEQUANTIZED_NUMBERS, LOGITS_AT_ONCE};
 use super::memory::ALIGNMENT;
@@ -65,9 +65,4 @@ impl MemoryPrices for CpuPrices {
     fn margin(&self, free: u64) -> u64 {
         free / 20
     }
-}
-
-/// Bytes that the system can hand out without swapping: `MemAvailable` of `/proc/meminfo`; none on systems without it.
-pub(super) fn available_bytes() -> Option<u64> {
-    crate::system::meminfo_bytes("MemAvailable")
 }
