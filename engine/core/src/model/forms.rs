@@ -26,7 +26,7 @@ impl WeightForms {
     pub fn read(source: &dyn TensorSource, storage: WeightStorage) -> Result<Self> {
         let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, .. } = *source.config();
         let layer = |layer: usize| {
-            let linear = |module: LinearModule| {
+            let linear = |module: LinearModule| -> Result<MatrixForm> {
                 let form = source.form(&format!("model.layers.{layer}.{}.weight", module.path()))?;
                 Ok(form.converted(storage))
             };

@@ -97,6 +97,8 @@ impl RunShape<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryEstimate {
     pub plan: MemoryPlan,
+    /// What the plan was made for.
+    pub(super) sizes: Sizes,
     /// Blocks of the model.
     pub layers: usize,
     /// Of the plan's bytes, those that a loaded model and earlier work hold already.
@@ -158,7 +160,8 @@ impl<'a> MemoryRequest<'a> {
     /// Prices the run and chooses the recomputed blocks as the settings ask.
     pub fn estimate(&self) -> MemoryEstimate {
         let layers = self.model.num_hidden_layers;
-        let shape = self.shape(self.weights, Sizes::new(self.config, self.train, self.evaluation));
+        let sizes = Sizes::new(self.config, self.train, self.evaluation);
+        let shape = self.shape(self.weights, sizes);
         let loaded = self.loaded.then_some(self.weights);
         let plan = match self.config.recompute_layers {
             Recompute::Auto => self.fewest(&shape, loaded, 0..=layers).unwrap_or_else(|| shape.plan(layers)),
@@ -167,12 +170,13 @@ impl<'a> MemoryRequest<'a> {
         };
         let fits = self.fits(&plan, loaded);
         MemoryEstimate {
+            sizes,
             layers,
             held_bytes: self.held_bytes(&plan, loaded),
             free_bytes: self.room.free_bytes,
             margin_bytes: self.margin_bytes(),
             fits,
-            suggestions: if fits { Vec::new() } else { suggestions(self, &plan) },
+            suggestions: if fits { Vec::new() } else { suggestions(self, &plan, sizes) },
             plan,
         }
     }

@@ -53,8 +53,8 @@ struct Change {
 }
 
 /// What would fit instead of `refused`; empty where nothing does.
-pub(super) fn suggestions(request: &MemoryRequest<'_>, refused: &MemoryPlan) -> Vec<Suggestion> {
-    let mut search = Search::new(request, refused);
+pub(super) fn suggestions(request: &MemoryRequest<'_>, refused: &MemoryPlan, sizes: Sizes) -> Vec<Suggestion> {
+    let mut search = Search::new(request, refused, sizes);
     let mut found: Vec<Suggestion> = search.recomputed().into_iter().collect();
     // Where that is enough, other changes are worth telling only if they spare it.
     search.most = if found.is_empty() { request.model.num_hidden_layers } else { search.least };
@@ -74,6 +74,8 @@ pub(super) fn suggestions(request: &MemoryRequest<'_>, refused: &MemoryPlan) -> 
 
 struct Search<'a> {
     request: &'a MemoryRequest<'a>,
+    /// Of the run as it is.
+    sizes: Sizes,
     /// Blocks that the settings ask to recompute.
     least: usize,
     /// Blocks that a suggestion may recompute.
@@ -83,14 +85,14 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(request: &'a MemoryRequest<'a>, refused: &MemoryPlan) -> Self {
+    fn new(request: &'a MemoryRequest<'a>, refused: &MemoryPlan, sizes: Sizes) -> Self {
         let four_bits = request.weights.converted(FOUR_BITS);
         let less = four_bits.bytes(request.prices) < refused.weight_bytes;
         let least = match request.config.recompute_layers {
             Recompute::Auto => 0,
             Recompute::Layers(_) | Recompute::All => refused.recompute_layers,
         };
-        Self { request, least, most: request.model.num_hidden_layers, four_bits: less.then_some(four_bits) }
+        Self { request, sizes, least, most: request.model.num_hidden_layers, four_bits: less.then_some(four_bits) }
     }
 
     /// The run with weights and sizes changed, and with the fewest recomputed blocks that make it fit.
@@ -113,8 +115,7 @@ impl<'a> Search<'a> {
 
     /// More recomputed blocks, and nothing else.
     fn recomputed(&self) -> Option<Suggestion> {
-        let MemoryRequest { config, train, evaluation, .. } = *self.request;
-        self.plan(None, Sizes::new(config, train, evaluation)).map(|plan| self.suggestion(&plan))
+        self.plan(None, self.sizes).map(|plan| self.suggestion(&plan))
     }
 
     /// The least change of these settings that fits; none where even the largest does not, or where a setting cannot be changed.
@@ -149,7 +150,9 @@ impl<'a> Search<'a> {
     }
 
     fn whole(&self, weights: Option<&WeightForms>, config: &TrainConfig) -> Option<MemoryPlan> {
-        self.plan(weights, Sizes::new(config, self.request.train, self.request.evaluation))
+        let MemoryRequest { train, evaluation, .. } = *self.request;
+        let same = config == self.request.config;
+        self.plan(weights, if same { self.sizes } else { Sizes::new(config, train, evaluation) })
     }
 
     /// The longest examples that fit, in whole steps.

@@ -11,7 +11,6 @@ use super::events::{Progress, TrainingEvent, TrainingStep};
 use super::meter::Meter;
 use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
-use super::sizes::Sizes;
 use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
@@ -95,9 +94,8 @@ impl<O: Ops> Trainer<O> {
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
         let plan = TrainingPlan::new(&config, train.len());
-        let sizes = Sizes::new(&config, &train, evaluation.as_ref());
         let keep = Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers };
-        let workspace = Workspace::new(ops.clone(), base, adapter, sizes, keep)?;
+        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,
