@@ -5,7 +5,9 @@ use std::sync::Arc;
 use luthier_core::model::{BaseModel, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::train::{MemoryEstimate, Progress, Recompute, Suggestion, TrainConfig, Trainer};
+use luthier_core::train::{
+    EstimateRequest, MemoryEstimate, Progress, Recompute, Suggestion, TrainConfig, Trainer, estimate,
+};
 use luthier_core::{EngineError, ErrorCode, StoredType, WeightStorage};
 
 use crate::random_model::{RandomModel, examples, settings};
@@ -92,18 +94,18 @@ fn refused(bench: &Bench, config: TrainConfig) -> EngineError {
     error
 }
 
-fn estimate(bench: &Bench, config: &TrainConfig) -> MemoryEstimate {
-    let train = long();
-    let request = luthier_core::train::EstimateRequest {
+/// What is told of a run on the bench's model, loaded or not.
+fn told(bench: &Bench, config: &TrainConfig, loaded: bool, evaluation: Option<&TokenExamples>) -> MemoryEstimate {
+    let request = EstimateRequest {
         model: &bench.base.config,
         weights: &bench.base.forms,
-        loaded: true,
+        loaded,
         config,
-        train: &train,
-        evaluation: None,
+        train: &long(),
+        evaluation,
         initial: None,
     };
-    luthier_core::train::estimate(&*bench.ops, &request).unwrap().memory
+    estimate(&*bench.ops, &request).unwrap().memory
 }
 
 /// The settings with a suggestion followed, and the examples then.
@@ -129,7 +131,7 @@ fn an_explicit_setting_that_does_not_fit_is_refused_and_each_suggestion_fits() {
     for part in ["weights ", "adapter and optimizer ", "activations ", "scratch ", "are free", "what would fit:"] {
         assert!(error.message.contains(part), "{part}: {}", error.message);
     }
-    let memory = estimate(&bench, &config);
+    let memory = told(&bench, &config, true, None);
     assert!(!memory.fits);
     let named = |has: fn(&Suggestion) -> bool| memory.suggestions.iter().filter(|found| has(found)).count();
     assert_eq!(memory.suggestions.len(), 3, "{:?}", memory.suggestions);
@@ -152,7 +154,7 @@ fn where_one_change_is_not_enough_several_are_suggested_and_where_none_is_there_
     let bench = Bench::new();
     let config = settings(4, 8, 1, Recompute::Auto);
     bench.leave(bench.bytes(Recompute::All, 1) * 3 / 4);
-    let memory = estimate(&bench, &config);
+    let memory = told(&bench, &config, true, None);
     let [one] = &memory.suggestions[..] else { panic!("{:?}", memory.suggestions) };
     assert_eq!(one.per_device_train_batch_size, Some(1));
     assert_eq!(one.gradient_accumulation_steps, Some(8));
@@ -172,18 +174,29 @@ fn weights_in_4_bits_are_suggested_before_the_model_is_loaded() {
     let bytes = bench.bytes(Recompute::All, 1);
     // As if nothing were held: a device with room for a quarter of the weights and the run.
     bench.leave(bytes + weights / 3);
-    let train = long();
-    let request = luthier_core::train::EstimateRequest {
-        model: &bench.base.config,
-        weights: &bench.base.forms,
-        loaded: false,
-        config: &config,
-        train: &train,
-        evaluation: None,
-        initial: None,
-    };
-    let memory = luthier_core::train::estimate(&*bench.ops, &request).unwrap().memory;
+    let memory = told(&bench, &config, false, None);
     assert!(!memory.fits && memory.suggestions.iter().any(|found| found.load_in_4bit), "{:?}", memory.suggestions);
+}
+
+#[test]
+fn an_evaluation_that_does_not_fit_is_made_smaller_and_training_stays_as_it_is() {
+    let bench = Bench::new();
+    let config = settings(4, 1, 8, Recompute::All);
+    let whole = told(&bench, &config, true, Some(&long())).plan;
+    let training = told(&bench, &config, true, None).plan;
+    assert!(whole.evaluation_bytes > 0 && whole.scratch_bytes > training.scratch_bytes);
+    assert_eq!(whole.activation_bytes, training.activation_bytes);
+    bench.leave(training.total_bytes() - training.weight_bytes);
+    let memory = told(&bench, &config, true, Some(&long()));
+    let found = memory.suggestions.iter().find(|found| found.per_device_eval_batch_size.is_some());
+    let expected = Suggestion {
+        total_bytes: training.total_bytes(),
+        per_device_eval_batch_size: Some(1),
+        ..Suggestion::default()
+    };
+    assert_eq!(found, Some(&expected));
+    let changed = TrainConfig { per_device_eval_batch_size: 1, ..config };
+    assert!(told(&bench, &changed, true, Some(&long())).fits);
 }
 
 /// Memory that is gone when an operation needs it, after everything was planned: the run ends, the device goes on.
