@@ -2,12 +2,14 @@
 import { join, resolve } from 'node:path';
 import { buildAddon } from './build-native.mjs';
 import { cudaToolkit, toolkitEnvironment } from './cuda-toolkit.mjs';
+import { cudnnEnvironment } from './cudnn.mjs';
 import { childEnvironment, ROOT } from './node24.mjs';
 
 const home = await cudaToolkit();
 const base = childEnvironment();
 // A target folder of its own: the two builds differ in features and environment, and would undo each other's work.
 const target = join(resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target'), 'cuda');
-const env = { ...base, ...toolkitEnvironment(home, base), CARGO_TARGET_DIR: target };
+const toolkit = toolkitEnvironment(home, base);
+const env = { ...base, ...toolkit, ...(await cudnnEnvironment(home, toolkit)), CARGO_TARGET_DIR: target };
 const addon = await buildAddon('luthier-cuda.node', ['--features', 'cuda'], env);
 console.log(`build: ${addon}, with the toolkit in ${home}`);

@@ -68,7 +68,8 @@ class OpenParts {
 async function openEngine(options: ServerOptions): Promise<Engine> {
   const { openNativeEngine } = await import('./engine/native.ts');
   try {
-    return await openNativeEngine({ device: options.device, threads: options.threads });
+    const { device, threads, embeddingInHostMemory } = options;
+    return await openNativeEngine({ device, threads, embeddingInHostMemory });
   } catch (error) {
     // Whoever starts the server may read what a client may not, such as an engine that was never built.
     if (error instanceof EngineError) throw new ServerStartError(error.message, { cause: error });

@@ -31,6 +31,7 @@ test('defaults: loopback, port 50051, the data folder of the system', () => {
     models: {},
     modelRoots: [],
     device: 'auto',
+    embeddingInHostMemory: false,
     logLevel: 'info',
     logFormat: 'json',
   });
@@ -75,6 +76,7 @@ test('switches: on, off, with a value, in the environment', () => {
   expect(load(['--no-insecure'], { LUTHIER_INSECURE: '1' }).insecure).toBe(false);
   expect(load(['--insecure=false']).insecure).toBe(false);
   expect(load([], { LUTHIER_INSECURE: 'yes' }).insecure).toBe(true);
+  expect(load(['--embedding-in-host-memory']).embeddingInHostMemory).toBe(true);
 });
 
 test.each([

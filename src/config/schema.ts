@@ -106,6 +106,12 @@ export const serverConfigSchema = z
       'DEVICE',
       'What computes: auto (a GPU where one can be used, else the processor), cpu, cuda, or cuda:N.',
     ),
+    embeddingInHostMemory: setting(
+      z.boolean().default(false),
+      'switch',
+      '',
+      'On a GPU: embedding tables stay in locked memory of the host, except where the output layer is the same table.',
+    ),
     threads: setting(
       count(1, 1024),
       'number',

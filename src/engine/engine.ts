@@ -126,6 +126,8 @@ export interface TrainingConfig {
    * memory that is free. More than there are: of all.
    */
   readonly recomputeLayers: number | 'auto' | 'all';
+  /** On a GPU: the inputs of those wait in locked memory of the host between the forward and the backward pass. */
+  readonly offloadLayerInputs: boolean;
 }
 
 /** Settings to change so that a run fits; null: stays. */
@@ -134,6 +136,8 @@ export interface MemorySuggestion {
   readonly description: string;
   readonly totalBytes: number;
   readonly recomputeLayers: number | null;
+  /** False: stays. */
+  readonly offloadLayerInputs: boolean;
   readonly perDeviceTrainBatchSize: number | null;
   readonly gradientAccumulationSteps: number | null;
   readonly perDeviceEvalBatchSize: number | null;
@@ -151,6 +155,8 @@ export interface MemoryEstimate {
   readonly activationBytes: number;
   readonly evaluationBytes: number;
   readonly scratchBytes: number;
+  /** Beside the total: locked memory of the host that a GPU uses. */
+  readonly pinnedHostBytes: number;
   /** Of the total, those that a loaded model and earlier work hold already. */
   readonly heldBytes: number;
   /** Null: unknown, and every plan fits. */
@@ -158,6 +164,8 @@ export interface MemoryEstimate {
   /** Of the free bytes, those that a plan leaves alone. */
   readonly marginBytes: number;
   readonly recomputeLayers: number;
+  /** As asked for: the inputs of those wait in the host's memory. */
+  readonly offloadLayerInputs: boolean;
   /** Blocks of the model. */
   readonly layers: number;
   /** Null where it fits; else why a run is refused, with the numbers and what would fit. */

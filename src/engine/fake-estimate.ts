@@ -50,8 +50,10 @@ function priced({ model, loaded, config, targetModules, train }: FakePlanRequest
     activationBytes,
     evaluationBytes: 0,
     scratchBytes,
+    pinnedHostBytes: 0,
     heldBytes: loaded ? weightBytes : 0,
     recomputeLayers,
+    offloadLayerInputs: config.offloadLayerInputs,
   } satisfies Priced;
 }
 
@@ -71,6 +73,7 @@ function chosen(request: FakePlanRequest) {
 
 const NOTHING: Omit<MemorySuggestion, 'description' | 'totalBytes'> = {
   recomputeLayers: null,
+  offloadLayerInputs: false,
   perDeviceTrainBatchSize: null,
   gradientAccumulationSteps: null,
   perDeviceEvalBatchSize: null,

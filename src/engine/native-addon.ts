@@ -86,13 +86,17 @@ export interface NativeModel {
   close(): void;
 }
 
+export interface NativeEstimatedModel extends EstimatedModel {
+  readonly embeddingInHostMemory: boolean;
+}
+
 export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
-  loadModel(path: string, storage: WeightStorage): Promise<NativeModel>;
+  loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
   estimateTraining(
-    model: EstimatedModel,
+    model: NativeEstimatedModel,
     config: NativeTrainingConfig,
     train: TokenExamples,
     evaluation: TokenExamples | null,

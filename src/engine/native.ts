@@ -36,6 +36,8 @@ export interface NativeEngineOptions {
   readonly device: DeviceSetting;
   /** Threads for matrix products; null: as many as the process may use. */
   readonly threads: number | null;
+  /** A GPU reads embedding tables of their own from locked memory of the host, where the host locks so much. */
+  readonly embeddingInHostMemory: boolean;
 }
 
 /** The addon's errors carry the engine's code as the message of their cause. */
@@ -228,12 +230,14 @@ class NativeBaseModel implements BaseModel {
 class AddonEngine implements Engine {
   readonly #engine: NativeEngine;
   readonly #choice: DeviceChoice;
+  readonly #embeddingInHostMemory: boolean;
   /** Null until it is closed. */
   #closing: Promise<void> | null = null;
 
-  constructor(engine: NativeEngine, choice: DeviceChoice) {
+  constructor(engine: NativeEngine, choice: DeviceChoice, embeddingInHostMemory: boolean) {
     this.#engine = engine;
     this.#choice = choice;
+    this.#embeddingInHostMemory = embeddingInHostMemory;
   }
 
   get #open(): NativeEngine {
@@ -250,7 +254,7 @@ class AddonEngine implements Engine {
   }
 
   async loadModel(path: string, storage: WeightStorage): Promise<BaseModel> {
-    return new NativeBaseModel(await settled(this.#open.loadModel(path, storage)));
+    return new NativeBaseModel(await settled(this.#open.loadModel(path, storage, this.#embeddingInHostMemory)));
   }
 
   async estimateTraining(
@@ -259,7 +263,8 @@ class AddonEngine implements Engine {
     train: TokenExamples,
     evaluation: TokenExamples | null,
   ): Promise<TrainingEstimate> {
-    return settled(this.#open.estimateTraining(model, toNativeConfig(config), train, evaluation));
+    const asked = { ...model, embeddingInHostMemory: this.#embeddingInHostMemory };
+    return settled(this.#open.estimateTraining(asked, toNativeConfig(config), train, evaluation));
   }
 
   async readAdapter(folder: string) {
@@ -279,7 +284,8 @@ class AddonEngine implements Engine {
 export async function openNativeEngine(options: NativeEngineOptions): Promise<Engine> {
   const choice = chooseDevice(options.device, INSTALLED_ADDONS);
   try {
-    return new AddonEngine(new choice.addon.NativeEngine(options.threads, choice.device), choice);
+    const engine = new choice.addon.NativeEngine(options.threads, choice.device);
+    return new AddonEngine(engine, choice, options.embeddingInHostMemory);
   } catch (error) {
     throw toEngineError(error);
   }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { MeasuredRates } from './measured-rates.ts';
 
-const key = { contentHash: 'a', storage: 'nf4', recomputeLayers: 2 };
+const key = { contentHash: 'a', storage: 'nf4', recomputeLayers: 2, offloadLayerInputs: false };
 
 test("a rate is the job's mean over time, and the latest job's", () => {
   const rates = new MeasuredRates();
@@ -14,11 +14,16 @@ test("a rate is the job's mean over time, and the latest job's", () => {
   expect(rates.of(key)).toBeCloseTo(7);
 });
 
-test('other weights, bases and recomputed layers have rates of their own; a clock that stood still gives none', () => {
+test('other weights, bases, recomputed layers and places of their inputs have rates of their own; a clock that stood still gives none', () => {
   const rates = new MeasuredRates();
   rates.measure(key)(10, 5);
   rates.measure({ ...key, storage: 'bf16' })(10, 0);
-  for (const other of [{ storage: 'bf16' }, { contentHash: 'b' }, { recomputeLayers: 0 }]) {
+  for (const other of [
+    { storage: 'bf16' },
+    { contentHash: 'b' },
+    { recomputeLayers: 0 },
+    { offloadLayerInputs: true },
+  ]) {
     expect(rates.of({ ...key, ...other })).toBeNull();
   }
 });

@@ -1,14 +1,15 @@
 /** How fast jobs ran on this server's device, to say how long others will take. */
 
-/** What a rate belongs to: the base, how its weights are held, and how much is computed twice. */
+/** What a rate belongs to: the base, how its weights are held, how much is computed twice, and whether layer inputs are copied to the host. */
 export interface RateKey {
   readonly contentHash: string;
   readonly storage: string;
   readonly recomputeLayers: number;
+  readonly offloadLayerInputs: boolean;
 }
 
-const text = ({ contentHash, storage, recomputeLayers }: RateKey): string =>
-  `${contentHash} ${storage} ${recomputeLayers}`;
+const text = ({ contentHash, storage, recomputeLayers, offloadLayerInputs }: RateKey): string =>
+  `${contentHash} ${storage} ${recomputeLayers} ${offloadLayerInputs}`;
 
 /** Rates of the latest job of each kind, kept while the server runs: the next one may have another device. */
 export class MeasuredRates {

@@ -45,6 +45,7 @@ export const suggestionMessage = (suggestion: MemorySuggestion): TrainingSuggest
     description: suggestion.description,
     totalBytes: suggestion.totalBytes,
     recomputeLayers: suggestion.recomputeLayers ?? undefined,
+    offloadLayerInputs: suggestion.offloadLayerInputs,
     perDeviceTrainBatchSize: suggestion.perDeviceTrainBatchSize ?? undefined,
     gradientAccumulationSteps: suggestion.gradientAccumulationSteps ?? undefined,
     perDeviceEvalBatchSize: suggestion.perDeviceEvalBatchSize ?? undefined,

@@ -88,7 +88,8 @@ async function follow(
   try {
     for await (const event of run.events()) {
       if (event.kind === 'started') {
-        measure = rates.measure({ contentHash, storage, recomputeLayers: event.memory.recomputeLayers });
+        const { recomputeLayers, offloadLayerInputs } = event.memory;
+        measure = rates.measure({ contentHash, storage, recomputeLayers, offloadLayerInputs });
       } else if (event.kind === 'step') measure?.(event.step.tokens, event.step.tokensPerSecond);
       const body = eventBody(event, prepared, metadata);
       if (body !== null) await log.append(name, body);

@@ -13,6 +13,7 @@ import {
   createSchema,
   estimateSchema,
   refuseNotBuilt,
+  refuseWithoutUse,
   specMessage,
   trainSchema,
 } from './validate/training.ts';
@@ -58,7 +59,9 @@ export function createTrainingService(
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
-    refuseNotBuilt(spec, dependencies.engine.info().device);
+    const { device } = dependencies.engine.info();
+    refuseNotBuilt(spec, device);
+    refuseWithoutUse(spec, device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);

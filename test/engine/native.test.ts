@@ -22,7 +22,7 @@ let engine: Engine;
 let model: BaseModel;
 
 beforeAll(async () => {
-  engine = await openNativeEngine({ device: 'cpu', threads: 2 });
+  engine = await openNativeEngine({ device: 'cpu', threads: 2, embeddingInHostMemory: false });
   model = await engine.loadModel(join(golden, 'tied/model'), 'stored');
 });
 
@@ -63,6 +63,7 @@ const config: TrainingConfig = {
   shuffle: false,
   dataSeed: 0,
   recomputeLayers: 0,
+  offloadLayerInputs: false,
 };
 
 const examples = {
@@ -94,7 +95,7 @@ describe('devices', () => {
   });
 
   it('auto opens on every machine and says why', async () => {
-    const other = await openNativeEngine({ device: 'auto', threads: 1 });
+    const other = await openNativeEngine({ device: 'auto', threads: 1, embeddingInHostMemory: false });
     const { device, deviceReason } = other.info();
     expect(deviceReason).toMatch(device === 'cpu' ? /is (not )?used: / : /^the first GPU that can be used: /);
     await other.close();
@@ -118,12 +119,16 @@ describe('devices', () => {
 
 describe('training', () => {
   it('with every layer recomputed, the same numbers in less memory', async () => {
-    const steps = async (recomputeLayers: 0 | 'all') =>
-      (await events({ recomputeLayers })).all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
-    const [kept, again] = [await steps(0), await steps('all')];
-    expect(again.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
-      kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
-    );
+    const steps = async (recomputeLayers: 0 | 'all', offloadLayerInputs: boolean) => {
+      const { all } = await events({ recomputeLayers, offloadLayerInputs });
+      return all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
+    };
+    const [kept, again, offloaded] = [await steps(0, false), await steps('all', false), await steps('all', true)];
+    for (const other of [again, offloaded]) {
+      expect(other.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
+        kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
+      );
+    }
     expect(again[0]?.allocatedBytes).toBeLessThan(kept[0]?.allocatedBytes ?? 0);
   });
 
@@ -132,7 +137,7 @@ describe('training', () => {
     const asked = { path, storage: 'stored', loaded: false, contentHash } as const;
     const estimate = await engine.estimateTraining(asked, config, examples, examples);
     const { memory } = estimate;
-    expect(memory).toMatchObject({ recomputeLayers: 0, refusal: null, suggestions: [] });
+    expect(memory).toMatchObject({ recomputeLayers: 0, pinnedHostBytes: 0, refusal: null, suggestions: [] });
     // Scratch of earlier runs at most: the weights count as still to be loaded.
     expect(memory.heldBytes).toBeLessThanOrEqual(memory.scratchBytes);
     expect(memory.weightBytes + memory.adapterBytes + memory.activationBytes + memory.scratchBytes).toBe(
@@ -323,7 +328,7 @@ describe('forms of the weights', () => {
 
 describe('closing', () => {
   it('refuses a closed model and ends runs of a closed engine', async () => {
-    const other = await openNativeEngine({ device: 'cpu', threads: 1 });
+    const other = await openNativeEngine({ device: 'cpu', threads: 1, embeddingInHostMemory: false });
     const base = await other.loadModel(join(golden, 'tied/model'), 'stored');
     const run = await base.train({ ...config, maxSteps: 1_000_000 }, examples, null);
     const reading = (async () => {
@@ -377,7 +382,7 @@ describe('closing', () => {
   function processWith(rest: string) {
     const program = `
       import { openNativeEngine } from ${JSON.stringify(fileURLToPath(new URL('../../src/engine/native.ts', import.meta.url)))};
-      const engine = await openNativeEngine({ device: 'cpu', threads: 1 });
+      const engine = await openNativeEngine({ device: 'cpu', threads: 1, embeddingInHostMemory: false });
       const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))}, 'stored');
       const run = await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
         inputIds: Uint32Array.from([1, 2, 3]), labels: Int32Array.from([1, 2, 3]), offsets: Uint32Array.from([0, 3]),

@@ -17,6 +17,7 @@ export const UINT64_FIELDS: ReadonlySet<string> = new Set([
   'parameterCount',
   'peakAllocatedBytes',
   'peakBytes',
+  'pinnedHostBytes',
   'offset',
   'runTokens',
   'scratchBytes',

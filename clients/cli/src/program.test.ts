@@ -76,6 +76,7 @@ const methods = {
       activationBytes: 1024,
       freeBytes: 2048,
       marginBytes: 100,
+      pinnedHostBytes: 5120,
       recomputeLayers: 3,
       layers: 4,
     };
@@ -156,11 +157,16 @@ test('estimate shows the plan, tells by its exit code whether the job fits, and 
   expect(out()).toMatch(/^memory +3\.0 KiB, of which 0 B are held already$/m);
   expect(out()).toMatch(/^ +activations +1\.0 KiB, 3 of 4 layers recomputed$/m);
   expect(out()).toMatch(/^free +2\.0 KiB of 8\.0 KiB, of which 100 B stay free$/m);
+  expect(out()).toMatch(/^host +5\.0 KiB locked beside it$/m);
   expect(out()).toMatch(/^time +unknown/m);
   expect(out()).toContain('would fit: max_seq_length 64');
   expect(requests.deleted).toEqual(['datasets/d']);
   const [answer] = json((await luthier([...flags, '--json'])).out());
-  expect(answer).toMatchObject({ peakBytes: '3072', fits: false, plan: { memory: { freeBytes: '2048' } } });
+  expect(answer).toMatchObject({
+    peakBytes: '3072',
+    fits: false,
+    plan: { memory: { freeBytes: '2048', pinnedHostBytes: '5120' } },
+  });
   expect(answer).not.toHaveProperty('seconds');
   requests.deleted = [];
   await luthier(['estimate', '--model', 'models/m', '--data', 'datasets/kept', '--recompute-layers', 'all']);

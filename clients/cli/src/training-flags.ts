@@ -186,6 +186,9 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
     'layers whose activations are computed again, for less memory and more time: auto (as few as fit; default), all or a number',
     applyRecompute,
   ),
+  flag('offload-layer-inputs', 'boolean', "on a GPU: their inputs wait in the host's memory", (spec, v) => {
+    spec.offloadLayerInputs = v;
+  }),
   flag('compute-dtype', 'text', 'float32 on a processor, bfloat16 on a GPU: nothing else yet', (spec, v) => {
     spec.computeDtype = v;
   }),

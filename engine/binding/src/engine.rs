@@ -6,6 +6,7 @@ use std::sync::Arc;
 use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
+use luthier_core::ops::EmbeddingPlace;
 use luthier_core::{EngineError, Result};
 use napi::Env;
 use napi::bindgen_prelude::Object;
@@ -48,6 +49,10 @@ fn open(device: &str, threads: usize) -> Result<Device> {
     }))
 }
 
+fn place(embedding_in_host_memory: bool) -> EmbeddingPlace {
+    if embedding_in_host_memory { EmbeddingPlace::Host } else { EmbeddingPlace::Device }
+}
+
 /// A device and its thread.
 #[napi]
 pub struct NativeEngine(Arc<Device>);
@@ -72,11 +77,19 @@ impl NativeEngine {
         background(env, move || Ok(NativeModelMetadata::from(load::open(&PathBuf::from(path))?.metadata()?)))
     }
 
+    /// `embedding_in_host_memory`: a GPU reads the embedding table from locked host memory, where the host locks so much.
     #[napi]
-    pub fn load_model<'env>(&self, env: &'env Env, path: String, storage: String) -> napi::Result<Object<'env>> {
+    pub fn load_model<'env>(
+        &self,
+        env: &'env Env,
+        path: String,
+        storage: String,
+        embedding_in_host_memory: bool,
+    ) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
+        let embedding = place(embedding_in_host_memory);
         background(env, move || {
-            let model = device.load(&PathBuf::from(path), storage.parse()?)?;
+            let model = device.load(&PathBuf::from(path), storage.parse()?, embedding)?;
             Ok(NativeModel::new(device, model))
         })
     }
@@ -94,11 +107,11 @@ impl NativeEngine {
         let device = self.0.clone();
         let (train, evaluation) = (train.into(), evaluation.map(Into::into));
         background(env, move || {
-            let NativeEstimatedModel { path, storage, loaded, content_hash } = model;
+            let NativeEstimatedModel { path, storage, embedding_in_host_memory, loaded, content_hash } = model;
             let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
             let (storage, config) = (storage.parse()?, config.try_into()?);
-            let query =
-                EstimateQuery { path: PathBuf::from(path), storage, loaded, config, train, evaluation, initial };
+            let (path, embedding) = (PathBuf::from(path), place(embedding_in_host_memory));
+            let query = EstimateQuery { path, storage, embedding, loaded, config, train, evaluation, initial };
             Ok(NativeTrainingEstimate::from(device.estimate(&query)?))
         })
     }

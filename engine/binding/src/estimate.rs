@@ -8,6 +8,8 @@ use napi_derive::napi;
 pub struct NativeEstimatedModel {
     pub path: String,
     pub storage: String,
+    /// As it is, or would be, loaded.
+    pub embedding_in_host_memory: bool,
     /// Whether it is, in this form.
     pub loaded: bool,
     /// As the metadata has it: what an adapter to start from must have been made for.
@@ -19,6 +21,7 @@ pub struct NativeSuggestion {
     pub description: String,
     pub total_bytes: f64,
     pub recompute_layers: Option<f64>,
+    pub offload_layer_inputs: bool,
     pub per_device_train_batch_size: Option<f64>,
     pub gradient_accumulation_steps: Option<f64>,
     pub per_device_eval_batch_size: Option<f64>,
@@ -34,6 +37,7 @@ impl From<Suggestion> for NativeSuggestion {
             description: found.to_string(),
             total_bytes: found.total_bytes as f64,
             recompute_layers: number(found.recompute_layers),
+            offload_layer_inputs: found.offload_layer_inputs,
             per_device_train_batch_size: number(found.per_device_train_batch_size),
             gradient_accumulation_steps: number(found.gradient_accumulation_steps),
             per_device_eval_batch_size: number(found.per_device_eval_batch_size),
@@ -51,10 +55,12 @@ pub struct NativeMemoryEstimate {
     pub activation_bytes: f64,
     pub evaluation_bytes: f64,
     pub scratch_bytes: f64,
+    pub pinned_host_bytes: f64,
     pub held_bytes: f64,
     pub free_bytes: Option<f64>,
     pub margin_bytes: f64,
     pub recompute_layers: f64,
+    pub offload_layer_inputs: bool,
     pub layers: f64,
     /// Why a run that does not fit is refused.
     pub refusal: Option<String>,
@@ -71,10 +77,12 @@ impl From<MemoryEstimate> for NativeMemoryEstimate {
             activation_bytes: plan.activation_bytes as f64,
             evaluation_bytes: plan.evaluation_bytes as f64,
             scratch_bytes: plan.scratch_bytes as f64,
+            pinned_host_bytes: plan.pinned_host_bytes as f64,
             held_bytes: found.held_bytes as f64,
             free_bytes: found.free_bytes.map(|bytes| bytes as f64),
             margin_bytes: found.margin_bytes as f64,
             recompute_layers: plan.recompute_layers as f64,
+            offload_layer_inputs: plan.offload_layer_inputs,
             layers: found.layers as f64,
             refusal: found.refusal().map(|error| error.message),
             suggestions: found.suggestions.into_iter().map(Into::into).collect(),

@@ -47,6 +47,7 @@ pub struct NativeTrainingConfig {
     pub data_seed: u32,
     /// `auto`, `all` or a number.
     pub recompute_layers: String,
+    pub offload_layer_inputs: bool,
 }
 
 impl TryFrom<NativeTrainingConfig> for TrainConfig {
@@ -78,6 +79,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             recompute_layers: found.recompute_layers.parse()?,
+            offload_layer_inputs: found.offload_layer_inputs,
         })
     }
 }

@@ -148,7 +148,16 @@ impl Bench {
         let mut dx = self.numbers(rows * hidden)?;
         self.report("rms norm backward", 2 * layers, 0.0, || {
             let (factors, grad) = (View::from(&factors), View::from(&normed));
-            self.ops.rms_norm_backward(rows, hidden, View::from(&x), &weight, factors, grad, ViewMut::from(&mut dx))
+            self.ops.rms_norm_backward(
+                rows,
+                hidden,
+                View::from(&x),
+                &weight,
+                factors,
+                grad,
+                ViewMut::from(&mut dx),
+                None,
+            )
         })
     }
 

@@ -279,3 +279,16 @@ __device__ void key_value_gradient(
         pull<T>(count, head_dim, output, output_grad, out);                                                                          \
     }
 FOR_EACH_TYPE(DEFINE)
+
+// What cuDNN is told of packed sequences, from their borders: rows of each, and where in each array they begin. `count` borders.
+extern "C" __global__ void attention_offsets(
+    int count, int query_width, int key_width, int sum_width, const uint32_t* borders, int* lengths, int* query_offsets, int* key_offsets,
+    int* sum_offsets) {
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= count) return;
+    const int first = borders[index];
+    if (index + 1 < count) lengths[index] = borders[index + 1] - first;
+    query_offsets[index] = first * query_width;
+    key_offsets[index] = first * key_width;
+    sum_offsets[index] = first * sum_width;
+}

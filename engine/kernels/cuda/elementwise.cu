@@ -73,12 +73,27 @@ template <typename T> __device__ void swiglu_backward(size_t len, const T* outpu
     });
 }
 
-// out [rows, width] = rows of `table` with these numbers, or (scatter) the other way round. One block a row.
+// out [rows, width] = rows of `table` with these numbers, or (scatter) the other way round. One block a row; N numbers at once.
+template <typename From, typename To, bool SCATTER, int N>
+__device__ void move_runs(const From* from, const uint32_t* numbers, int width, To* to) {
+    const size_t there = (size_t)numbers[blockIdx.x] * width, here = (size_t)blockIdx.x * width;
+    const From* source = from + (SCATTER ? here : there);
+    To* target = to + (SCATTER ? there : here);
+    for (int i = threadIdx.x * N; i < width; i += blockDim.x * N) {
+        float run[N];
+        load(source + i, run);
+        store(target + i, run);
+    }
+}
+
+// As move_runs, at once as many numbers as 16 bytes hold: a table in the host's memory is read over the bus, which wants wide reads.
 template <typename From, typename To, bool SCATTER>
 __device__ void move_rows(const From* from, const uint32_t* numbers, int width, To* to) {
-    const size_t there = (size_t)numbers[blockIdx.x] * width, here = (size_t)blockIdx.x * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        to[(SCATTER ? there : here) + i] = from_float<To>(to_float(from[(SCATTER ? here : there) + i]));
+    constexpr int N = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
+    if (width % N == 0 && aligned(from, to, to))
+        move_runs<From, To, SCATTER, N>(from, numbers, width, to);
+    else
+        move_runs<From, To, SCATTER, 1>(from, numbers, width, to);
 }
 
 template <typename From, typename To> __device__ void convert(size_t len, const From* from, To* to) {

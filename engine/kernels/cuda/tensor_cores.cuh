@@ -18,13 +18,17 @@ template <typename T, int D> struct Tile {
     }
 
     // Starts copying `count` rows from global memory; the others become zero.
-    __device__ __forceinline__ void copy(const T* from, size_t row_stride, int count) const {
+    __device__ __forceinline__ void copy(const T* from, size_t row_stride, int count) const { copy_part(from, row_stride, count, D); }
+
+    // As `copy`, where columns from `width` on, a multiple of 8, become zero, too.
+    __device__ __forceinline__ void copy_part(const T* from, size_t row_stride, int count, int width) const {
         constexpr int RUNS = D / 8;
 #pragma unroll
         for (int i = 0; i < TILE_ROWS * RUNS / BLOCK_THREADS; i++) {
             const int run = i * BLOCK_THREADS + threadIdx.x, row = run / RUNS, column = run % RUNS * 8;
-            const int bytes = row < count ? 16 : 0;
-            const T* source = from + (row < count ? row * row_stride + column : 0);
+            const bool there = row < count && column < width;
+            const T* source = from + (there ? row * row_stride + column : 0);
+            const int bytes = there ? 16 : 0;
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(row, column)), "l"(source), "r"(bytes));
         }
     }
@@ -34,6 +38,15 @@ template <typename T, int D> struct Tile {
         const int lane = threadIdx.x % 32;
         const uint32_t at = address(row + lane % 16, column + lane / 16 * 8);
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(at));
+    }
+
+    // The left operand of a product with the tile's transpose: its columns column..column + 16 are the product's rows.
+    __device__ __forceinline__ void left_transposed(int row, int column, uint32_t (&to)[4]) const {
+        const int lane = threadIdx.x % 32;
+        const uint32_t at = address(row + lane % 8 + lane / 16 * 8, column + lane / 8 % 2 * 8);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "r"(at));
     }

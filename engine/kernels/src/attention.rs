@@ -98,8 +98,6 @@ pub struct AttentionBackwardArrays {
     pub query_grad: DevicePointer,
     pub key_grad: DevicePointer,
     pub value_grad: DevicePointer,
-    /// `[rows, heads]` f32, scratch.
-    pub pull: DevicePointer,
 }
 
 impl Stream {
@@ -115,7 +113,7 @@ impl Stream {
         unsafe { launch!(self, &name, launch, shape, borders, query, key, value, output, log_sum_exp) }
     }
 
-    /// Gradients of [`Self::attention`].
+    /// Gradients of [`Self::attention`]. `pull`: scratch for `[rows, heads]` f32.
     ///
     /// # Safety
     /// As there.
@@ -125,9 +123,10 @@ impl Stream {
         sizes: AttentionSizes,
         arrays: &AttentionArrays,
         backward: &AttentionBackwardArrays,
+        pull: DevicePointer,
     ) -> Result<()> {
         let AttentionArrays { borders, query, key, value, output, log_sum_exp } = *arrays;
-        let AttentionBackwardArrays { output_grad, query_grad, key_grad, value_grad, pull } = *backward;
+        let AttentionBackwardArrays { output_grad, query_grad, key_grad, value_grad } = *backward;
         let shape = sizes.shape();
         let count = sizes.rows * sizes.heads;
         let name = format!("attention_pull_{}", kind.name());

@@ -54,4 +54,26 @@ impl Stream {
         // SAFETY: as above.
         unsafe { launch!(self, &name, launch, rows, columns as i32, codes, scales, to) }
     }
+
+    /// `to [rows, width]` = the values of GGML blocks: the rows with the numbers in `numbers`, or the first `rows` where it is null.
+    /// `block_type`: as llama.cpp writes it, such as `q4_k`.
+    ///
+    /// # Safety
+    /// As [`Self::dequantize_nf4`]; rows are whole blocks, and `blocks` begins at a multiple of 8 bytes.
+    pub unsafe fn dequantize_blocks(
+        &self,
+        block_type: &str,
+        kind: NumberType,
+        [rows, width]: [usize; 2],
+        blocks: DevicePointer,
+        numbers: DevicePointer,
+        to: DevicePointer,
+    ) -> Result<()> {
+        /// Numbers of a thread.
+        const RUN: usize = 8;
+        let name = format!("dequantize_{block_type}_{}", kind.name());
+        let launch = Launch::numbers(rows * width, RUN);
+        // SAFETY: as above.
+        unsafe { launch!(self, &name, launch, rows * width / RUN, blocks, numbers, width / RUN, to) }
+    }
 }

@@ -25,13 +25,28 @@ impl Stream {
         out: DevicePointer,
         reciprocal_rms: DevicePointer,
     ) -> Result<()> {
-        let name = format!("rms_norm_{}", kind.name());
-        let launch = Launch::blocks(rows, ROW_THREADS);
+        const WARP: usize = 32;
+        // Packs of 8 numbers that a thread keeps, of the kernels that keep rows in registers.
+        let packs = [4, 16, 32].into_iter().find(|packs| width <= packs * 8 * WARP);
+        let in_runs = width.is_multiple_of(8) && weight.is_multiple_of(16);
         // SAFETY: the caller's promise; the kernel's parameters in order, here and below.
-        unsafe { launch!(self, &name, launch, x, weight, epsilon, width as i32, out, reciprocal_rms) }
+        unsafe {
+            match packs {
+                Some(packs) if kind != NumberType::F32 && in_runs => {
+                    let threads = 4 * WARP;
+                    let launch = Launch::blocks(rows.div_ceil(threads / WARP), threads as u32);
+                    let name = format!("rms_norm_{packs}_{}", kind.name());
+                    launch!(self, &name, launch, x, weight, epsilon, rows as i32, width as i32, out, reciprocal_rms)
+                }
+                _ => {
+                    let (name, launch) = (format!("rms_norm_{}", kind.name()), Launch::blocks(rows, ROW_THREADS));
+                    launch!(self, &name, launch, x, weight, epsilon, width as i32, out, reciprocal_rms)
+                }
+            }
+        }
     }
 
-    /// `input_grad += r·(w∘g) − x·r³/width·Σ(w∘g∘x)`
+    /// `input_grad += r·(w∘g) − x·r³/width·Σ(w∘g∘x)`; `normed = x·r·w` where it has a place.
     ///
     /// # Safety
     /// As [`Self::rms_norm`].
@@ -46,11 +61,14 @@ impl Stream {
         reciprocal_rms: DevicePointer,
         output_grad: DevicePointer,
         input_grad: DevicePointer,
+        normed: Option<DevicePointer>,
     ) -> Result<()> {
-        let name = format!("rms_norm_backward_{}", kind.name());
+        let (name, normed) = (format!("rms_norm_backward_{}", kind.name()), normed.unwrap_or(0));
         let launch = Launch::blocks(rows, ROW_THREADS);
         // SAFETY: as above.
-        unsafe { launch!(self, &name, launch, x, weight, reciprocal_rms, output_grad, width as i32, input_grad) }
+        unsafe {
+            launch!(self, &name, launch, x, weight, reciprocal_rms, output_grad, width as i32, input_grad, normed)
+        }
     }
 
     /// Rotates the halves of each head of `x [rows, heads * head_dim]` in place; `angles` f32: cosines, then sines of each position.

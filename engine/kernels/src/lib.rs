@@ -1,16 +1,27 @@
-//! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream; sizes are the caller's promise.
+//! CUDA kernels and their launchers. Everything takes raw device pointers and goes to one stream, beside which copies may go to another; sizes
+//! are the caller's promise.
 
 mod attention;
+mod copies;
+mod cudnn;
 mod dequantize;
 mod elementwise;
 mod error;
+mod low_rank;
+mod low_rank_sizes;
 mod matmul;
 mod optimizer;
+mod pinned;
 mod stream;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use copies::{CopyStream, Event};
+pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
 pub use error::{CudaError, Result};
+pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
+pub use low_rank_sizes::LowRankSizes;
 pub use matmul::{Multiplier, Operand, Product};
 pub use optimizer::{AdamWFactors, NORM_SCRATCH_BYTES};
+pub use pinned::PinnedMemory;
 pub use stream::{DevicePointer, NumberType, Stream};

@@ -105,6 +105,8 @@ impl Stream {
             "cross_entropy",
             "dequantize",
             "elementwise",
+            "ggml",
+            "low_rank",
             "optimizer",
             "rms_norm"
         ];

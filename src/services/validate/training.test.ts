@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
-import { createSchema, refuseNotBuilt } from './training.ts';
+import { createSchema, refuseNotBuilt, refuseWithoutUse } from './training.ts';
 
 const checked = (settings: Partial<TrainingSpec>) =>
   createSchema.parse({
@@ -8,6 +8,23 @@ const checked = (settings: Partial<TrainingSpec>) =>
     requestId: '',
     validateOnly: false,
   }).spec;
+
+test.each([{}, { gradientCheckpointing: true }, { recomputeLayers: 3 }])(
+  'layer inputs go to the host from a GPU with %j',
+  (recompute) => {
+    const offloading = checked({ offloadLayerInputs: true, ...recompute });
+    refuseWithoutUse(offloading, 'cuda:0');
+    refuseWithoutUse(checked({ gradientCheckpointing: true }), 'cpu');
+    expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_layer_inputs: expected false on cpu');
+  },
+);
+
+test('layer inputs stay where no layer is recomputed', () => {
+  checked({ recomputeLayers: 0 });
+  expect(() => checked({ offloadLayerInputs: true, recomputeLayers: 0 })).toThrow(
+    'expected false with recompute_layers 0',
+  );
+});
 
 test.each([
   ['cpu', 'float32', 'bfloat16'],

@@ -64,6 +64,7 @@ const specSchema = z
       packing: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
+      offloadLayerInputs: z.boolean(),
       recomputeLayers: wholeNumber(0, UINT32).optional(),
     },
     'expected a spec, found nothing',
@@ -75,6 +76,10 @@ const specSchema = z
   .refine((spec) => !spec.gradientCheckpointing || spec.recomputeLayers === undefined, {
     path: ['recomputeLayers'],
     message: 'expected nothing where gradient_checkpointing asks for all layers',
+  })
+  .refine((spec) => !spec.offloadLayerInputs || spec.recomputeLayers !== 0, {
+    path: ['offloadLayerInputs'],
+    message: 'expected false with recompute_layers 0: the inputs of layers that keep their activations stay with them',
   })
   .transform((spec) => ({
     ...spec,
@@ -129,6 +134,20 @@ export function refuseNotBuilt(spec: CheckedSpec, device: string): void {
   if (violations.length === 0) return;
   const message = violations.map(({ field, description }) => `${field}: ${description}`).join('; ');
   throw new LuthierError('NOT_BUILT_YET', message, { violations });
+}
+
+/**
+ * Refuses what the device has no use for.
+ * @param device As `EngineInfo.device`.
+ * @throws LuthierError INVALID_REQUEST with the field's name
+ */
+export function refuseWithoutUse(spec: CheckedSpec, device: string): void {
+  if (!spec.offloadLayerInputs || device !== 'cpu') return;
+  const field = 'spec.offload_layer_inputs';
+  const description = 'expected false on cpu: the processor has one memory; leave it out, or compute on a GPU';
+  throw new LuthierError('INVALID_REQUEST', `${field}: ${description}`, {
+    violations: [{ field, description, reason: '' }],
+  });
 }
 
 /** The spec as the contract shows and the store keeps it. */

@@ -65,6 +65,7 @@ export function trainingSpec({ batch, steps }: Shape): TrainingSpec {
     shuffle: false,
     seed: 42,
     dataSeed: 42,
+    offloadLayerInputs: false,
     recomputeLayers: 0,
   });
 }

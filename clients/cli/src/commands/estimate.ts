@@ -42,6 +42,8 @@ function describe({
   }
   entries.push(['time', seconds === undefined ? 'unknown until a job like this one has run' : formatSeconds(seconds)]);
   if (memory !== undefined) {
+    const pinned: [string, string][] =
+      memory.pinnedHostBytes > 0 ? [['host', `${formatBytes(memory.pinnedHostBytes)} locked beside it`]] : [];
     const free = memory.freeBytes === undefined ? 'unknown' : formatBytes(memory.freeBytes);
     entries.push(
       ['memory', `${formatBytes(memory.totalBytes)}, of which ${formatBytes(memory.heldBytes)} are held already`],
@@ -53,6 +55,7 @@ function describe({
       ],
       ['  evaluation', formatBytes(memory.evaluationBytes)],
       ['  scratch', formatBytes(memory.scratchBytes)],
+      ...pinned,
       ['free', `${free} of ${formatBytes(deviceMemoryBytes)}, of which ${formatBytes(memory.marginBytes)} stay free`],
     );
   }

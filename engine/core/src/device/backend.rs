@@ -8,6 +8,8 @@ use crate::error::Result;
 use crate::lora::peft::PeftAdapter;
 #[cfg(feature = "cuda")]
 use crate::model::{BaseModel, TensorSource};
+#[cfg(feature = "cuda")]
+use crate::ops::EmbeddingPlace;
 use crate::ops::Ops;
 use crate::ops::cpu::CpuOps;
 #[cfg(feature = "cuda")]
@@ -74,8 +76,9 @@ impl Backend {
         &self,
         files: &dyn TensorSource,
         storage: WeightStorage,
+        embedding: EmbeddingPlace,
     ) -> Result<Option<Arc<BaseModel<CudaOps>>>> {
-        let load = |gpu: &Arc<CudaOps>| BaseModel::load(&**gpu, files, storage).map(Arc::new);
+        let load = |gpu: &Arc<CudaOps>| BaseModel::load_placed(&**gpu, files, storage, embedding).map(Arc::new);
         self.gpu.as_ref().map(load).transpose()
     }
 

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::load;
 use crate::lora::peft::read_adapter;
 use crate::model::{TokenExamples, WeightForms};
+use crate::ops::EmbeddingPlace;
 use crate::quant::WeightStorage;
 use crate::train::{EstimateRequest, TrainConfig, TrainingEstimate};
 
@@ -15,6 +16,8 @@ pub struct EstimateQuery {
     /// A `.gguf` file or a Hugging Face folder. Only headers are read.
     pub path: PathBuf,
     pub storage: WeightStorage,
+    /// Where the embedding table is kept, or is to be.
+    pub embedding: EmbeddingPlace,
     /// Whether the model is loaded in this form.
     pub loaded: bool,
     pub config: TrainConfig,
@@ -27,7 +30,7 @@ pub struct EstimateQuery {
 impl EstimateQuery {
     pub(super) fn estimate(&self, backend: &Backend) -> Result<TrainingEstimate> {
         let files = load::open(&self.path)?;
-        let weights = WeightForms::read(&*files, self.storage)?;
+        let weights = WeightForms::read(&*files, self.storage, self.embedding)?;
         let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), hash);
         let initial = self.initial.as_ref().map(read).transpose()?;
         backend.estimate(&EstimateRequest {

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::load::{self, ModelMetadata};
 use crate::lora::peft::{AdapterInfo, PeftAdapter, read_adapter};
 use crate::model::{BaseModel, LINEAR_MODULES, LayerWeights};
+use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::cpu::{CpuBuffer, CpuOps, CpuWeight};
 #[cfg(feature = "cuda")]
@@ -34,20 +35,26 @@ pub struct LoadedAdapter {
 }
 
 impl LoadedModel {
-    /// Reads a `.gguf` file or a Hugging Face folder and converts the weights of linear layers as `storage` says.
+    /// Reads a `.gguf` file or a Hugging Face folder and converts the weights of linear layers as `storage` says. `embedding`: where a GPU's
+    /// embedding table is kept.
     ///
     /// Errors: `MODEL_NOT_FOUND`, `MODEL_CORRUPT`, `MODEL_UNSUPPORTED`, `IO`, `OUT_OF_MEMORY`.
-    pub(super) fn load(backend: &Backend, path: &Path, storage: WeightStorage) -> Result<Self> {
+    pub(super) fn load(
+        backend: &Backend,
+        path: &Path,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Self> {
         let files = load::open(path)?;
         let metadata = files.metadata()?;
-        let base = Arc::new(BaseModel::load(&*backend.processor, &*files, storage)?);
+        let base = Arc::new(BaseModel::load_placed(&*backend.processor, &*files, storage, embedding)?);
         Ok(Self {
             metadata,
             storage,
             decode: Arc::new(DecodeModel::new(&base)),
             base,
             #[cfg(feature = "cuda")]
-            gpu: backend.load_on_gpu(&*files, storage)?,
+            gpu: backend.load_on_gpu(&*files, storage, embedding)?,
         })
     }
 

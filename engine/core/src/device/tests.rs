@@ -11,6 +11,7 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::SamplingConfig;
 use crate::lora::LoraConfig;
 use crate::model::TokenExamples;
+use crate::ops::EmbeddingPlace;
 use crate::quant::WeightStorage;
 use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
 
@@ -199,7 +200,7 @@ fn closing_ends_what_is_under_way_and_refuses_what_comes() {
 
 fn tiny(device: &Device) -> Arc<LoadedModel> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
-    Arc::new(device.load(&path, WeightStorage::Stored).unwrap())
+    Arc::new(device.load(&path, WeightStorage::Stored, EmbeddingPlace::Device).unwrap())
 }
 
 /// A run of many steps over one example.
@@ -223,6 +224,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         shuffle: false,
         data_seed: 0,
         recompute_layers: Recompute::Layers(0),
+        offload_layer_inputs: false,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }

@@ -16,6 +16,7 @@ use super::task::{Machine, Task};
 use super::training::{TrainingRequest, TrainingRun, TrainingTask};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
+use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::decode::CpuDecoder;
 use crate::quant::WeightStorage;
 use crate::train::TrainingEstimate;
@@ -68,8 +69,8 @@ impl Device {
     }
 
     /// Loads a model on the calling thread; see [`LoadedModel`].
-    pub fn load(&self, path: &Path, storage: WeightStorage) -> Result<LoadedModel> {
-        LoadedModel::load(&self.backend, path, storage)
+    pub fn load(&self, path: &Path, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<LoadedModel> {
+        LoadedModel::load(&self.backend, path, storage, embedding)
     }
 
     /// What a run would be and need, without loading a model. Reads files, on the calling thread.

@@ -157,6 +157,11 @@ impl LoraLayout {
         &self.layers[layer][group as usize]
     }
 
+    /// Every block's groups, empty ones among them.
+    pub fn groups(&self) -> impl Iterator<Item = &LoraGroup> {
+        self.layers.iter().flatten()
+    }
+
     /// Columns of all groups of a block together: the width of its products with A.
     pub fn columns(&self, layer: usize) -> usize {
         self.layers[layer].iter().map(|group| group.columns).sum()

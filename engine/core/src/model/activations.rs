@@ -1,9 +1,10 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
+use super::streams::{StreamPlaces, Streams};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraLayout;
-use crate::ops::{MemoryPrices, Ops};
+use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
 /// What a block leaves for its backward pass, besides its input. Rows are tokens.
 pub struct LayerActivations<O: Ops> {
@@ -17,6 +18,9 @@ pub struct LayerActivations<O: Ops> {
     pub log_sum_exp: O::Buffer,
     /// `[rows, hidden_size]`: the residual stream between attention and MLP.
     pub middle: O::Buffer,
+    /// `[rows]`: reciprocal RMS of the block's input and of `middle`.
+    pub input_factors: O::Buffer,
+    pub middle_factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub gate: O::Buffer,
     pub up: O::Buffer,
@@ -33,6 +37,8 @@ impl<O: Ops> LayerActivations<O> {
             attention: ops.allocate_activations(query)?,
             log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
             middle: ops.allocate_activations(rows * config.hidden_size)?,
+            input_factors: ops.allocate(rows)?,
+            middle_factors: ops.allocate(rows)?,
             gate: ops.allocate_activations(inner)?,
             up: ops.allocate_activations(inner)?,
         })
@@ -45,6 +51,7 @@ fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> 
         + 2 * prices.activations(rows * config.key_value_size())
         + prices.buffer(rows * config.num_attention_heads)
         + prices.activations(rows * config.hidden_size)
+        + 2 * prices.buffer(rows)
         + 2 * prices.activations(rows * config.intermediate_size)
 }
 
@@ -53,27 +60,28 @@ fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> 
 pub enum Keep {
     /// Nothing: no backward pass follows.
     Nothing,
-    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again.
-    AllBut { recomputed: usize },
+    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
+    /// inputs of those wait outside the device's memory.
+    AllBut { recomputed: usize, offload: bool },
 }
 
 impl Keep {
     /// Everything, of every block.
-    pub const ALL: Self = Self::AllBut { recomputed: 0 };
+    pub const ALL: Self = Self::AllBut { recomputed: 0, offload: false };
 
-    /// Residual streams, blocks' activations and blocks' products with A that there is room for, of so many blocks.
-    fn places(self, blocks: usize) -> [usize; 3] {
+    /// Blocks' activations and blocks' products with A that there is room for, of so many blocks.
+    fn places(self, blocks: usize) -> [usize; 2] {
         match self {
-            Self::Nothing => [2, 1, 1],
-            Self::AllBut { recomputed } => {
+            Self::Nothing => [1, 1],
+            Self::AllBut { recomputed, .. } => {
                 let recomputed = recomputed.min(blocks);
-                [blocks + 1, blocks - recomputed + usize::from(recomputed > 0), blocks]
+                [blocks - recomputed + usize::from(recomputed > 0), blocks]
             }
         }
     }
 }
 
-/// One block's part of the activations.
+/// One block's part of the activations in the forward pass.
 pub(super) struct BlockMemory<'a, O: Ops> {
     pub input: &'a O::Buffer,
     pub saved: &'a mut LayerActivations<O>,
@@ -82,12 +90,18 @@ pub(super) struct BlockMemory<'a, O: Ops> {
     pub output: &'a mut O::Buffer,
 }
 
+/// As [`BlockMemory`], in the backward pass.
+pub(super) struct KeptBlockMemory<'a, O: Ops> {
+    pub input: &'a O::Buffer,
+    pub saved: &'a mut LayerActivations<O>,
+    pub low_rank: &'a O::Buffer,
+}
+
 /// Everything a forward pass leaves.
 pub struct Activations<O: Ops> {
     /// Tokens there is room for.
     pub rows: usize,
-    /// The residual stream before each block and after the last, `[rows, hidden_size]` each; two, used in turn, where nothing is kept.
-    hidden: Vec<O::Buffer>,
+    pub(super) streams: Streams<O>,
     /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
     low_rank: Vec<O::Buffer>,
@@ -98,11 +112,10 @@ impl<O: Ops> Activations<O> {
     /// Room for `rows` tokens.
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
         let (blocks, columns) = (config.num_hidden_layers, layout.most_columns());
-        let [streams, layers, low_rank] = keep.places(blocks);
-        let hidden = rows * config.hidden_size;
+        let [layers, low_rank] = keep.places(blocks);
         Ok(Self {
             rows,
-            hidden: (0..streams).map(|_| ops.allocate_activations(hidden)).collect::<Result<_>>()?,
+            streams: Streams::new(ops, StreamPlaces::new(keep, blocks), rows * config.hidden_size)?,
             layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
@@ -113,36 +126,33 @@ impl<O: Ops> Activations<O> {
     pub(super) fn recomputed(&self) -> usize {
         match self.keep {
             Keep::Nothing => 0,
-            Keep::AllBut { recomputed } => recomputed,
+            Keep::AllBut { recomputed, .. } => recomputed,
         }
     }
 
-    fn stream(&self, layer: usize) -> usize {
-        if self.keep == Keep::Nothing { layer % 2 } else { layer }
-    }
-
-    /// The residual stream before a block (or after the last).
-    pub fn hidden(&self, layer: usize) -> &O::Buffer {
-        &self.hidden[self.stream(layer)]
-    }
-
-    /// As [`Self::hidden`], to write to.
-    pub fn hidden_mut(&mut self, layer: usize) -> &mut O::Buffer {
-        let stream = self.stream(layer);
-        &mut self.hidden[stream]
-    }
-
-    /// A block's part.
+    /// A block's part in the forward pass.
     pub(super) fn block(&mut self, layer: usize) -> BlockMemory<'_, O> {
-        let (from, to) = (self.stream(layer), self.stream(layer + 1));
-        // The shared place comes first.
-        let (place, low_rank) = match self.keep {
-            Keep::Nothing => (0, 0),
-            Keep::AllBut { recomputed } => (layer.saturating_sub(recomputed.saturating_sub(1)), layer),
-        };
-        let (before, after) = self.hidden.split_at_mut(from.max(to));
-        let (input, output) = if from < to { (&before[from], &mut after[0]) } else { (&after[0], &mut before[to]) };
+        let (place, low_rank) = self.place(layer);
+        let (input, output) = self.streams.pair(layer);
         BlockMemory { input, saved: &mut self.layers[place], low_rank: &mut self.low_rank[low_rank], output }
+    }
+
+    /// A block's part in the backward pass, its input being there.
+    pub(super) fn kept_block(&mut self, layer: usize) -> KeptBlockMemory<'_, O> {
+        let (place, low_rank) = self.place(layer);
+        KeptBlockMemory {
+            input: self.streams.get(layer),
+            saved: &mut self.layers[place],
+            low_rank: &self.low_rank[low_rank],
+        }
+    }
+
+    /// Where a block's activations and its products with A lie. The shared place comes first.
+    fn place(&self, layer: usize) -> (usize, usize) {
+        match self.keep {
+            Keep::Nothing => (0, 0),
+            Keep::AllBut { recomputed, .. } => (layer.saturating_sub(recomputed.saturating_sub(1)), layer),
+        }
     }
 }
 
@@ -153,18 +163,23 @@ pub(crate) fn activation_bytes(
     layout: &LoraLayout,
     rows: usize,
     keep: Keep,
-) -> u64 {
-    let [streams, layers, low_rank] = keep.places(config.num_hidden_layers).map(|count| count as u64);
-    streams * prices.activations(rows * config.hidden_size)
-        + layers * layer_bytes(prices, config, rows)
-        + low_rank * prices.activations(rows * layout.most_columns())
+) -> PlacedBytes {
+    let [layers, low_rank] = keep.places(config.num_hidden_layers).map(|count| count as u64);
+    let streams = StreamPlaces::new(keep, config.num_hidden_layers);
+    let stream = rows * config.hidden_size;
+    let (parked, count) = (prices.parked(stream), streams.parked as u64);
+    PlacedBytes {
+        device: streams.on_device as u64 * prices.activations(stream)
+            + count * parked.device
+            + layers * layer_bytes(prices, config, rows)
+            + low_rank * prices.activations(rows * layout.most_columns()),
+        pinned_host: count * parked.pinned_host,
+    }
 }
 
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
-    /// `[rows]`: reciprocal RMS of the last norm.
-    pub(super) factors: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
     pub(super) backward: Option<BackwardScratch<O>>,
@@ -204,7 +219,6 @@ impl<O: Ops> Scratch<O> {
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
-            factors: ops.allocate(rows)?,
             activated: ops.allocate_activations(inner)?,
             backward: backward.transpose()?,
         })
@@ -218,5 +232,4 @@ pub(crate) fn scratch_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, lay
         + 2 * prices.activations(rows * config.query_size())
         + 2 * prices.activations(rows * config.key_value_size())
         + prices.activations(rows * layout.most_columns())
-        + prices.buffer(rows)
 }

@@ -64,7 +64,7 @@ impl<O: Ops> Block<'_, O> {
         let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
         let shape = self.attention_shape();
 
-        self.norm(rows, input, &self.weights.input_norm, scratch)?;
+        self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, &mut saved.input_factors)?;
         let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed)?;
         for (module, out) in [
             (LinearModule::Query, &mut saved.query),
@@ -88,7 +88,8 @@ impl<O: Ops> Block<'_, O> {
         let (module, residual) = (LinearModule::Output, Some(input));
         self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
 
-        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
+        let factors = &mut saved.middle_factors;
+        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
             self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out)?;
@@ -96,10 +97,16 @@ impl<O: Ops> Block<'_, O> {
         Ok(())
     }
 
-    /// `scratch.normed` = RMSNorm of `x`.
-    pub(super) fn norm(&self, rows: usize, x: &O::Buffer, weight: &O::Buffer, scratch: &mut Scratch<O>) -> Result<()> {
+    /// `normed` = RMSNorm of `x`, `factors` its reciprocal RMS.
+    pub(super) fn norm(
+        &self,
+        rows: usize,
+        x: &O::Buffer,
+        weight: &O::Buffer,
+        normed: &mut O::Buffer,
+        factors: &mut O::Buffer,
+    ) -> Result<()> {
         let (width, epsilon) = (self.config.hidden_size, self.config.rms_norm_eps);
-        let (normed, factors) = (&mut scratch.normed, &mut scratch.factors);
         self.ops.rms_norm(rows, width, x.into(), weight, epsilon, normed.into(), factors.into())
     }
 

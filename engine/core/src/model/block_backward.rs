@@ -6,7 +6,7 @@ use super::block::Block;
 use super::linear::{InputGroup, LinearModule};
 use super::low_rank::OutputGrad;
 use crate::error::{EngineError, Result};
-use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View};
+use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View, ViewMut};
 
 impl<O: Ops> Block<'_, O> {
     /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
@@ -57,7 +57,6 @@ impl<O: Ops> Block<'_, O> {
         let (gate, up, activated) = (&mut saved.gate, &mut saved.up, &mut scratch.activated);
         ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
         self.adapter.backward_input(ops, rows, InputGroup::Down, &scratch.activated, &grads.low_rank, gradients)?;
-        self.norm(rows, &saved.middle, &self.weights.post_attention_norm, scratch)?;
         self.adapter.backward_output(
             ops,
             rows,
@@ -72,8 +71,9 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             Some(&mut grads.normed),
         )?;
-        self.adapter.backward_input(ops, rows, InputGroup::GateUp, &scratch.normed, &grads.low_rank, gradients)?;
-        self.norm_backward(rows, &saved.middle, &self.weights.post_attention_norm, scratch, grads)
+        let weight = &self.weights.post_attention_norm;
+        self.norm_backward(rows, &saved.middle, weight, &saved.middle_factors, scratch, grads)?;
+        self.adapter.backward_input(ops, rows, InputGroup::GateUp, &scratch.normed, &grads.low_rank, gradients)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
@@ -81,7 +81,7 @@ impl<O: Ops> Block<'_, O> {
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
-        saved: &LayerActivations<O>,
+        saved: &mut LayerActivations<O>,
         low_rank: &O::Buffer,
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
@@ -120,7 +120,6 @@ impl<O: Ops> Block<'_, O> {
         for (x, heads) in [(&mut grads.query, shape.heads), (&mut grads.key, shape.key_value_heads)] {
             ops.rope(x.into(), heads, shape.head_dim, self.angles, &batch.positions, true)?;
         }
-        self.norm(rows, input, &self.weights.input_norm, scratch)?;
         self.adapter.backward_output(
             ops,
             rows,
@@ -136,22 +135,29 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             input_needed.then_some(&mut grads.normed),
         )?;
+        let (weight, factors) = (&self.weights.input_norm, &mut saved.input_factors);
+        if input_needed {
+            self.norm_backward(rows, input, weight, factors, scratch, grads)?;
+        } else {
+            self.norm(rows, input, weight, &mut scratch.normed, factors)?;
+        }
         let group = InputGroup::QueryKeyValue;
-        self.adapter.backward_input(ops, rows, group, &scratch.normed, &grads.low_rank, gradients)?;
-        if input_needed { self.norm_backward(rows, input, &self.weights.input_norm, scratch, grads) } else { Ok(()) }
+        self.adapter.backward_input(ops, rows, group, &scratch.normed, &grads.low_rank, gradients)
     }
 
-    /// Adds the gradient through the norm of `x` to that of the residual stream.
+    /// Adds the gradient through the norm of `x` to that of the residual stream; `scratch.normed` = what the norm gave.
     fn norm_backward(
         &self,
         rows: usize,
         x: &O::Buffer,
         weight: &O::Buffer,
-        scratch: &Scratch<O>,
+        factors: &O::Buffer,
+        scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
     ) -> Result<()> {
-        let (factors, output_grad) = (View::from(&scratch.factors), View::from(&grads.normed));
-        let width = self.config.hidden_size;
-        self.ops.rms_norm_backward(rows, width, x.into(), weight, factors, output_grad, (&mut grads.hidden).into())
+        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed));
+        let (input_grad, normed) = (ViewMut::from(&mut grads.hidden), ViewMut::from(&mut scratch.normed));
+        let (x, factors) = (x.into(), factors.into());
+        self.ops.rms_norm_backward(rows, width, x, weight, factors, output_grad, input_grad, Some(normed))
     }
 }

@@ -1,6 +1,6 @@
 //! The whole decoder over a packed micro-batch: loss, and gradients of an adapter.
 
-use super::activations::{Activations, BlockMemory, Scratch};
+use super::activations::{Activations, KeptBlockMemory, Scratch};
 use super::batch::PackedBatch;
 use super::block::Block;
 use super::head::HeadScratch;
@@ -66,15 +66,18 @@ impl<O: Ops> Decoder<'_, O> {
         }
     }
 
-    /// Embedding and all blocks; the result is `activations.hidden(num_hidden_layers)`.
+    /// Embedding and all blocks; leaves the residual stream after the last, which [`Self::loss`] goes on with.
     pub fn forward(
         &self,
         batch: &PackedBatch<O>,
         activations: &mut Activations<O>,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        self.ops.embedding(&self.base.embed_tokens, &batch.ids, activations.hidden_mut(0).into())?;
+        let len = batch.rows * self.base.config.hidden_size;
+        self.ops.embedding(&self.base.embed_tokens, &batch.ids, activations.streams.get_mut(0).into())?;
         for layer in 0..self.base.layers.len() {
+            // While the block reads its input, that may be copied away.
+            activations.streams.park(self.ops, layer, len)?;
             self.block(layer).forward(batch, activations.block(layer), scratch)?;
         }
         Ok(())
@@ -90,7 +93,7 @@ impl<O: Ops> Decoder<'_, O> {
         head: &mut HeadScratch<O>,
         grad_scale: Option<f64>,
     ) -> Result<f64> {
-        let stream = activations.hidden(self.base.layers.len());
+        let stream = activations.streams.get(self.base.layers.len());
         head.loss(self.ops, self.base, batch, stream, scratch, grad_scale)
     }
 
@@ -105,9 +108,15 @@ impl<O: Ops> Decoder<'_, O> {
         let layout = &self.adapter.layout;
         // Below it nothing is learned.
         let Some(lowest) = layout.lowest_layer() else { return Ok(()) };
+        let len = batch.rows * self.base.config.hidden_size;
         for layer in (lowest..self.base.layers.len()).rev() {
+            activations.streams.fetch(self.ops, layer, len)?;
+            if layer > lowest {
+                // While this block computes, the next one's input may come back; the block that used its buffer is done.
+                activations.streams.fetch(self.ops, layer - 1, len)?;
+            }
             let again = layer < activations.recomputed();
-            let BlockMemory { input, saved, low_rank, .. } = activations.block(layer);
+            let KeptBlockMemory { input, saved, low_rank } = activations.kept_block(layer);
             if again {
                 self.block(layer).forward_again(batch, input, saved, low_rank, scratch)?;
             }
@@ -117,11 +126,12 @@ impl<O: Ops> Decoder<'_, O> {
     }
 
     /// After a loss that is not finite: the first place of the forward pass that holds such a number. Reads everything back.
-    pub fn first_non_finite(&self, batch: &PackedBatch<O>, activations: &Activations<O>) -> Result<String> {
+    pub fn first_non_finite(&self, batch: &PackedBatch<O>, activations: &mut Activations<O>) -> Result<String> {
         let len = batch.rows * self.base.config.hidden_size;
         let mut values = vec![O::Elem::from_f64(0.0); len];
         for layer in 0..=self.base.layers.len() {
-            self.ops.read(View::from(activations.hidden(layer)), &mut values)?;
+            activations.streams.fetch(self.ops, layer, len)?;
+            self.ops.read(View::from(activations.streams.get(layer)), &mut values)?;
             if values.iter().any(|value| !value.to_f64().is_finite()) {
                 return Ok(match layer {
                     0 => "model.embed_tokens".to_owned(),

@@ -4,7 +4,7 @@ use super::linear::{LINEAR_MODULES, LinearModule};
 use super::source::TensorSource;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::ops::MemoryPrices;
+use crate::ops::{EmbeddingPlace, MemoryPrices};
 use crate::quant::{MatrixForm, WeightStorage};
 
 /// Every matrix of a base model.
@@ -16,14 +16,16 @@ pub struct WeightForms {
     pub lm_head: Option<MatrixForm>,
     /// For each block, its linear layers in the order of [`LINEAR_MODULES`].
     pub layers: Vec<[MatrixForm; 7]>,
+    /// Where the embedding table is kept, or is to be.
+    embedding: EmbeddingPlace,
     hidden_size: usize,
 }
 
 impl WeightForms {
-    /// What [`BaseModel::load`](super::BaseModel::load) would hold. Reads no numbers.
+    /// What [`BaseModel::load_placed`](super::BaseModel::load_placed) would hold. Reads no numbers.
     ///
     /// Errors: those of the source.
-    pub fn read(source: &dyn TensorSource, storage: WeightStorage) -> Result<Self> {
+    pub fn read(source: &dyn TensorSource, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<Self> {
         let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, .. } = *source.config();
         let layer = |layer: usize| {
             let linear = |module: LinearModule| -> Result<MatrixForm> {
@@ -37,6 +39,8 @@ impl WeightForms {
             embed_tokens: source.form("model.embed_tokens.weight")?,
             lm_head: if tie_word_embeddings { None } else { Some(source.form("lm_head.weight")?) },
             layers: (0..num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            // A table that is the output layer, too, stays on the device.
+            embedding: if tie_word_embeddings { EmbeddingPlace::Device } else { embedding },
             hidden_size,
         })
     }
@@ -52,7 +56,7 @@ impl WeightForms {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    /// Bytes of all weights on a device, norms included.
+    /// Bytes of all weights in a device's memory, norms included.
     pub fn bytes(&self, prices: &dyn MemoryPrices) -> u64 {
         self.sum(prices, &|form| prices.weight(form))
     }
@@ -62,9 +66,19 @@ impl WeightForms {
         self.sum(prices, &|form| prices.held_weight(form))
     }
 
+    /// Bytes of weights in locked memory of the host.
+    pub fn pinned_host_bytes(&self, prices: &dyn MemoryPrices) -> u64 {
+        if self.is_table_on_host(prices) { self.embed_tokens.host_bytes() } else { 0 }
+    }
+
+    fn is_table_on_host(&self, prices: &dyn MemoryPrices) -> bool {
+        prices.is_on_host(&self.embed_tokens, self.embedding)
+    }
+
     fn sum(&self, prices: &dyn MemoryPrices, bytes: &dyn Fn(&MatrixForm) -> u64) -> u64 {
         let norms = (2 * self.layers.len() + 1) as u64 * prices.buffer(self.hidden_size);
-        let tables = bytes(&self.embed_tokens) + self.lm_head.as_ref().map_or(0, bytes);
+        let table = if self.is_table_on_host(prices) { 0 } else { bytes(&self.embed_tokens) };
+        let tables = table + self.lm_head.as_ref().map_or(0, bytes);
         norms + tables + self.layers.iter().flatten().map(bytes).sum::<u64>()
     }
 }

@@ -84,7 +84,8 @@ impl<O: Ops> HeadScratch<O> {
                 ops.linear_grad_input(rows, &[term], None, (&mut self.normed_grad).into())?;
                 ops.zero((&mut self.hidden_grad).into(), rows * width)?;
                 let (x, factors, grad) = ((&self.hidden).into(), (&self.factors).into(), (&self.normed_grad).into());
-                ops.rms_norm_backward(rows, width, x, &base.norm, factors, grad, (&mut self.hidden_grad).into())?;
+                let hidden_grad = ViewMut::from(&mut self.hidden_grad);
+                ops.rms_norm_backward(rows, width, x, &base.norm, factors, grad, hidden_grad, None)?;
                 ops.scatter_rows((&self.hidden_grad).into(), &self.numbers, width, (&mut **stream_grad).into())?;
             }
             done += rows;

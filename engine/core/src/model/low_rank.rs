@@ -4,7 +4,7 @@ use super::linear::{InputGroup, LinearModule};
 use super::weights::LayerWeights;
 use crate::error::Result;
 use crate::lora::{LoraAdapter, LoraGroup};
-use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut};
+use crate::ops::{LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Ops, View, ViewMut};
 
 /// A block's adapter: the products with A of all its groups lie side by side in rows of `columns`.
 pub(super) struct BlockAdapter<'a, O: Ops> {
@@ -82,24 +82,31 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
         input_grad: Option<&mut O::Buffer>,
     ) -> Result<()> {
         let lora = self.group(group);
-        let (r, columns, in_features) = (self.adapter.layout.r, lora.columns, lora.in_features);
+        let (columns, in_features) = (lora.columns, lora.in_features);
+        let mut layers: Vec<LowRankLayer<'_, O::Buffer>> = Vec::with_capacity(output_grads.len());
         for OutputGrad { module, grad } in output_grads {
             let Some(module) = lora.module(*module) else { continue };
-            let out_features = module.out_features;
-            let output_grad = View::from(*grad).rows(out_features);
-            // Gradient of scale · x · Aᵀ, with the scale taken in: scale · g · B.
-            let b = View::at(&self.adapter.parameters, module.b_offset).rows(r);
-            let place = ViewMut::at(low_rank_grad, module.column).rows(columns);
-            ops.gemm(rows, r, out_features, self.adapter.scale(), output_grad, b, false, place)?;
-            // dBᵀ [r, out] += hᵀ · g, with h = scale · x · Aᵀ; B is stored [out, r].
-            let hidden = Matrix {
-                view: View::at(low_rank, lora.first_column + module.column),
-                row_stride: 1,
-                column_stride: self.columns(),
-            };
-            let output_grad = View::from(*grad).rows(out_features);
-            let place = MatrixMut { view: ViewMut::at(gradients, module.b_offset), row_stride: 1, column_stride: r };
-            ops.gemm(r, out_features, rows, 1.0, hidden, output_grad, true, place)?;
+            layers.push(LowRankLayer {
+                out_features: module.out_features,
+                output_grad: View::from(*grad),
+                b_offset: module.b_offset,
+                hidden_column: lora.first_column + module.column,
+                grad_column: module.column,
+            });
+        }
+        if !layers.is_empty() {
+            ops.low_rank_gradients(LowRankGradients {
+                rows,
+                rank: self.adapter.layout.r,
+                scale: self.adapter.scale(),
+                layers: &layers,
+                parameters: &self.adapter.parameters,
+                hidden: View::from(low_rank),
+                hidden_stride: self.columns(),
+                hidden_grad: ViewMut::from(&mut *low_rank_grad),
+                grad_stride: columns,
+                gradients,
+            })?;
         }
         let Some(input_grad) = input_grad else { return Ok(()) };
         let terms: Vec<LinearGradTerm<'_, O>> = output_grads

@@ -10,6 +10,7 @@ mod head;
 mod linear;
 mod low_rank;
 pub mod source;
+mod streams;
 mod weights;
 
 pub use activations::{Activations, Keep, Scratch};
@@ -23,4 +24,5 @@ pub use head::HeadScratch;
 pub(crate) use head::head_bytes;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use source::TensorSource;
+pub use streams::StreamPlaces;
 pub use weights::{BaseModel, LayerWeights, Linear};

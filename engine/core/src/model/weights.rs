@@ -5,7 +5,7 @@ use super::linear::{LINEAR_MODULES, LinearModule};
 use super::source::TensorSource;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
-use crate::ops::Ops;
+use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::{WeightStorage, convert};
 
 /// A linear layer: `x · weightᵀ + bias`.
@@ -49,15 +49,28 @@ impl<O: Ops> BaseModel<O> {
     /// Errors: those of the source and of the device; `MODEL_UNSUPPORTED` where a number does not fit the storage type; `INTERNAL` where a
     /// tensor has another shape than the configuration says, which readers rule out.
     pub fn load(ops: &O, source: &dyn TensorSource, storage: WeightStorage) -> Result<Self> {
+        Self::load_placed(ops, source, storage, EmbeddingPlace::Device)
+    }
+
+    /// As [`Self::load`], with the embedding table where `embedding` says; a table that is the output layer, too, stays on the device.
+    pub fn load_placed(
+        ops: &O,
+        source: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Self> {
         let config = source.config().clone();
+        let checked = |name: &str, weight: O::Weight, expected: (usize, usize)| -> Result<O::Weight> {
+            let found = ops.weight_shape(&weight);
+            if found == expected {
+                return Ok(weight);
+            }
+            Err(EngineError::internal(format!("`{name}` is {found:?}; expected {expected:?}")))
+        };
         let weight = |name: &str, rows: usize, columns: usize, storage: WeightStorage| -> Result<O::Weight> {
             let name = format!("{name}.weight");
             let weight = ops.upload_weight(convert(&name, source.tensor(&name)?, storage)?)?;
-            let found = ops.weight_shape(&weight);
-            if found == (rows, columns) {
-                return Ok(weight);
-            }
-            Err(EngineError::internal(format!("`{name}` is {found:?}; expected ({rows}, {columns})")))
+            checked(&name, weight, (rows, columns))
         };
         let norm = |name: &str| ops.upload_dequantized(&source.tensor(&format!("{name}.weight"))?);
         let (hidden_size, vocab_size) = (config.hidden_size, config.vocab_size);
@@ -77,13 +90,17 @@ impl<O: Ops> BaseModel<O> {
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let lm_head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(weight("lm_head", vocab_size, hidden_size, WeightStorage::Stored)?),
+        let table = "model.embed_tokens.weight";
+        let (lm_head, embed_tokens) = match config.tie_word_embeddings {
+            true => (None, ops.upload_weight(source.tensor(table)?)?),
+            false => (
+                Some(weight("lm_head", vocab_size, hidden_size, WeightStorage::Stored)?),
+                ops.upload_embedding(source.tensor(table)?, embedding)?,
+            ),
         };
         Ok(Self {
-            forms: WeightForms::read(source, storage)?,
-            embed_tokens: weight("model.embed_tokens", vocab_size, hidden_size, WeightStorage::Stored)?,
+            forms: WeightForms::read(source, storage, ops.embedding_place(&embed_tokens))?,
+            embed_tokens: checked(table, embed_tokens, (vocab_size, hidden_size))?,
             norm: norm("model.norm")?,
             layers,
             lm_head,

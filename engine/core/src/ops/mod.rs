@@ -3,10 +3,12 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod low_rank;
 mod prices;
 mod view;
 
-pub use prices::{MemoryPrices, MemoryRoom, ScratchDemand};
+pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
+pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 use crate::error::{EngineError, Result};
@@ -44,6 +46,18 @@ impl Element for f64 {
 pub struct MemoryUse {
     pub allocated_bytes: u64,
     pub peak_allocated_bytes: u64,
+    /// Locked memory of the host that a GPU uses, now; not among the others.
+    pub pinned_host_bytes: u64,
+}
+
+/// Where a frozen embedding table is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmbeddingPlace {
+    /// In the memory that the device computes in.
+    #[default]
+    Device,
+    /// In locked memory of the host, where a GPU reads the rows that it needs; on the device where the host does not lock so much.
+    Host,
 }
 
 /// Sizes of grouped-query attention over packed sequences. Rows are tokens; queries are `[rows, heads * head_dim]`, keys and values
@@ -95,15 +109,6 @@ pub struct AttentionGrads<'a, B> {
     pub query: ViewMut<'a, B>,
     pub key: ViewMut<'a, B>,
     pub value: ViewMut<'a, B>,
-}
-
-/// The low-rank half of a linear layer: `left [rows, rank] · right`, added to the product with the frozen weight. It stands beside the
-/// weight so that a device can take both products in one pass.
-pub struct LowRankTerm<'a, B> {
-    pub rank: usize,
-    pub left: Matrix<'a, B>,
-    /// `[rank, columns of the result]`
-    pub right: Matrix<'a, B>,
 }
 
 /// One summand of a gradient with respect to a shared input: `output_grad [rows, out] · weight [out, in]`.
@@ -177,6 +182,8 @@ pub trait Ops: Send + Sync + 'static {
     type Indices: Send + Sync;
     /// A frozen matrix in its stored type.
     type Weight: Send + Sync;
+    /// Activations outside the memory that the device computes in: beside a GPU, in locked memory of the host.
+    type Parked: Send + Sync;
     /// Logits of the output layer that are held at once: enough rows of a vocabulary for products at full speed.
     const LOGITS_AT_ONCE: usize;
 
@@ -188,6 +195,10 @@ pub trait Ops: Send + Sync + 'static {
     fn allocate_indices(&self, capacity: usize) -> Result<Self::Indices>;
     /// Takes a matrix `[rows, columns]` in its stored type.
     fn upload_weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
+    /// As [`Ops::upload_weight`], a table that only [`Ops::embedding`] reads; `place` is for devices with memory of their own.
+    fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<Self::Weight>;
+    /// Where [`Ops::upload_embedding`] has put a table.
+    fn embedding_place(&self, table: &Self::Weight) -> EmbeddingPlace;
     /// `(rows, columns)` of a weight.
     fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
     /// A tensor's elements as plain numbers (norm weights, biases).
@@ -198,10 +209,17 @@ pub trait Ops: Send + Sync + 'static {
     fn write_indices(&self, values: &[u32], to: &mut Self::Indices) -> Result<()>;
     /// Copies to the host; waits for everything before it.
     fn read(&self, from: View<'_, Self::Buffer>, values: &mut [Self::Elem]) -> Result<()>;
+    /// Room for `len` activations outside the device's own memory. `OUT_OF_MEMORY` where there is none.
+    fn allocate_parked(&self, len: usize) -> Result<Self::Parked>;
+    /// `to` = the first `len` numbers of `from`, which are activations. As every operation, it takes its place in the order of the calls; a device
+    /// may do it beside those that follow, up to the first that writes to `from`.
+    fn park(&self, len: usize, from: &Self::Buffer, to: &mut Self::Parked) -> Result<()>;
+    /// The first `len` numbers of `to` = those that were parked. As [`Ops::park`], beside what follows up to the first operation that uses `to`.
+    fn fetch(&self, len: usize, from: &Self::Parked, to: &mut Self::Buffer) -> Result<()>;
     /// Bytes allocated now and at most.
     fn memory(&self) -> MemoryUse;
     /// What memory costs here.
-    fn prices(&self) -> Box<dyn MemoryPrices>;
+    fn prices(&self) -> Box<dyn MemoryPrices + '_>;
     /// What can still be had.
     fn room(&self) -> MemoryRoom;
 
@@ -238,8 +256,9 @@ pub trait Ops: Send + Sync + 'static {
         out: ViewMut<'_, Self::Buffer>,
         reciprocal_rms: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Adds to `input_grad`: r·(w∘g) − x·r³/width·Σ(w∘g∘x), with r the row's reciprocal RMS and g its output gradient.
-    #[expect(clippy::too_many_arguments, reason = "sizes, four inputs and a result")]
+    /// Adds to `input_grad`: r·(w∘g) − x·r³/width·Σ(w∘g∘x), with r the row's reciprocal RMS and g its output gradient. `normed` = what
+    /// [`Ops::rms_norm`] gave, once more, where it is asked for.
+    #[expect(clippy::too_many_arguments, reason = "sizes, four inputs and two results")]
     fn rms_norm_backward(
         &self,
         rows: usize,
@@ -249,6 +268,7 @@ pub trait Ops: Send + Sync + 'static {
         reciprocal_rms: View<'_, Self::Buffer>,
         output_grad: View<'_, Self::Buffer>,
         input_grad: ViewMut<'_, Self::Buffer>,
+        normed: Option<ViewMut<'_, Self::Buffer>>,
     ) -> Result<()>;
     /// Rotates each head's halves in place: `(a, b) → (a cos − b sin, b cos + a sin)`; the inverse turns back, which is also the gradient.
     /// `x [positions, heads * head_dim]`; `angles [.., head_dim]`: at each position the cosines, then the sines, of `head_dim / 2` pairs.
@@ -330,6 +350,12 @@ pub trait Ops: Send + Sync + 'static {
         low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
         input_grad: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
+
+    /// The low-rank halves' products with the gradients g of outputs: `hidden_grad = scale · g · B`, and gᵀ · `hidden` added to the gradient
+    /// of B. A device may take both in one pass over g.
+    fn low_rank_gradients(&self, of: LowRankGradients<'_, Self::Buffer>) -> Result<()> {
+        of.into_products(self)
+    }
 
     /// For each row of `logits [targets, vocabulary]`: its loss −ln softmax(target) into `losses`. With `grad_scale`, the logits are replaced
     /// by the gradient `(softmax − onehot) · grad_scale`.

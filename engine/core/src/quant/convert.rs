@@ -1,8 +1,10 @@
 //! Frozen matrices from any stored type to the one that a model is loaded in.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -25,14 +27,14 @@ pub fn convert(name: &str, matrix: HostTensor, storage: WeightStorage) -> Result
     let mut pieces = Pieces { matrix: &matrix, rows: rows_of_a_piece(columns), finite: AtomicBool::new(true) };
     let (bytes, scales) = match storage {
         WeightStorage::Stored => return Ok(matrix),
-        WeightStorage::Bf16 => (pieces.floats(|value| bf16::from_f32(value).to_bits()), None),
-        WeightStorage::F16 => (pieces.floats(|value| f16::from_f32(value).to_bits()), None),
+        WeightStorage::Bf16 => (pieces.floats(bf16::INFINITY, bf16::to_bits)?, None),
+        WeightStorage::F16 => (pieces.floats(f16::INFINITY, f16::to_bits)?, None),
         WeightStorage::Int8 => {
-            let (codes, scales) = pieces.int8();
+            let (codes, scales) = pieces.int8()?;
             (codes, Some(Scales::Rows(scales.into())))
         }
         WeightStorage::Nf4 { double_quant } => {
-            let (packed, absmax) = pieces.nf4();
+            let (packed, absmax) = pieces.nf4()?;
             let scales = match double_quant {
                 true => Scales::Nested(Arc::new(NestedScales::new(&absmax))),
                 false => Scales::Blocks(absmax.into()),
@@ -47,7 +49,7 @@ pub fn convert(name: &str, matrix: HostTensor, storage: WeightStorage) -> Result
         );
         return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
     }
-    Ok(HostTensor { stored, shape: vec![rows, columns], bytes: TensorBytes::Owned(bytes.into()), scales })
+    Ok(HostTensor { stored, shape: vec![rows, columns], bytes: TensorBytes::Owned(bytes), scales })
 }
 
 /// Rows of a piece, such that all pieces but the last are whole nf4 blocks and bytes.
@@ -73,61 +75,86 @@ impl Pieces<'_> {
         self.matrix.shape[0] * self.matrix.shape[1]
     }
 
-    /// Calls `work` with the numbers of piece `index`; `work` says whether all of its results are finite.
-    fn with(&self, index: usize, work: impl FnOnce(&mut [f32]) -> bool) {
+    /// The numbers of piece `index`, in memory that a thread uses again and again.
+    fn read<'v>(&self, index: usize, values: &'v mut Vec<f32>) -> &'v mut [f32] {
         let first = index * self.rows;
-        let rows = self.rows.min(self.matrix.shape[0] - first);
-        let mut values = vec![0.0; rows * self.matrix.shape[1]];
-        dequantize_rows(self.matrix, first, &mut values);
-        if !work(&mut values) {
+        values.resize(self.rows.min(self.matrix.shape[0] - first) * self.matrix.shape[1], 0.0);
+        dequantize_rows(self.matrix, first, values);
+        values
+    }
+
+    /// Notes whether all results of a piece are finite.
+    fn note(&self, finite: bool) {
+        if !finite {
             self.finite.store(false, Ordering::Relaxed);
         }
     }
 
-    fn floats(&self, to_bits: impl Fn(f32) -> u16 + Sync) -> Vec<u8> {
+    /// `infinity`: the type's.
+    fn floats<F: Copy + Default>(&self, infinity: F, to_bits: impl Fn(F) -> u16 + Sync) -> Result<Arc<[u8]>>
+    where
+        [F]: HalfFloatSliceExt,
+    {
         // f16 and bf16 alike: an exponent of ones means infinity or NaN. Its place follows from infinity's bits.
-        let exponent = to_bits(f32::INFINITY);
-        let mut bytes = vec![0; 2 * self.total()];
-        bytes.par_chunks_mut(2 * self.numbers()).enumerate().for_each(|(index, bytes)| {
-            self.with(index, |values| {
-                let mut finite = true;
-                for (bytes, value) in bytes.chunks_exact_mut(2).zip(values) {
-                    let bits = to_bits(*value);
-                    finite &= bits & exponent != exponent;
-                    bytes.copy_from_slice(&bits.to_le_bytes());
-                }
-                finite
-            });
-        });
-        bytes
+        let exponent = to_bits(infinity);
+        let pieces = self.matrix.shape[0].div_ceil(self.rows);
+        let sizes = [2 * self.total(), 2 * self.numbers(), 1];
+        in_pieces(sizes, &mut vec![(); pieces], |(values, rounded): &mut (Vec<f32>, Vec<F>), index, bytes, _| {
+            let values = self.read(index, values);
+            rounded.resize(values.len(), F::default());
+            rounded.convert_from_f32_slice(values);
+            let mut finite = true;
+            for (bytes, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(rounded) {
+                let bits = to_bits(*value);
+                finite &= bits & exponent != exponent;
+                *bytes = bits.to_le_bytes();
+            }
+            self.note(finite);
+        })
     }
 
-    fn int8(&self) -> (Vec<u8>, Vec<f32>) {
+    fn int8(&self) -> Result<(Arc<[u8]>, Vec<f32>)> {
         let columns = self.matrix.shape[1];
-        let (mut codes, mut scales) = (vec![0; self.total()], vec![0.0; self.matrix.shape[0]]);
-        let pieces = codes.par_chunks_mut(self.numbers()).zip(scales.par_chunks_mut(self.rows));
-        pieces.enumerate().for_each(|(index, (codes, scales))| {
-            self.with(index, |values| {
-                let rows = values.chunks_exact_mut(columns).zip(codes.chunks_exact_mut(columns));
-                rows.zip(&mut *scales).for_each(|((values, codes), scale)| *scale = int8::quantize_row(values, codes));
-                scales.iter().all(|scale| scale.is_finite())
-            });
-        });
-        (codes, scales)
+        let mut scales = vec![0.0; self.matrix.shape[0]];
+        let sizes = [self.total(), self.numbers(), self.rows];
+        let codes = in_pieces(sizes, &mut scales, |values, index, codes, scales| {
+            let rows = self.read(index, values).chunks_exact_mut(columns).zip(codes.chunks_exact_mut(columns));
+            rows.zip(&mut *scales).for_each(|((values, codes), scale)| *scale = int8::quantize_row(values, codes));
+            self.note(scales.iter().all(|scale| scale.is_finite()));
+        })?;
+        Ok((codes, scales))
     }
 
-    fn nf4(&self) -> (Vec<u8>, Vec<f32>) {
-        let (mut packed, mut absmax) =
-            (vec![0; self.total().div_ceil(2)], vec![0.0; self.total().div_ceil(nf4::BLOCK)]);
-        let pieces = packed.par_chunks_mut(self.numbers() / 2).zip(absmax.par_chunks_mut(self.numbers() / nf4::BLOCK));
-        pieces.enumerate().for_each(|(index, (packed, absmax))| {
-            self.with(index, |values| {
-                nf4::quantize(values, packed, absmax);
-                absmax.iter().all(|absmax| absmax.is_finite())
-            });
-        });
-        (packed, absmax)
+    fn nf4(&self) -> Result<(Arc<[u8]>, Vec<f32>)> {
+        let mut absmax = vec![0.0; self.total().div_ceil(nf4::BLOCK)];
+        let sizes = [self.total().div_ceil(2), self.numbers() / 2, self.numbers() / nf4::BLOCK];
+        let packed = in_pieces(sizes, &mut absmax, |values, index, packed, absmax| {
+            nf4::quantize(self.read(index, values), packed, absmax);
+            self.note(absmax.iter().all(|absmax| absmax.is_finite()));
+        })?;
+        Ok((packed, absmax))
     }
+}
+
+/// `len` bytes made on all threads in pieces of `piece`, each beside `share` of `others`. A thread gives `work` the same scratch again and
+/// again; the bytes are first touched by who fills them and stay where they are, as both would take longer than the work on one thread.
+fn in_pieces<S: Send, V: Default>(
+    [len, piece, share]: [usize; 3],
+    others: &mut [S],
+    work: impl Fn(&mut V, usize, &mut [u8], &mut [S]) + Sync,
+) -> Result<Arc<[u8]>> {
+    assert_eq!(len.div_ceil(piece), others.len().div_ceil(share), "as many pieces as shares");
+    let mut bytes = Arc::<[u8]>::new_uninit_slice(len);
+    let unfilled = Arc::get_mut(&mut bytes).ok_or_else(|| EngineError::internal("new memory is shared"))?;
+    let pieces = unfilled.par_chunks_mut(piece).zip(others.par_chunks_mut(share));
+    pieces.enumerate().for_each_init(V::default, |scratch, (index, (bytes, others))| {
+        bytes.fill(MaybeUninit::new(0));
+        // SAFETY: the same bytes, all of which were just written.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), bytes.len()) };
+        work(scratch, index, bytes, others);
+    });
+    // SAFETY: every piece was written.
+    Ok(unsafe { bytes.assume_init() })
 }
 
 #[cfg(test)]
@@ -181,7 +208,7 @@ mod tests {
 
     #[test]
     fn sixteen_bit_types_round_to_nearest() {
-        let values = random(1000);
+        let values = random(200_010);
         let bf16s = dequantize(&convert("w", f32_matrix(&values, 10), WeightStorage::Bf16).unwrap());
         let f16s = dequantize(&convert("w", f32_matrix(&values, 10), WeightStorage::F16).unwrap());
         for ((value, bf16), f16) in values.iter().zip(bf16s).zip(f16s) {

@@ -1,5 +1,5 @@
 //! Signed 8-bit codes, scaled to each row's largest magnitude: the weights of LLM.int8 (Dettmers et al., 2022). Activations are not
-//! quantized.
+//! quantized; [`super::llm_int8`] does that, for comparison.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use super::largest_magnitude;
 
 /// The largest code.
-const LARGEST_CODE: f32 = 127.0;
+pub(super) const LARGEST_CODE: f32 = 127.0;
 
 /// Quantizes one row; returns its scale, the largest magnitude.
 ///

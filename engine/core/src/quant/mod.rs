@@ -19,6 +19,7 @@ mod dequantize;
 mod dynamic_map;
 mod form;
 pub mod int8;
+pub mod llm_int8;
 mod nested;
 pub mod nf4;
 mod storage;
@@ -63,6 +64,7 @@ impl Scales {
 }
 
 /// A magnitude's bits, which order as the magnitudes do, an infinity and then NaN above every number: a maximum that loses no fault.
+#[inline(always)]
 fn largest_magnitude(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().map(|value| value.to_bits() & 0x7fff_ffff).max().unwrap_or(0))
 }

@@ -1,5 +1,7 @@
 //! Double quantization: the scales of nf4 blocks as 8-bit codes (Dettmers et al., "QLoRA", 2023, section 3).
 
+use rayon::prelude::*;
+
 use super::dynamic_map::{DYNAMIC_MAP, nearest_code};
 use super::largest_magnitude;
 
@@ -8,6 +10,9 @@ pub const NESTED_BLOCK: usize = 256;
 
 /// As [`super::nf4`]'s: what its reciprocal is taken of.
 const LEAST_SCALE: f32 = 1e-38;
+
+/// Blocks of one piece of work: enough that taking it costs nothing beside it.
+const BLOCKS_AT_ONCE: usize = 16;
 
 /// The scales of a tensor's blocks, less their mean, in blocks of 256.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,18 +38,20 @@ impl NestedScales {
     /// Quantizes scales less an offset. As bitsandbytes' PyTorch kernel: whole blocks are multiplied by the reciprocal of their largest
     /// magnitude, a partial one is divided by it and stores it as at least 1e-38; the nearest code is taken.
     pub fn with_offset(scales: &[f32], offset: f32) -> Self {
-        let mut codes = Vec::with_capacity(scales.len());
-        let mut absmax = Vec::with_capacity(scales.len().div_ceil(NESTED_BLOCK));
-        for block in scales.chunks(NESTED_BLOCK) {
-            let centred: Vec<f32> = block.iter().map(|scale| scale - offset).collect();
-            let largest = largest_magnitude(&centred);
+        let mut codes = vec![0; scales.len()];
+        let mut absmax = vec![0.0; scales.len().div_ceil(NESTED_BLOCK)];
+        let blocks = scales.par_chunks(NESTED_BLOCK).zip(codes.par_chunks_mut(NESTED_BLOCK)).zip(&mut absmax);
+        blocks.with_min_len(BLOCKS_AT_ONCE).for_each(|((block, codes), absmax)| {
+            let mut centred = [0.0; NESTED_BLOCK];
+            let centred = &mut centred[..block.len()];
+            centred.iter_mut().zip(block).for_each(|(centred, scale)| *centred = scale - offset);
+            let largest = largest_magnitude(centred);
             let factor = 1.0 / largest.max(LEAST_SCALE);
             let partial = block.len() < NESTED_BLOCK;
-            let stored = if partial { largest.max(LEAST_SCALE) } else { largest };
-            let scaled = |value: f32| if partial { value / stored } else { value * factor };
-            codes.extend(centred.iter().map(|value| nearest_code(scaled(*value))));
-            absmax.push(stored);
-        }
+            *absmax = if partial { largest.max(LEAST_SCALE) } else { largest };
+            let scaled = |value: f32| if partial { value / *absmax } else { value * factor };
+            codes.iter_mut().zip(centred).for_each(|(code, value)| *code = nearest_code(scaled(*value)));
+        });
         Self { codes, absmax, code_book: DYNAMIC_MAP, offset }
     }
 

@@ -61,6 +61,9 @@ pub struct TrainConfig {
     pub shuffle: bool,
     pub data_seed: u64,
     pub recompute_layers: Recompute,
+    /// The inputs of recomputed blocks wait outside the device's memory, a GPU's in locked memory of the host: less memory of the device, the same
+    /// numbers. The processor has one memory and gains nothing.
+    pub offload_layer_inputs: bool,
 }
 
 impl TrainConfig {
@@ -128,6 +131,7 @@ pub(super) mod tests {
             shuffle: true,
             data_seed: 42,
             recompute_layers: Recompute::Auto,
+            offload_layer_inputs: false,
         }
     }
 

@@ -7,13 +7,13 @@ use super::sizes::Sizes;
 use super::suggestions::{Suggestion, suggestions};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode};
-use crate::lora::LoraLayout;
+use crate::lora::{LoraGroup, LoraLayout};
 use crate::model::{
     Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, head_bytes, rope_angle_count, scratch_bytes,
 };
-use crate::ops::{AttentionShape, MemoryPrices, MemoryRoom, ScratchDemand};
+use crate::ops::{AttentionShape, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 
-/// Bytes of a run at its peak, by part, and what they are for.
+/// Bytes of the device that a run takes at its peak, by part, and what they are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// The base model.
@@ -28,12 +28,16 @@ pub struct MemoryPlan {
     pub scratch_bytes: u64,
     /// Of `scratch_bytes`, those of the device's operations.
     pub(super) device_scratch_bytes: u64,
+    /// Beside the device: locked memory of the host, for layer inputs and the embedding table where they are kept there.
+    pub pinned_host_bytes: u64,
     /// Blocks whose activations the backward pass computes again.
     pub recompute_layers: usize,
+    /// Whether the inputs of those wait outside the device's memory.
+    pub offload_layer_inputs: bool,
 }
 
 impl MemoryPlan {
-    /// All parts together.
+    /// All parts on the device together.
     pub fn total_bytes(&self) -> u64 {
         let Self { weight_bytes, adapter_bytes, activation_bytes, evaluation_bytes, scratch_bytes, .. } = *self;
         weight_bytes + adapter_bytes + activation_bytes + evaluation_bytes + scratch_bytes
@@ -47,31 +51,36 @@ pub(super) struct RunShape<'a> {
     pub weights: &'a WeightForms,
     pub layout: &'a LoraLayout,
     pub sizes: Sizes,
+    pub offload_layer_inputs: bool,
 }
 
 impl RunShape<'_> {
     /// The bytes of `Workspace::new` and of the device's own scratch, with so many blocks recomputed.
     pub fn plan(&self, recompute_layers: usize) -> MemoryPlan {
-        let Self { prices, config, weights, layout, sizes } = *self;
-        let rows = sizes.train_rows.max(sizes.evaluation_rows);
+        let Self { prices, config, weights, layout, sizes, offload_layer_inputs } = *self;
+        let rows = sizes.rows();
         let activations = |rows, keep| activation_bytes(prices, config, layout, rows, keep);
+        let keep = Keep::AllBut { recomputed: recompute_layers, offload: offload_layer_inputs };
+        let PlacedBytes { device, pinned_host } = activations(sizes.train.rows, keep);
         let device_scratch_bytes = prices.scratch(&self.demand());
         MemoryPlan {
             weight_bytes: weights.bytes(prices),
             adapter_bytes: 4 * prices.buffer(layout.len()) + prices.adapter_copy(layout.len()),
-            activation_bytes: activations(sizes.train_rows, Keep::AllBut { recomputed: recompute_layers }),
-            evaluation_bytes: if sizes.evaluation_rows > sizes.train_rows {
-                activations(sizes.evaluation_rows, Keep::Nothing)
+            activation_bytes: device,
+            evaluation_bytes: if sizes.evaluation.rows > sizes.train.rows {
+                activations(sizes.evaluation.rows, Keep::Nothing).device
             } else {
                 0
             },
-            scratch_bytes: prices.buffer(rope_angle_count(config, sizes.longest))
+            scratch_bytes: prices.buffer(rope_angle_count(config, sizes.longest()))
                 + batch_bytes(prices, rows)
                 + scratch_bytes(prices, config, layout, rows)
                 + head_bytes(prices, config, sizes.labelled_rows)
                 + device_scratch_bytes,
             device_scratch_bytes,
+            pinned_host_bytes: weights.pinned_host_bytes(prices) + pinned_host,
             recompute_layers,
+            offload_layer_inputs,
         }
     }
 
@@ -80,8 +89,10 @@ impl RunShape<'_> {
         let lowest = layout.lowest_layer().unwrap_or(0);
         // Gradients go through the output layer and every block down to the lowest that learns, whose own input needs none.
         let above = weights.layers.iter().skip(lowest).flatten().skip(3);
+        let widths = |group: &LoraGroup| group.modules.iter().map(|module| module.out_features).collect();
         ScratchDemand {
-            rows: self.sizes.train_rows,
+            train: self.sizes.train,
+            evaluation: self.sizes.evaluation,
             attention: AttentionShape {
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
@@ -89,6 +100,8 @@ impl RunShape<'_> {
             },
             forward: weights.layers.iter().flatten().chain([weights.output()]).collect(),
             backward: above.chain([weights.output()]).collect(),
+            rank: layout.r,
+            low_rank: layout.groups().filter(|group| !group.modules.is_empty()).map(widths).collect(),
         }
     }
 }
@@ -128,8 +141,8 @@ pub(super) struct MemoryRequest<'a> {
 }
 
 impl<'a> MemoryRequest<'a> {
-    pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes) -> RunShape<'a> {
-        RunShape { prices: self.prices, config: self.model, weights, layout: self.layout, sizes }
+    pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes, offload_layer_inputs: bool) -> RunShape<'a> {
+        RunShape { prices: self.prices, config: self.model, weights, layout: self.layout, sizes, offload_layer_inputs }
     }
 
     /// Of a plan's bytes, those that are held already.
@@ -161,7 +174,7 @@ impl<'a> MemoryRequest<'a> {
     pub fn estimate(&self) -> MemoryEstimate {
         let layers = self.model.num_hidden_layers;
         let sizes = Sizes::new(self.config, self.train, self.evaluation);
-        let shape = self.shape(self.weights, sizes);
+        let shape = self.shape(self.weights, sizes, self.config.offload_layer_inputs);
         let loaded = self.loaded.then_some(self.weights);
         let plan = match self.config.recompute_layers {
             Recompute::Auto => self.fewest(&shape, loaded, 0..=layers).unwrap_or_else(|| shape.plan(layers)),
@@ -205,8 +218,12 @@ impl MemoryEstimate {
         } else {
             format!("what would fit: {}", suggestions.join("; or "))
         };
+        let pinned = match self.plan.pinned_host_bytes {
+            0 => String::new(),
+            bytes => format!(", and {} locked in the host's memory", shown(bytes)),
+        };
         let message = format!(
-            "the run needs {} with {} of {} layers recomputed ({}); {} are held already, {} are free, of which {} stay free; {advice}",
+            "the run needs {} with {} of {} layers recomputed ({}){pinned}; {} are held already, {} are free, of which {} stay free; {advice}",
             shown(self.plan.total_bytes()),
             self.plan.recompute_layers,
             self.layers,

@@ -6,6 +6,8 @@ mod evaluation;
 mod events;
 mod memory_plan;
 mod meter;
+#[cfg(test)]
+mod placement_tests;
 mod plan;
 mod schedule;
 mod sizes;

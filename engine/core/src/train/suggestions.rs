@@ -19,6 +19,8 @@ pub struct Suggestion {
     pub total_bytes: u64,
     /// Blocks that are recomputed then; named where the settings ask for fewer.
     pub recompute_layers: Option<usize>,
+    /// The inputs of recomputed blocks wait outside the device's memory.
+    pub offload_layer_inputs: bool,
     /// Smaller micro-batches, more of them to a step: the same steps.
     pub per_device_train_batch_size: Option<usize>,
     pub gradient_accumulation_steps: Option<usize>,
@@ -38,6 +40,7 @@ impl fmt::Display for Suggestion {
             number("per_device_eval_batch_size", self.per_device_eval_batch_size),
             number("max_seq_length", self.max_seq_length),
             number("recompute_layers", self.recompute_layers),
+            self.offload_layer_inputs.then(|| "offload_layer_inputs".to_owned()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         write!(f, "{} ({})", parts.join(" with "), shown(self.total_bytes))
@@ -48,6 +51,7 @@ impl fmt::Display for Suggestion {
 #[derive(Clone, Copy, Default)]
 struct Change {
     batch: bool,
+    offload: bool,
     four_bits: bool,
     length: bool,
 }
@@ -59,13 +63,22 @@ pub(super) fn suggestions(request: &MemoryRequest<'_>, refused: &MemoryPlan, siz
     // Where that is enough, other changes are worth telling only if they spare it.
     search.most = if found.is_empty() { request.model.num_hidden_layers } else { search.least };
     let one = Change::default();
-    let singles = [Change { batch: true, ..one }, Change { four_bits: true, ..one }, Change { length: true, ..one }];
+    let singles = [
+        Change { batch: true, ..one },
+        Change { offload: true, ..one },
+        Change { four_bits: true, ..one },
+        Change { length: true, ..one },
+    ];
     found.extend(singles.into_iter().filter_map(|change| search.find(change)));
     if found.is_empty() {
+        // Those that change no number first.
         let several = [
-            Change { batch: true, four_bits: true, length: false },
-            Change { batch: true, four_bits: false, length: true },
-            Change { batch: true, four_bits: true, length: true },
+            Change { batch: true, offload: true, ..one },
+            Change { batch: true, four_bits: true, ..one },
+            Change { batch: true, offload: true, four_bits: true, length: false },
+            Change { batch: true, length: true, ..one },
+            Change { batch: true, four_bits: true, length: true, ..one },
+            Change { batch: true, offload: true, four_bits: true, length: true },
         ];
         found.extend(several.into_iter().find_map(|change| search.find(change)));
     }
@@ -96,10 +109,10 @@ impl<'a> Search<'a> {
     }
 
     /// The run with weights and sizes changed, and with the fewest recomputed blocks that make it fit.
-    fn plan(&self, weights: Option<&WeightForms>, sizes: Sizes) -> Option<MemoryPlan> {
+    fn plan(&self, weights: Option<&WeightForms>, sizes: Sizes, offload: bool) -> Option<MemoryPlan> {
         let request = self.request;
         let loaded = (request.loaded && weights.is_none()).then_some(request.weights);
-        let shape = request.shape(weights.unwrap_or(request.weights), sizes);
+        let shape = request.shape(weights.unwrap_or(request.weights), sizes, offload);
         request.fewest(&shape, loaded, self.least..=self.most)
     }
 
@@ -109,25 +122,34 @@ impl<'a> Search<'a> {
         Suggestion {
             total_bytes: plan.total_bytes(),
             recompute_layers: more.then_some(plan.recompute_layers),
+            offload_layer_inputs: plan.offload_layer_inputs && !self.request.config.offload_layer_inputs,
             ..Suggestion::default()
         }
     }
 
     /// More recomputed blocks, and nothing else.
     fn recomputed(&self) -> Option<Suggestion> {
-        self.plan(None, self.sizes).map(|plan| self.suggestion(&plan))
+        let offload = self.request.config.offload_layer_inputs;
+        self.plan(None, self.sizes, offload).map(|plan| self.suggestion(&plan))
     }
 
     /// The least change of these settings that fits; none where even the largest does not, or where a setting cannot be changed.
     fn find(&self, change: Change) -> Option<Suggestion> {
         let weights = if change.four_bits { Some(self.four_bits.as_ref()?) } else { None };
         let config = self.request.config;
+        if change.offload && config.offload_layer_inputs {
+            return None;
+        }
+        let offload = change.offload || config.offload_layer_inputs;
         let batches = if change.batch { smaller_batches(config) } else { vec![config.clone()] };
         // Alone, the largest batch that fits; beside shorter examples, the smallest one, which leaves them longest.
         let batches = if change.length { vec![batches.last().unwrap_or(config).clone()] } else { batches };
         batches.into_iter().find_map(|changed| {
-            let (limit, plan) =
-                if change.length { self.longest(weights, &changed)? } else { (None, self.whole(weights, &changed)?) };
+            let (limit, plan) = if change.length {
+                self.longest(weights, &changed, offload)?
+            } else {
+                (None, self.whole(weights, &changed, offload)?)
+            };
             let differing = |new: usize, old: usize| (new != old).then_some(new);
             Some(Suggestion {
                 per_device_train_batch_size: differing(
@@ -149,14 +171,19 @@ impl<'a> Search<'a> {
         })
     }
 
-    fn whole(&self, weights: Option<&WeightForms>, config: &TrainConfig) -> Option<MemoryPlan> {
+    fn whole(&self, weights: Option<&WeightForms>, config: &TrainConfig, offload: bool) -> Option<MemoryPlan> {
         let MemoryRequest { train, evaluation, .. } = *self.request;
         let same = config == self.request.config;
-        self.plan(weights, if same { self.sizes } else { Sizes::new(config, train, evaluation) })
+        self.plan(weights, if same { self.sizes } else { Sizes::new(config, train, evaluation) }, offload)
     }
 
     /// The longest examples that fit, in whole steps.
-    fn longest(&self, weights: Option<&WeightForms>, config: &TrainConfig) -> Option<(Option<usize>, MemoryPlan)> {
+    fn longest(
+        &self,
+        weights: Option<&WeightForms>,
+        config: &TrainConfig,
+        offload: bool,
+    ) -> Option<(Option<usize>, MemoryPlan)> {
         let MemoryRequest { train, evaluation, .. } = *self.request;
         let sizes = |steps: usize| Sizes::bound(config, train, evaluation, steps * LENGTH_STEP);
         let longest = evaluation.map_or(0, |all| all.longest()).max(train.longest());
@@ -165,7 +192,7 @@ impl<'a> Search<'a> {
         // Between the two: `fitting` steps fit, `too_long` do not or are no change.
         while too_long - fitting > 1 {
             let middle = fitting.midpoint(too_long);
-            match self.plan(weights, sizes(middle)) {
+            match self.plan(weights, sizes(middle), offload) {
                 Some(found) => (fitting, best) = (middle, Some(found)),
                 None => too_long = middle,
             }

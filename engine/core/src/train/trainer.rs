@@ -94,7 +94,8 @@ impl<O: Ops> Trainer<O> {
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
         let plan = TrainingPlan::new(&config, train.len());
-        let keep = Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers };
+        let keep =
+            Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_layer_inputs };
         let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(

@@ -37,16 +37,16 @@ impl<O: Ops> Workspace<O> {
         keep: Keep,
     ) -> Result<Self> {
         let (config, layout) = (&base.config, &*adapter.layout);
-        let rows = sizes.train_rows.max(sizes.evaluation_rows);
-        let evaluation_activations = (sizes.evaluation_rows > sizes.train_rows)
-            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation_rows, Keep::Nothing));
+        let rows = sizes.rows();
+        let evaluation_activations = (sizes.evaluation.rows > sizes.train.rows)
+            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation.rows, Keep::Nothing));
         Ok(Self {
             gradients: ops.allocate(layout.len())?,
             first_moments: ops.allocate(layout.len())?,
             second_moments: ops.allocate(layout.len())?,
-            angles: rope_angles(&*ops, config, sizes.longest)?,
+            angles: rope_angles(&*ops, config, sizes.longest())?,
             batch: PackedBatch::new(&*ops, rows)?,
-            activations: Activations::new(&*ops, config, layout, sizes.train_rows, keep)?,
+            activations: Activations::new(&*ops, config, layout, sizes.train.rows, keep)?,
             evaluation_activations: evaluation_activations.transpose()?,
             scratch: Scratch::new(&*ops, config, layout, rows, true)?,
             head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,
@@ -107,7 +107,7 @@ impl<O: Ops> Workspace<O> {
             // Where only two streams are kept, only the last place can be told.
             let place = match self.evaluation_activations {
                 Some(_) => "the forward pass".to_owned(),
-                None => decoder.first_non_finite(batch, &self.activations)?,
+                None => decoder.first_non_finite(batch, &mut self.activations)?,
             };
             return Err(non_finite(loss, &place));
         }

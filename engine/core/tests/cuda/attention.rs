@@ -1,8 +1,9 @@
 //! Attention: lengths around the tiles' sizes, grouped heads, odd head sizes.
 
+use luthier_core::ops::cuda::NumberType;
 use luthier_core::ops::{AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, Ops, View, ViewMut};
 
-use crate::compare::{Case, activations, compare, indices, random, read};
+use crate::compare::{Case, activations, compare, compare_with, indices, open, random, read};
 
 struct Attention {
     shape: AttentionShape,
@@ -65,7 +66,20 @@ fn attention_and_its_gradients() {
     ];
     for (heads, key_value_heads, head_dim, lengths) in cases {
         let shape = AttentionShape { heads, key_value_heads, head_dim };
-        compare(&format!("{shape:?} over {lengths:?}"), &Attention { shape, lengths });
+        let (what, case) = (format!("{shape:?} over {lengths:?}"), Attention { shape, lengths });
+        compare(&what, &case);
+        compare_with(&format!("{what}, own kernels"), &case, |kind| open(kind).without_cudnn());
+    }
+}
+
+#[test]
+fn the_same_bits_every_time() {
+    let shape = AttentionShape { heads: 8, key_value_heads: 4, head_dim: 128 };
+    let case = Attention { shape, lengths: &[700, 37, 1, 512] };
+    let ops = open(NumberType::BF16);
+    let first = case.run(&ops);
+    for _ in 0..3 {
+        assert!(case.run(&ops) == first);
     }
 }
 

@@ -15,12 +15,22 @@ pub trait Case {
 pub const TOLERANCES: [(NumberType, f64); 3] =
     [(NumberType::F32, 3e-6), (NumberType::F16, 2e-3), (NumberType::BF16, 1.5e-2)];
 
+/// The GPU that tests run on.
+pub fn open(kind: NumberType) -> CudaOps {
+    let ordinal = std::env::var("LUTHIER_TEST_GPU").map_or(0, |text| text.parse().unwrap());
+    CudaOps::open(ordinal, kind).unwrap()
+}
+
 /// Compares a case in all three types. Inputs come from [`random`], whose numbers every type holds exactly.
 pub fn compare(what: &str, case: &impl Case) {
-    let ordinal = std::env::var("LUTHIER_TEST_GPU").map_or(0, |text| text.parse().unwrap());
+    compare_with(what, case, open);
+}
+
+/// As [`compare`], on devices that `open` opens.
+pub fn compare_with(what: &str, case: &impl Case, open: impl Fn(NumberType) -> CudaOps) {
     let expected = case.run(&CpuOps::<f32>::new(4));
     for (kind, tolerance) in TOLERANCES {
-        let found = case.run(&CudaOps::open(ordinal, kind).unwrap());
+        let found = case.run(&open(kind));
         for ((name, found), (_, expected)) in found.iter().zip(&expected) {
             let error = relative_error(found, expected);
             assert!(error <= tolerance, "{what}, {kind:?}, {name}: off by {error:e}; expected at most {tolerance:e}");

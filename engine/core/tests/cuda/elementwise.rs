@@ -21,9 +21,16 @@ impl Case for Norm {
         let grad = activations(ops, &random(3, rows * width));
         let mut input_grad = activations(ops, &random(4, rows * width));
         let (from, sums, to) = (View::from(&x), View::from(&factors), ViewMut::from(&mut input_grad));
-        ops.rms_norm_backward(rows, width, from, &weight, sums, View::from(&grad), to).unwrap();
+        ops.rms_norm_backward(rows, width, from, &weight, sums, View::from(&grad), to, None).unwrap();
+        let mut again = activations(ops, &vec![f32::NAN; rows * width]);
+        let mut second = activations(ops, &random(4, rows * width));
+        let (from, sums, to) = (View::from(&x), View::from(&factors), ViewMut::from(&mut second));
+        let normed = Some(ViewMut::from(&mut again));
+        ops.rms_norm_backward(rows, width, from, &weight, sums, View::from(&grad), to, normed).unwrap();
         vec![
             ("output", read(ops, &out, rows * width)),
+            ("output once more", read(ops, &again, rows * width)),
+            ("input gradient beside it", read(ops, &second, rows * width)),
             ("reciprocal RMS", read(ops, &factors, rows)),
             ("input gradient", read(ops, &input_grad, rows * width)),
         ]
@@ -32,7 +39,7 @@ impl Case for Norm {
 
 #[test]
 fn norms() {
-    for (rows, width) in [(1, 8), (63, 576), (65, 33), (4095, 64), (7, 4096), (3, 11008)] {
+    for (rows, width) in [(1, 8), (63, 576), (65, 33), (4095, 64), (7, 4096), (5, 5120), (9, 8192), (3, 11008)] {
         compare(&format!("{rows} × {width}"), &Norm { rows, width });
     }
 }

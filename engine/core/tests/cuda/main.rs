@@ -1,6 +1,7 @@
 //! The GPU beside the processor, operation by operation. Needs the feature `cuda` and a GPU, numbered by `LUTHIER_TEST_GPU` (0 unless set).
 
 mod attention;
+mod blocks;
 mod compare;
 mod elementwise;
 mod memory;
@@ -8,4 +9,5 @@ mod plan;
 mod products;
 #[path = "../support/random_model.rs"]
 mod random_model;
+mod transfers;
 mod weights;

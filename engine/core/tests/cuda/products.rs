@@ -1,6 +1,8 @@
 //! Matrix products and linear layers, over the strides that the model uses.
 
-use luthier_core::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut};
+use luthier_core::ops::{
+    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut,
+};
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
 use crate::compare::{Case, activations, compare, numbers, random, read};
@@ -60,6 +62,72 @@ fn low_rank_products() {
     }
 }
 
+/// The backward pass of the low-rank halves of layers with these outputs.
+struct LowRankBackward {
+    rows: usize,
+    rank: usize,
+    outputs: &'static [usize],
+}
+
+impl Case for LowRankBackward {
+    fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
+        let Self { rows, rank, outputs } = *self;
+        let (hidden_stride, grad_stride) = (rank * outputs.len() + 3, rank * outputs.len() + 1);
+        let total: usize = outputs.iter().sum::<usize>() * rank + 7;
+        let (parameters, mut gradients) = (numbers(ops, &random(1, total)), numbers(ops, &random(2, total)));
+        let hidden = activations(ops, &random(3, rows * hidden_stride));
+        let mut hidden_grad = activations(ops, &vec![0.0; rows * grad_stride]);
+        let grads: Vec<_> = (4..).zip(outputs).map(|(seed, out)| activations(ops, &random(seed, rows * out))).collect();
+        let mut b_offset = 7;
+        let mut layers = Vec::new();
+        for (index, (out, grad)) in outputs.iter().zip(&grads).enumerate() {
+            layers.push(LowRankLayer {
+                out_features: *out,
+                output_grad: View::from(grad),
+                b_offset,
+                hidden_column: 3 + index * rank,
+                grad_column: 1 + index * rank,
+            });
+            b_offset += out * rank;
+        }
+        ops.low_rank_gradients(LowRankGradients {
+            rows,
+            rank,
+            scale: 0.5,
+            layers: &layers,
+            parameters: &parameters,
+            hidden: View::from(&hidden),
+            hidden_stride,
+            hidden_grad: ViewMut::from(&mut hidden_grad),
+            grad_stride,
+            gradients: &mut gradients,
+        })
+        .unwrap();
+        vec![
+            ("gradient of the products with A", read(ops, &hidden_grad, rows * grad_stride)),
+            ("gradients of B", read(ops, &gradients, total)),
+        ]
+    }
+}
+
+#[test]
+fn low_rank_halves_backward() {
+    let cases: [(usize, usize, &[usize]); 9] = [
+        (1, 1, &[8]),
+        (63, 8, &[576, 192, 192]),
+        (65, 5, &[24, 264]),
+        (513, 8, &[1032]),
+        (600, 16, &[520, 520]),
+        (300, 12, &[64]),
+        (257, 32, &[328, 40, 40]),
+        (100, 40, &[64]),
+        (70, 8, &[100]),
+    ];
+    for (rows, rank, outputs) in cases {
+        compare(&format!("{rows} rows, r = {rank}, {outputs:?}"), &LowRankBackward { rows, rank, outputs });
+    }
+}
+
 struct LinearLayer {
     stored: StoredType,
     rows: usize,
@@ -97,7 +165,9 @@ impl Case for LinearLayer {
 #[test]
 fn linear_layers() {
     for stored in [StoredType::F32, StoredType::BF16] {
-        for (rows, shape, rank) in [(1, [8, 16], 1), (63, [576, 576], 8), (65, [192, 40], 4), (130, [1000, 520], 16)] {
+        let cases = [(1, [8, 16], 1), (63, [576, 576], 8), (65, [192, 40], 4), (130, [1000, 520], 16)];
+        let wide = [(129, [1096, 72], 24), (20, [40, 1030], 32), (33, [64, 64], 40)];
+        for (rows, shape, rank) in cases.into_iter().chain(wide) {
             let what = format!("{rows} rows, {shape:?}, r = {rank}, {}", stored.name());
             compare(&what, &LinearLayer { stored, rows, shape, rank });
         }

@@ -3,8 +3,8 @@
 use candle_core::quantized::GgmlDType;
 use luthier_core::load::{self, TokenizerSource};
 use luthier_core::model::{BaseModel, WeightForms};
-use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::{ErrorCode, StoredType, TensorBytes, WeightStorage};
 
 use crate::support::{Folder, Meta, TinyModel, f32_bytes, refused};
@@ -63,7 +63,7 @@ fn forms_are_those_of_the_tensors_and_price_what_a_load_holds() {
         }
         for storage in WeightStorage::ALL {
             let ops = CpuOps::<f32>::new(1);
-            let planned = WeightForms::read(&*files, storage).unwrap();
+            let planned = WeightForms::read(&*files, storage, EmbeddingPlace::Device).unwrap();
             let base = BaseModel::load(&ops, &*files, storage).unwrap();
             assert_eq!(base.forms, planned);
             assert_eq!(planned.held_bytes(&*ops.prices()), ops.memory().allocated_bytes, "{}", storage.name());

@@ -56,12 +56,15 @@ fn rms_norm() {
         ops.rms_norm(rows, width, (&x).into(), &weight, epsilon, (&mut out).into(), (&mut factors).into()).unwrap();
         (out, factors)
     };
-    let (_, factors) = run(&x);
+    let (out, factors) = run(&x);
     // Gradients are added to what is there.
     let mut input_grad = buffer(&ops, &vec![2.0; rows * width]);
     let (on_device, output_grad) = (buffer(&ops, &x), buffer(&ops, &grad));
     let (from, factors, output) = ((&on_device).into(), (&factors).into(), (&output_grad).into());
-    ops.rms_norm_backward(rows, width, from, &weight, factors, output, (&mut input_grad).into()).unwrap();
+    let mut again = ops.allocate(rows * width).unwrap();
+    let (to, normed) = ((&mut input_grad).into(), Some((&mut again).into()));
+    ops.rms_norm_backward(rows, width, from, &weight, factors, output, to, normed).unwrap();
+    assert_eq!(values(&ops, &again, rows * width), values(&ops, &out, rows * width));
     let found = values(&ops, &input_grad, rows * width).iter().map(|value| value - 2.0).collect();
     check("rms_norm", &[x], &[found], |inputs| dot(&values(&ops, &run(&inputs[0]).0, rows * width), &grad));
 }

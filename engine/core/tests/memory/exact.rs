@@ -30,6 +30,7 @@ fn check(
     assert_eq!(memory.plan.weight_bytes, weights, "{what}");
     assert_eq!(memory.held_bytes, weights, "{what}");
     assert_eq!(memory.plan.total_bytes(), ops.memory().peak_allocated_bytes, "{what}");
+    assert_eq!(memory.plan.pinned_host_bytes, 0, "{what}");
 }
 
 #[test]
@@ -37,7 +38,7 @@ fn a_run_takes_what_was_planned() {
     let mut random = MersenneTwister::new(11);
     let mut below = |count: usize| random.next_u32() as usize % count;
     for round in 0..60 {
-        let (layers, key_value_heads, vocab_size) = (1 + below(4), 1 + below(2), 64 + 32 * below(3));
+        let (layers, key_value_heads, vocab_size) = (1 + below(6), 1 + below(2), 64 + 32 * below(3));
         let heads = key_value_heads * (1 + below(2));
         let stored = [StoredType::F32, StoredType::BF16, StoredType::F16, StoredType::Ggml(GgmlDType::Q8_0)];
         let shape = [layers, heads, key_value_heads, 32, 32 * (1 + below(2)), 32 * (1 + below(3)), vocab_size];
@@ -55,6 +56,7 @@ fn a_run_takes_what_was_planned() {
             kind => Some(examples(&evaluation[kind - 1], 1 + below(9), vocab_size)),
         };
         let mut config = settings(1 + below(4), 1 + below(3), 1 + below(3), recompute);
+        config.offload_layer_inputs = below(2) == 0;
         let last = format!("model.layers.{}.self_attn.v_proj", layers - 1);
         config.lora.target_modules = match below(4) {
             0 => Some(vec![last]),

@@ -7,6 +7,7 @@ mod golden;
 mod greedy;
 mod held;
 mod initial;
+mod offload;
 mod optimizer;
 mod quantized;
 mod refusals;

@@ -224,7 +224,11 @@ fn unpermute(tensor: &HostTensor, heads: usize) -> HostTensor {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::GgmlDType;
+
     use super::*;
+    use crate::quant::dequantize;
+    use crate::random::MersenneTwister;
     use crate::tensor::StoredType;
 
     #[test]
@@ -235,5 +239,29 @@ mod tests {
         let ordered = unpermute(&tensor, 2);
         let expected: Vec<u8> = (0..8).flat_map(|x| (x as f32).to_le_bytes()).collect();
         assert_eq!(ordered.bytes.as_slice(), expected);
+    }
+    /// Two heads of 64 rows, three blocks a row: rows move whole, with the scales in their blocks.
+    #[test]
+    fn unpermute_moves_rows_of_blocks_whole() {
+        let (heads, head_dim, columns) = (2, 64, 96);
+        let stored = StoredType::Ggml(GgmlDType::Q5_0);
+        let row_bytes = stored.row_bytes(columns).unwrap();
+        let mut random = MersenneTwister::new(1);
+        let mut bytes: Vec<u8> = (0..heads * head_dim * row_bytes).map(|_| random.next_u32() as u8).collect();
+        // Each block's scale, finite.
+        bytes.chunks_exact_mut(stored.block_bytes()).for_each(|block| block[1] = 0x30);
+        let shape = vec![heads * head_dim, columns];
+        let tensor = HostTensor::new(stored, shape, TensorBytes::Owned(Arc::from(bytes)));
+        let (before, after) = (dequantize(&tensor), dequantize(&unpermute(&tensor, heads)));
+        let row = |numbers: &[f32], row: usize| numbers[row * columns..(row + 1) * columns].to_vec();
+        for head in 0..heads {
+            for j in 0..head_dim / 2 {
+                for half in 0..2 {
+                    let ours = row(&after, head * head_dim + half * head_dim / 2 + j);
+                    assert_eq!(ours, row(&before, head * head_dim + 2 * j + half), "head {head}, {j}, {half}");
+                }
+            }
+        }
+        assert_ne!(before, after);
     }
 }

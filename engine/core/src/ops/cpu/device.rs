@@ -16,8 +16,8 @@ use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
+    LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
 use crate::system::available_bytes;
 use crate::tensor::HostTensor;
@@ -138,6 +138,7 @@ impl<E: Real> Ops for CpuOps<E> {
     type Buffer = CpuBuffer<E>;
     type Indices = Vec<u32>;
     type Weight = CpuWeight;
+    type Parked = CpuBuffer<E>;
     const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CpuBuffer<E>> {
@@ -154,6 +155,14 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CpuWeight> {
         CpuWeight::new(tensor, &self.counter)
+    }
+
+    fn upload_embedding(&self, tensor: HostTensor, _: EmbeddingPlace) -> Result<CpuWeight> {
+        self.upload_weight(tensor)
+    }
+
+    fn embedding_place(&self, _: &CpuWeight) -> EmbeddingPlace {
+        EmbeddingPlace::Device
     }
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
@@ -184,11 +193,23 @@ impl<E: Real> Ops for CpuOps<E> {
         Ok(())
     }
 
+    fn allocate_parked(&self, len: usize) -> Result<CpuBuffer<E>> {
+        self.allocate(len)
+    }
+
+    fn park(&self, len: usize, from: &CpuBuffer<E>, to: &mut CpuBuffer<E>) -> Result<()> {
+        self.read(from.into(), slice_mut(to.into(), len)?)
+    }
+
+    fn fetch(&self, len: usize, from: &CpuBuffer<E>, to: &mut CpuBuffer<E>) -> Result<()> {
+        self.park(len, from, to)
+    }
+
     fn memory(&self) -> MemoryUse {
         self.counter.current()
     }
 
-    fn prices(&self) -> Box<dyn MemoryPrices> {
+    fn prices(&self) -> Box<dyn MemoryPrices + '_> {
         Box::new(CpuPrices { element: size_of::<E>() })
     }
 
@@ -284,16 +305,24 @@ impl<E: Real> Ops for CpuOps<E> {
         reciprocal_rms: View<'_, CpuBuffer<E>>,
         output_grad: View<'_, CpuBuffer<E>>,
         input_grad: ViewMut<'_, CpuBuffer<E>>,
+        normed: Option<ViewMut<'_, CpuBuffer<E>>>,
     ) -> Result<()> {
         let (x, weight) = (slice(x, rows * width)?, slice(weight.into(), width)?);
         let (factors, output_grad) = (slice(reciprocal_rms, rows)?, slice(output_grad, rows * width)?);
         let input_grad = Disjoint::new(slice_mut(input_grad, rows * width)?);
+        let normed_width = if normed.is_some() { width } else { 0 };
+        let normed = Disjoint::new(match normed {
+            Some(normed) => slice_mut(normed, rows * width)?,
+            None => &mut [],
+        });
         for_rows(&mut self.pool(), rows, width, |range| {
             for row in range {
                 let place = row * width..(row + 1) * width;
+                let normed_place = row * normed_width..(row + 1) * normed_width;
                 // SAFETY: rows of this piece.
-                let input_grad = unsafe { input_grad.range(place.clone()) };
-                rows::rms_norm_backward(&x[place.clone()], weight, factors[row], &output_grad[place], input_grad);
+                let (input_grad, normed) = unsafe { (input_grad.range(place.clone()), normed.range(normed_place)) };
+                let (x, output_grad) = (&x[place.clone()], &output_grad[place]);
+                rows::rms_norm_backward(x, weight, factors[row], output_grad, input_grad, normed);
             }
         });
         Ok(())

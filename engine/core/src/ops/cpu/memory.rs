@@ -30,6 +30,7 @@ impl MemoryCounter {
         MemoryUse {
             allocated_bytes: self.now.load(Ordering::Relaxed),
             peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
+            pinned_host_bytes: 0,
         }
     }
 

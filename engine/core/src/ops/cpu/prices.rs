@@ -2,7 +2,7 @@
 
 use super::device::{DEQUANTIZED_NUMBERS, LOGITS_AT_ONCE};
 use super::memory::ALIGNMENT;
-use crate::ops::{MemoryPrices, ScratchDemand};
+use crate::ops::{EmbeddingPlace, MemoryPrices, PlacedBytes, ScratchDemand};
 use crate::quant::MatrixForm;
 use crate::tensor::StoredType;
 
@@ -35,6 +35,11 @@ impl MemoryPrices for CpuPrices {
         0
     }
 
+    /// The processor has one memory.
+    fn parked(&self, len: usize) -> PlacedBytes {
+        PlacedBytes { device: self.buffer(len), pinned_host: 0 }
+    }
+
     fn adapter_copy(&self, _: usize) -> u64 {
         0
     }
@@ -48,11 +53,15 @@ impl MemoryPrices for CpuPrices {
         if form.mapped { 0 } else { form.host_bytes() }
     }
 
+    fn is_on_host(&self, _: &MatrixForm, _: EmbeddingPlace) -> bool {
+        false
+    }
+
     /// One memory for all: dequantized weights, and attention's gradients for each head where keys are shared.
     fn scratch(&self, demand: &ScratchDemand<'_>) -> u64 {
         let shape = demand.attention;
         let shared = shape.heads != shape.key_value_heads;
-        let per_head = if shared { 2 * demand.rows * shape.heads * shape.head_dim } else { 0 };
+        let per_head = if shared { 2 * demand.train.rows * shape.heads * shape.head_dim } else { 0 };
         let weights = demand.backward.iter().map(|form| self.dequantized(form));
         self.buffer(weights.fold(per_head, usize::max))
     }

@@ -43,13 +43,23 @@ vectorized! {
 }
 
 vectorized! {
-    /// Adds r·(w∘g) − x·r³/width·Σ(w∘g∘x) to `input_grad`.
-    pub(super) fn rms_norm_backward<E>(x: &[E], weight: &[E], factor: E, output_grad: &[E], input_grad: &mut [E]) {
+    /// Adds r·(w∘g) − x·r³/width·Σ(w∘g∘x) to `input_grad`; `normed`, unless empty, becomes x·r·w.
+    pub(super) fn rms_norm_backward<E>(
+        x: &[E],
+        weight: &[E],
+        factor: E,
+        output_grad: &[E],
+        input_grad: &mut [E],
+        normed: &mut [E]
+    ) {
         let (weight, output_grad) = (&weight[..x.len()], &output_grad[..x.len()]);
         let dot = lane_sum(x.len(), |i| weight[i] * output_grad[i] * x[i]);
         let pull = -(dot * factor * factor * factor / E::from_f64(x.len() as f64));
         for (((input_grad, x), weight), output_grad) in input_grad.iter_mut().zip(x).zip(weight).zip(output_grad) {
             *input_grad += (*weight * *output_grad).fused(factor, *x * pull);
+        }
+        for ((normed, x), weight) in normed.iter_mut().zip(x).zip(weight) {
+            *normed = *x * factor * *weight;
         }
     }
 }

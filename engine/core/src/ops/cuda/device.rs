@@ -3,26 +3,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_kernels::{
-    AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, DevicePointer, MAX_HEAD_DIM, Multiplier,
-    NORM_SCRATCH_BYTES, NumberType, Stream,
+    AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, Cudnn, DevicePointer, MAX_HEAD_DIM,
+    Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream,
 };
 
 use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
+use super::pinned::CudaParked;
 use super::prices::CudaPrices;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm,
-    Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
+    LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
-
-/// Scratch memories: a converted weight, sums over rows.
-const SCRATCHES: usize = 2;
-pub(super) const PLAIN_WEIGHT: usize = 0;
-const ROW_SUMS: usize = 1;
 
 /// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
 pub(super) const LOGITS_AT_ONCE: usize = 128 << 20;
@@ -33,8 +29,11 @@ pub struct CudaOps {
     multiplier: Multiplier,
     /// Type of activations and of products with them.
     compute: NumberType,
-    /// Grow to the largest use, so that a step after the first allocates nothing.
-    scratch: [Mutex<Option<Allocation>>; SCRATCHES],
+    /// For one operation at a time: a converted weight, or what attention needs. Grows to the largest use, so that a step after the first
+    /// allocates nothing.
+    scratch: Mutex<Option<Allocation>>,
+    /// Why attention is not cuDNN's, where it is not.
+    cudnn: std::result::Result<Cudnn, String>,
     norm: Allocation,
 }
 
@@ -45,10 +44,25 @@ impl CudaOps {
     pub fn open(ordinal: usize, compute: NumberType) -> Result<Self> {
         let stream = Arc::new(Stream::open(ordinal)?);
         let multiplier = Multiplier::new(stream.clone())?;
-        let memory = Arc::new(Memory::new(stream));
+        let memory = Arc::new(Memory::new(stream)?);
         memory.count(multiplier.bytes() as u64);
         let norm = Allocation::new(&memory, NORM_SCRATCH_BYTES)?;
-        Ok(Self { memory, multiplier, compute, scratch: Default::default(), norm })
+        let cudnn = Cudnn::open(memory.stream.clone());
+        Ok(Self { memory, multiplier, compute, scratch: Mutex::default(), cudnn, norm })
+    }
+
+    /// The same device with attention by our own kernels only.
+    #[must_use]
+    pub fn without_cudnn(self) -> Self {
+        Self { cudnn: Err("it was not asked for".to_owned()), ..self }
+    }
+
+    /// What attention is computed with, such as `cuDNN 9.19.0`, or `own kernels` and why.
+    pub fn attention_library(&self) -> String {
+        match &self.cudnn {
+            Ok(_) => format!("cuDNN {}", Cudnn::version()),
+            Err(reason) => format!("own kernels ({reason})"),
+        }
     }
 
     /// Name of the GPU and bytes of its memory.
@@ -79,14 +93,26 @@ impl CudaOps {
         (self.multiplier.bytes() + self.norm.bytes()) as u64
     }
 
-    /// Scratch of at least `bytes`. What is put there is used before the next call for the same slot is worked on, as the stream keeps order.
-    pub(super) fn scratch(&self, slot: usize, bytes: usize) -> Result<DevicePointer> {
-        let mut scratch = self.scratch[slot].lock().unwrap_or_else(PoisonError::into_inner);
+    /// Scratch of at least `bytes`. What is put there is used before the next call is worked on, as the stream keeps order.
+    pub(super) fn scratch(&self, bytes: usize) -> Result<DevicePointer> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if scratch.as_ref().is_none_or(|found| found.bytes() < bytes) {
             *scratch = None;
             *scratch = Some(Allocation::new(&self.memory, bytes)?);
         }
         scratch.as_ref().map(|found| found.pointer).ok_or_else(|| EngineError::internal("scratch memory was not made"))
+    }
+
+    /// cuDNN and scratch for it, where it takes attention of these sizes.
+    fn cudnn_scratch(
+        &self,
+        kind: NumberType,
+        sizes: AttentionSizes,
+        backward: bool,
+    ) -> Result<Option<(&Cudnn, DevicePointer)>> {
+        let Ok(cudnn) = &self.cudnn else { return Ok(None) };
+        let bytes = cudnn.scratch_bytes(kind, sizes, backward);
+        bytes.map(|bytes| Ok((cudnn, self.scratch(bytes)?))).transpose()
     }
 }
 
@@ -136,6 +162,7 @@ impl Ops for CudaOps {
     type Buffer = CudaBuffer;
     type Indices = CudaIndices;
     type Weight = CudaWeight;
+    type Parked = CudaParked;
     const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
@@ -151,7 +178,15 @@ impl Ops for CudaOps {
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
-        CudaWeight::new(&self.memory, &tensor, self.compute)
+        CudaWeight::new(&self.memory, &tensor)
+    }
+
+    fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<CudaWeight> {
+        CudaWeight::embedding(&self.memory, &tensor, place)
+    }
+
+    fn embedding_place(&self, table: &CudaWeight) -> EmbeddingPlace {
+        table.place()
     }
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
@@ -203,19 +238,29 @@ impl Ops for CudaOps {
         Ok(())
     }
 
+    fn allocate_parked(&self, len: usize) -> Result<CudaParked> {
+        CudaParked::new(&self.memory, len, self.compute)
+    }
+
+    fn park(&self, len: usize, from: &CudaBuffer, to: &mut CudaParked) -> Result<()> {
+        to.park(len, from)
+    }
+
+    fn fetch(&self, len: usize, from: &CudaParked, to: &mut CudaBuffer) -> Result<()> {
+        from.fetch(len, to)
+    }
+
     fn memory(&self) -> MemoryUse {
         self.memory.in_use()
     }
 
-    fn prices(&self) -> Box<dyn MemoryPrices> {
-        Box::new(CudaPrices { compute: self.compute, own_bytes: self.own_bytes() })
+    fn prices(&self) -> Box<dyn MemoryPrices + '_> {
+        Box::new(CudaPrices { compute: self.compute, own_bytes: self.own_bytes(), cudnn: self.cudnn.as_ref().ok() })
     }
 
     fn room(&self) -> MemoryRoom {
-        let held = |slot: &Mutex<Option<Allocation>>| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |found| found.bytes() as u64)
-        };
-        let scratch_bytes = self.own_bytes() + self.scratch.iter().map(held).sum::<u64>();
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch_bytes = self.own_bytes() + scratch.as_ref().map_or(0, |found| found.bytes() as u64);
         MemoryRoom { free_bytes: self.stream().memory().ok().map(|(free, _)| free as u64), scratch_bytes }
     }
 
@@ -230,10 +275,8 @@ impl Ops for CudaOps {
         if rows == 0 {
             return Ok(());
         }
-        let (kind, from) = table.plain().ok_or_else(|| EngineError::internal("an embedding table is held as codes"))?;
-        let (to, kinds) = (place_mut(&out, rows * width)?, [kind, out.buffer.kind]);
-        // SAFETY: ids and places were checked.
-        unsafe { self.stream().gather_rows(kinds, [rows, width], from, ids.pointer(), to) }.map_err(EngineError::from)
+        let to = place_mut(&out, rows * width)?;
+        table.gather(&self.memory, ids, out.buffer.kind, to)
     }
 
     fn gather_rows(
@@ -295,15 +338,22 @@ impl Ops for CudaOps {
         reciprocal_rms: View<'_, CudaBuffer>,
         output_grad: View<'_, CudaBuffer>,
         input_grad: ViewMut<'_, CudaBuffer>,
+        normed: Option<ViewMut<'_, CudaBuffer>>,
     ) -> Result<()> {
         let kind = one_kind([x.buffer, output_grad.buffer, input_grad.buffer])?;
+        if let Some(normed) = &normed {
+            one_kind([x.buffer, normed.buffer])?;
+        }
+        let normed = normed.map(|normed| place_mut(&normed, rows * width)).transpose()?;
         single(weight)?;
         single(reciprocal_rms.buffer)?;
         let (x, weight, factors) = (place(x, rows * width)?, weight.place(0, width)?, place(reciprocal_rms, rows)?);
         let (output_grad, input_grad) = (place(output_grad, rows * width)?, place_mut(&input_grad, rows * width)?);
         // SAFETY: places and types were checked.
-        unsafe { self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad) }
-            .map_err(EngineError::from)
+        unsafe {
+            self.stream().rms_norm_backward(kind, rows, width, x, weight, factors, output_grad, input_grad, normed)
+        }
+        .map_err(EngineError::from)
     }
 
     fn rope(
@@ -368,7 +418,13 @@ impl Ops for CudaOps {
         let log_sum_exp = place_mut(&log_sum_exp, sizes.rows * shape.heads)?;
         let arrays = attention_arrays(sizes, borders, &inputs, output, log_sum_exp)?;
         // SAFETY: places, types and borders were checked.
-        unsafe { self.stream().attention(kind, sizes, &arrays) }.map_err(EngineError::from)
+        unsafe {
+            match self.cudnn_scratch(kind, sizes, false)? {
+                Some((cudnn, scratch)) => cudnn.attention(kind, sizes, &arrays, None, scratch)?,
+                None => self.stream().attention(kind, sizes, &arrays)?,
+            }
+        }
+        Ok(())
     }
 
     fn attention_backward(
@@ -401,10 +457,17 @@ impl Ops for CudaOps {
             query_grad: place_mut(&grads.query, wide)?,
             key_grad: place_mut(&grads.key, narrow)?,
             value_grad: place_mut(&grads.value, narrow)?,
-            pull: self.scratch(ROW_SUMS, sizes.rows * shape.heads * size_of::<f32>())?,
         };
         // SAFETY: places, types and borders were checked.
-        unsafe { self.stream().attention_backward(kind, sizes, &arrays, &backward) }.map_err(EngineError::from)
+        unsafe {
+            if let Some((cudnn, scratch)) = self.cudnn_scratch(kind, sizes, true)? {
+                cudnn.attention(kind, sizes, &arrays, Some(&backward), scratch)?;
+            } else {
+                let pull = self.scratch(sizes.rows * shape.heads * size_of::<f32>())?;
+                self.stream().attention_backward(kind, sizes, &arrays, &backward, pull)?;
+            }
+        }
+        Ok(())
     }
 
     fn gemm(
@@ -445,6 +508,10 @@ impl Ops for CudaOps {
         self.grad_input(rows, terms, low_rank, input_grad)
     }
 
+    fn low_rank_gradients(&self, mut of: LowRankGradients<'_, CudaBuffer>) -> Result<()> {
+        if self.gradients_in_one_pass(&mut of)? { Ok(()) } else { of.into_products(self) }
+    }
+
     fn cross_entropy(
         &self,
         vocabulary: usize,
@@ -468,7 +535,8 @@ impl Ops for CudaOps {
 
     fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
         single(values)?;
-        let (pointer, len) = (values.allocation.pointer, values.allocation.bytes() / size_of::<f32>());
+        let len = values.allocation.bytes() / size_of::<f32>();
+        let pointer = values.place_mut(0, len)?;
         let mut norm = [0f64];
         // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
         unsafe {

@@ -2,7 +2,7 @@
 
 use luthier_kernels::{DevicePointer, NumberType, Operand, Product};
 
-use super::device::{CudaOps, PLAIN_WEIGHT};
+use super::device::CudaOps;
 use super::memory::{CudaBuffer, place, place_mut};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
@@ -24,13 +24,13 @@ impl CudaOps {
         if let Some(pointer) = weight.held_as(kind) {
             return Ok(pointer);
         }
-        let to = self.scratch(PLAIN_WEIGHT, weight.rows * weight.columns * kind.bytes())?;
+        let to = self.scratch(weight.rows * weight.columns * kind.bytes())?;
         weight.convert(self.device_memory(), kind, to)?;
         Ok(to)
     }
 
     /// A matrix in the type of a product: as it is, or the copy in that type that goes with an adapter's numbers.
-    fn operand(
+    pub(super) fn operand(
         &self,
         matrix: &Matrix<'_, CudaBuffer>,
         [rows, columns]: [usize; 2],
@@ -96,9 +96,7 @@ impl CudaOps {
         // The low-rank half first: it is written without being read, and the large product adds to it at no cost of its own.
         let start = match low_rank {
             Some(term) => {
-                let start = residual.map_or(Start::Zero, Start::Other);
-                let out = ViewMut::at(&mut *out.buffer, out.offset).rows(n);
-                self.product([rows, n, term.rank], 1.0, &term.left, &term.right, start, out)?;
+                self.expand([rows, n], &term, residual, ViewMut::at(&mut *out.buffer, out.offset))?;
                 Some(to)
             }
             None => residual,
@@ -137,8 +135,7 @@ impl CudaOps {
         let mut start = None;
         if let Some(term) = low_rank {
             // As in the forward pass.
-            let out = ViewMut::at(&mut *input_grad.buffer, input_grad.offset).rows(n);
-            self.product([rows, n, term.rank], 1.0, &term.left, &term.right, Start::Zero, out)?;
+            self.expand([rows, n], &term, None, ViewMut::at(&mut *input_grad.buffer, input_grad.offset))?;
             start = Some(to);
         }
         for LinearGradTerm { output_grad, weight } in layers {

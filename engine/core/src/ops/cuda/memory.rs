@@ -1,31 +1,45 @@
 //! Device memory, counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
-use luthier_kernels::{DevicePointer, NumberType, Stream};
+use luthier_kernels::{CopyStream, DevicePointer, Event, NumberType, Stream};
 
+use super::transfer::Transfer;
 use crate::error::{EngineError, Result};
 use crate::ops::view::outside;
 use crate::ops::{MemoryUse, View, ViewMut};
 
-/// A device's stream and what it has handed out.
+/// A device's streams and what it has handed out.
 pub(super) struct Memory {
     pub stream: Arc<Stream>,
+    /// Copies to and from locked host memory.
+    pub copies: CopyStream,
+    /// The operations so far, as the last copy was to see them. An operation more does no harm: the copy then waits longer.
+    pub so_far: Event,
     now: AtomicU64,
     peak: AtomicU64,
+    pinned: AtomicU64,
 }
 
 impl Memory {
-    pub fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, now: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    pub fn new(stream: Arc<Stream>) -> Result<Self> {
+        Ok(Self {
+            copies: CopyStream::new(stream.clone())?,
+            so_far: Event::new(&stream)?,
+            stream,
+            now: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
+        })
     }
 
     pub fn in_use(&self) -> MemoryUse {
         MemoryUse {
             allocated_bytes: self.now.load(Ordering::Relaxed),
             peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
+            pinned_host_bytes: self.pinned.load(Ordering::Relaxed),
         }
     }
 
@@ -34,24 +48,38 @@ impl Memory {
     /// # Safety
     /// `to` has room for so many numbers of this type.
     pub unsafe fn upload_as(&self, kind: NumberType, values: &[f32], to: DevicePointer) -> Result<()> {
-        fn rounded<T>(values: &[f32], round: impl Fn(f32) -> T) -> Vec<T> {
-            values.iter().map(|value| round(*value)).collect()
-        }
         // SAFETY: the caller's promise; pageable memory is staged before a copy returns.
-        let done = unsafe {
-            match kind {
-                NumberType::F32 => self.stream.upload(values, to),
-                NumberType::F16 => self.stream.upload(&rounded(values, f16::from_f32), to),
-                NumberType::BF16 => self.stream.upload(&rounded(values, bf16::from_f32), to),
-            }
-        };
-        done.map_err(EngineError::from)
+        for_rounded(kind, values, |bytes| unsafe { self.stream.upload(bytes, to) }).map_err(EngineError::from)
     }
 
     /// Counts bytes that something else took (a library's workspace).
     pub fn count(&self, bytes: u64) {
         let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_pinned(&self, bytes: u64) {
+        self.pinned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn uncount_pinned(&self, bytes: u64) {
+        self.pinned.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Calls `work` with the bytes of numbers rounded to `kind`.
+pub(super) fn for_rounded<R>(kind: NumberType, values: &[f32], work: impl FnOnce(&[u8]) -> R) -> R {
+    fn bytes<T: Copy>(values: &[T]) -> &[u8] {
+        // SAFETY: numbers without padding, borrowed with the result.
+        unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+    }
+    fn rounded<T>(values: &[f32], round: impl Fn(f32) -> T) -> Vec<T> {
+        values.iter().map(|value| round(*value)).collect()
+    }
+    match kind {
+        NumberType::F32 => work(bytes(values)),
+        NumberType::F16 => work(bytes(&rounded(values, f16::from_f32))),
+        NumberType::BF16 => work(bytes(&rounded(values, bf16::from_f32))),
     }
 }
 
@@ -91,6 +119,8 @@ impl Drop for Allocation {
 
 /// Numbers on the GPU.
 pub struct CudaBuffer {
+    /// Present once the buffer was copied to or from the host. It is dropped before the memory is, and waits for the copy.
+    transfer: OnceLock<Transfer>,
     pub(super) allocation: Allocation,
     pub(super) kind: NumberType,
     len: usize,
@@ -113,23 +143,57 @@ impl CudaBuffer {
         let allocation = Allocation::new(memory, bytes)?;
         // SAFETY: the memory just allocated.
         unsafe { memory.stream.clear(allocation.pointer, bytes)? };
-        Ok(Self { allocation, kind, len, version: AtomicU64::new(0), shadow: Mutex::default() })
+        Ok(Self {
+            transfer: OnceLock::new(),
+            allocation,
+            kind,
+            len,
+            version: AtomicU64::new(0),
+            shadow: Mutex::default(),
+        })
     }
 
-    /// Where `len` numbers from `offset` on lie.
-    pub(super) fn place(&self, offset: usize, len: usize) -> Result<DevicePointer> {
+    fn address(&self, offset: usize, len: usize) -> Result<DevicePointer> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(self.allocation.pointer + (offset * self.kind.bytes()) as u64),
             _ => Err(outside(self.len, offset, len)),
         }
     }
-}
 
-impl CudaBuffer {
-    /// As [`Self::place`], to write to.
+    /// Where `len` numbers from `offset` on lie, for operations that read them: they follow a copy from the host.
+    pub(super) fn place(&self, offset: usize, len: usize) -> Result<DevicePointer> {
+        self.follow(false)?;
+        self.address(offset, len)
+    }
+
+    /// As [`Self::place`], to write to: operations follow a copy to the host, too.
     pub(super) fn place_mut(&mut self, offset: usize, len: usize) -> Result<DevicePointer> {
+        self.place_to_write(offset, len)
+    }
+
+    fn place_to_write(&self, offset: usize, len: usize) -> Result<DevicePointer> {
+        self.follow(true)?;
         self.version.fetch_add(1, Ordering::Relaxed);
-        self.place(offset, len)
+        self.address(offset, len)
+    }
+
+    /// Where a copy of the first `len` numbers from the host goes. It follows earlier copies as it is.
+    pub(super) fn place_of_copy(&mut self, len: usize) -> Result<DevicePointer> {
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.address(0, len)
+    }
+
+    fn follow(&self, writing: bool) -> Result<()> {
+        self.transfer.get().map_or(Ok(()), |transfer| transfer.follow(&self.allocation.memory, writing))
+    }
+
+    /// What orders this buffer's copies; made for the first.
+    pub(super) fn transfer(&self) -> Result<&Transfer> {
+        if self.transfer.get().is_none() {
+            // Where another thread was faster, its own serves.
+            let _ = self.transfer.set(Transfer::new(&self.allocation.memory)?);
+        }
+        self.transfer.get().ok_or_else(|| EngineError::internal("an event was not made"))
     }
 
     /// Where `len` numbers from `offset` on lie in another type.
@@ -163,8 +227,7 @@ pub(super) fn place(view: View<'_, CudaBuffer>, len: usize) -> Result<DevicePoin
 
 /// As [`place`], to write to.
 pub(super) fn place_mut(view: &ViewMut<'_, CudaBuffer>, len: usize) -> Result<DevicePointer> {
-    view.buffer.version.fetch_add(1, Ordering::Relaxed);
-    view.buffer.place(view.offset, len)
+    view.buffer.place_to_write(view.offset, len)
 }
 
 /// Integers on the GPU, with a copy on the host for what is planned there.

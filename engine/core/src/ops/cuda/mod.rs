@@ -3,11 +3,15 @@
 mod device;
 mod error;
 mod linear;
+mod low_rank;
 mod memory;
+mod pinned;
 mod prices;
+mod transfer;
 mod weight;
 
 pub use device::CudaOps;
 pub use luthier_kernels::NumberType;
 pub use memory::{CudaBuffer, CudaIndices};
+pub use pinned::CudaParked;
 pub use weight::CudaWeight;

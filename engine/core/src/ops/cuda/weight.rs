@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use luthier_kernels::{BlockScales, DevicePointer, NumberType};
 
-use super::memory::{Allocation, Memory};
+use super::memory::{Allocation, CudaIndices, Memory};
+use super::pinned::Pinned;
 use crate::error::{EngineError, Result};
-use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales, dequantize_rows, nf4};
+use crate::ops::EmbeddingPlace;
+use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales, nf4};
 use crate::tensor::{HostTensor, StoredType};
-
-/// Numbers that are dequantized on the host at once while a weight is taken.
-const PIECE_NUMBERS: usize = 1 << 22;
 
 /// A frozen matrix `[rows, columns]`.
 pub struct CudaWeight {
@@ -20,21 +19,17 @@ pub struct CudaWeight {
 }
 
 /// The type in which a matrix's numbers are held plainly; none: as codes.
-fn plain_type(form: &MatrixForm, compute: NumberType) -> Option<NumberType> {
-    match form.stored {
+fn plain_type(stored: StoredType) -> Option<NumberType> {
+    match stored {
         StoredType::F32 => Some(NumberType::F32),
         StoredType::F16 => Some(NumberType::F16),
         StoredType::BF16 => Some(NumberType::BF16),
-        StoredType::Ggml(_) => Some(compute),
-        StoredType::Int8 | StoredType::Nf4 => None,
+        StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 => None,
     }
 }
 
-/// Bytes of [`CudaWeight::new`].
-pub(super) fn bytes(form: &MatrixForm, compute: NumberType) -> u64 {
-    if let Some(kind) = plain_type(form, compute) {
-        return (form.len() * kind.bytes()) as u64;
-    }
+/// Bytes of [`CudaWeight::new`]: those of the tensor, and what codes of nf4 are looked up in.
+pub(super) fn bytes(form: &MatrixForm) -> u64 {
     let (plain, codes) = form.scales();
     // The values of nf4's codes, and those of its scales' codes.
     let tables = if form.stored == StoredType::Nf4 { nf4::CODE_BOOK.len() } else { 0 };
@@ -44,14 +39,19 @@ pub(super) fn bytes(form: &MatrixForm, compute: NumberType) -> u64 {
 
 /// Whether products of type `compute` read a matrix where it is; others need it converted.
 pub(super) fn is_held_as(form: &MatrixForm, compute: NumberType) -> bool {
-    plain_type(form, compute) == Some(compute)
+    plain_type(form.stored) == Some(compute)
+}
+
+/// Whether [`CudaWeight::embedding`] takes an embedding table into locked host memory, where the host locks so much.
+pub(super) fn is_placed_on_host(form: &MatrixForm, place: EmbeddingPlace) -> bool {
+    place == EmbeddingPlace::Host && !matches!(form.stored, StoredType::Int8 | StoredType::Nf4)
 }
 
 /// How its numbers are held.
 enum Numbers {
     Plain {
         kind: NumberType,
-        numbers: Allocation,
+        numbers: Place,
     },
     Int8 {
         codes: Allocation,
@@ -63,20 +63,42 @@ enum Numbers {
         scales: BlockScales,
         tables: Allocation,
     },
+    /// GGML blocks, scales and all. `block_type`: its name.
+    Blocks {
+        block_type: &'static str,
+        blocks: Place,
+    },
+}
+
+/// Memory of plain numbers or of blocks.
+enum Place {
+    Device(Allocation),
+    /// Locked, of the host: kernels read it over the bus.
+    Host(Pinned),
+}
+
+impl Place {
+    fn pointer(&self) -> DevicePointer {
+        match self {
+            Self::Device(memory) => memory.pointer,
+            Self::Host(memory) => memory.pointer(),
+        }
+    }
 }
 
 impl CudaWeight {
-    /// Takes f32, f16, bf16, int8 and nf4 as they are; GGML's block-quantized types are dequantized to `compute`.
-    pub(super) fn new(memory: &Arc<Memory>, tensor: &HostTensor, compute: NumberType) -> Result<Self> {
+    /// Takes every type as it is.
+    pub(super) fn new(memory: &Arc<Memory>, tensor: &HostTensor) -> Result<Self> {
         let [rows, columns] = tensor.matrix()?;
         let bytes = tensor.bytes.as_slice();
-        let plain = |kind| -> Result<_> { Ok(Numbers::Plain { kind, numbers: uploaded(memory, bytes)? }) };
+        let plain =
+            |kind| -> Result<_> { Ok(Numbers::Plain { kind, numbers: Place::Device(uploaded(memory, bytes)?) }) };
         let numbers = match (tensor.stored, &tensor.scales) {
             (StoredType::F32, _) => plain(NumberType::F32)?,
             (StoredType::F16, _) => plain(NumberType::F16)?,
             (StoredType::BF16, _) => plain(NumberType::BF16)?,
             (StoredType::Ggml(_), _) => {
-                Numbers::Plain { kind: compute, numbers: dequantized(memory, tensor, [rows, columns], compute)? }
+                Numbers::Blocks { block_type: tensor.stored.name(), blocks: Place::Device(uploaded(memory, bytes)?) }
             }
             (StoredType::Int8, Some(Scales::Rows(scales))) => {
                 Numbers::Int8 { codes: uploaded(memory, bytes)?, scales: uploaded(memory, scales)? }
@@ -94,16 +116,40 @@ impl CudaWeight {
         Ok(Self { numbers, rows, columns })
     }
 
-    /// Where the numbers lie as `kind`, if they are held so.
-    pub(super) fn held_as(&self, kind: NumberType) -> Option<DevicePointer> {
-        self.plain().filter(|(found, _)| *found == kind).map(|(_, pointer)| pointer)
+    /// Takes an embedding table as [`Self::new`] does, into locked host memory where `place` says so. What is held as codes, and whatever the
+    /// host does not lock memory for, goes to the device.
+    pub(super) fn embedding(memory: &Arc<Memory>, tensor: &HostTensor, place: EmbeddingPlace) -> Result<Self> {
+        let bytes = tensor.bytes.as_slice();
+        let [rows, columns] = tensor.matrix()?;
+        if matches!(tensor.stored, StoredType::Int8 | StoredType::Nf4) {
+            return Self::new(memory, tensor);
+        }
+        let pinned = (place == EmbeddingPlace::Host).then(|| Pinned::new(memory, bytes.len()));
+        let Some(Ok(mut pinned)) = pinned else { return Self::new(memory, tensor) };
+        pinned.write(0, bytes);
+        let numbers = Place::Host(pinned);
+        let numbers = match plain_type(tensor.stored) {
+            Some(kind) => Numbers::Plain { kind, numbers },
+            None => Numbers::Blocks { block_type: tensor.stored.name(), blocks: numbers },
+        };
+        Ok(Self { numbers, rows, columns })
     }
 
-    /// Type and place, where the numbers are held plainly.
-    pub(super) fn plain(&self) -> Option<(NumberType, DevicePointer)> {
+    /// Where the numbers or their codes are.
+    pub(super) fn place(&self) -> EmbeddingPlace {
         match &self.numbers {
-            Numbers::Plain { kind, numbers } => Some((*kind, numbers.pointer)),
-            Numbers::Int8 { .. } | Numbers::Nf4 { .. } => None,
+            Numbers::Plain { numbers: Place::Host(_), .. } | Numbers::Blocks { blocks: Place::Host(_), .. } => {
+                EmbeddingPlace::Host
+            }
+            _ => EmbeddingPlace::Device,
+        }
+    }
+
+    /// Where the numbers lie as `kind`, if they are held so.
+    pub(super) fn held_as(&self, kind: NumberType) -> Option<DevicePointer> {
+        match &self.numbers {
+            Numbers::Plain { kind: found, numbers } if *found == kind => Some(numbers.pointer()),
+            _ => None,
         }
     }
 
@@ -113,12 +159,45 @@ impl CudaWeight {
         // SAFETY: sizes were checked when the weight was taken; `to` is the caller's promise.
         let done = unsafe {
             match &self.numbers {
-                Numbers::Plain { kind: from, numbers } => stream.convert([*from, kind], len, numbers.pointer, to),
+                Numbers::Plain { kind: from, numbers } => stream.convert([*from, kind], len, numbers.pointer(), to),
                 Numbers::Int8 { codes, scales } => {
                     stream.dequantize_int8(kind, [self.rows, self.columns], codes.pointer, scales.pointer, to)
                 }
                 Numbers::Nf4 { codes, scales, tables } => {
                     stream.dequantize_nf4(kind, len, codes.pointer, *scales, tables.pointer, to)
+                }
+                Numbers::Blocks { block_type, blocks } => {
+                    stream.dequantize_blocks(block_type, kind, [self.rows, self.columns], blocks.pointer(), 0, to)
+                }
+            }
+        };
+        done.map_err(EngineError::from)
+    }
+
+    /// Writes the rows with these numbers, all below `rows`, as `kind` to `to`, which has room for them.
+    ///
+    /// Errors: `INTERNAL` where the weight is held as int8 or nf4, which no embedding table is.
+    pub(super) fn gather(
+        &self,
+        memory: &Memory,
+        numbers: &CudaIndices,
+        kind: NumberType,
+        to: DevicePointer,
+    ) -> Result<()> {
+        let (stream, shape, ids) = (&memory.stream, [numbers.values.len(), self.columns], numbers.pointer());
+        // SAFETY: sizes were checked when the weight was taken; numbers and `to` are the caller's promise.
+        let done = unsafe {
+            match &self.numbers {
+                Numbers::Plain { kind: from, numbers } => {
+                    stream.gather_rows([*from, kind], shape, numbers.pointer(), ids, to)
+                }
+                Numbers::Blocks { block_type, blocks } => {
+                    stream.dequantize_blocks(block_type, kind, shape, blocks.pointer(), ids, to)
+                }
+                Numbers::Int8 { .. } | Numbers::Nf4 { .. } => {
+                    return Err(EngineError::internal(
+                        "an embedding table is held as int8 or nf4; expected it as stored",
+                    ));
                 }
             }
         };
@@ -168,23 +247,4 @@ fn block_scales(memory: &Arc<Memory>, scales: &Scales) -> Result<(BlockScales, A
         Scales::Blocks(_) | Scales::Rows(_) => found.plain = place(values),
     }
     Ok((found, allocation))
-}
-
-fn dequantized(
-    memory: &Arc<Memory>,
-    tensor: &HostTensor,
-    [rows, columns]: [usize; 2],
-    kind: NumberType,
-) -> Result<Allocation> {
-    let allocation = Allocation::new(memory, rows * columns * kind.bytes())?;
-    let at_once = (PIECE_NUMBERS / columns).clamp(1, rows);
-    let mut numbers = vec![0f32; at_once * columns];
-    for first in (0..rows).step_by(at_once) {
-        let numbers = &mut numbers[..(rows - first).min(at_once) * columns];
-        dequantize_rows(tensor, first, numbers);
-        let to = allocation.pointer + (first * columns * kind.bytes()) as u64;
-        // SAFETY: rows of this weight.
-        unsafe { memory.upload_as(kind, numbers, to)? };
-    }
-    Ok(allocation)
 }

@@ -252,6 +252,11 @@ export interface TrainingSpec {
    * Refused with recompute_layers.
    */
   gradientCheckpointing: boolean;
+  /**
+   * On a GPU: the inputs of recomputed layers wait in the host's memory between the forward and the backward pass. Less memory of the GPU, the
+   * same numbers. Refused with recompute_layers 0.
+   */
+  offloadLayerInputs: boolean;
   /** Of how many blocks, the first ones; more than there are: of all. Absent: of as few as fit into the memory that is free. */
   recomputeLayers?: number | undefined;
 }
@@ -353,6 +358,8 @@ export interface MemoryPlan {
   recomputeLayers: number;
   /** Blocks of the model. */
   layers: number;
+  /** Beside the total: locked memory of the host that a GPU uses, for layer inputs and the embedding table where they are kept there. */
+  pinnedHostBytes: number;
 }
 
 /** Settings to change so that a job fits; what is absent stays. */
@@ -370,7 +377,11 @@ export interface TrainingSuggestion {
   /** Unspecified: stays. */
   loadIn: LoadIn;
   /** With an over_length policy that shortens examples or leaves them out. */
-  maxSeqLength?: number | undefined;
+  maxSeqLength?:
+    | number
+    | undefined;
+  /** False: stays. */
+  offloadLayerInputs: boolean;
 }
 
 /** One optimizer step. */
@@ -519,7 +530,7 @@ export interface EstimateTrainingJobResponse {
   fits: boolean;
   /** As plan.max_steps. */
   steps: number;
-  /** At the rate of the latest job on this base in this form with as many recomputed blocks; absent where this server has run none. */
+  /** At the rate of the latest job on this base in this form with as many recomputed blocks, their inputs in the same memory; absent where this server has run none. */
   seconds?:
     | number
     | undefined;
@@ -728,6 +739,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     packing: false,
     computeDtype: "",
     gradientCheckpointing: false,
+    offloadLayerInputs: false,
     recomputeLayers: undefined,
   };
 }
@@ -829,6 +841,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     }
     if (message.gradientCheckpointing !== false) {
       writer.uint32(256).bool(message.gradientCheckpointing);
+    }
+    if (message.offloadLayerInputs !== false) {
+      writer.uint32(264).bool(message.offloadLayerInputs);
     }
     if (message.recomputeLayers !== undefined) {
       writer.uint32(272).uint32(message.recomputeLayers);
@@ -1105,6 +1120,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.gradientCheckpointing = reader.bool();
             continue;
           }
+          case 33: {
+            if (tag !== 264) {
+              break;
+            }
+
+            message.offloadLayerInputs = reader.bool();
+            continue;
+          }
           case 34: {
             if (tag !== 272) {
               break;
@@ -1255,6 +1278,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.gradient_checkpointing)
         ? globalThis.Boolean(object.gradient_checkpointing)
         : false,
+      offloadLayerInputs: isSet(object.offloadLayerInputs)
+        ? globalThis.Boolean(object.offloadLayerInputs)
+        : isSet(object.offload_layer_inputs)
+        ? globalThis.Boolean(object.offload_layer_inputs)
+        : false,
       recomputeLayers: isSet(object.recomputeLayers)
         ? globalThis.Number(object.recomputeLayers)
         : isSet(object.recompute_layers)
@@ -1361,6 +1389,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== undefined) {
       obj.gradientCheckpointing = message.gradientCheckpointing;
     }
+    if (message.offloadLayerInputs !== undefined) {
+      obj.offloadLayerInputs = message.offloadLayerInputs;
+    }
     if (message.recomputeLayers !== undefined) {
       obj.recomputeLayers = Math.round(message.recomputeLayers);
     }
@@ -1404,6 +1435,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.packing = object.packing ?? false;
     message.computeDtype = object.computeDtype ?? "";
     message.gradientCheckpointing = object.gradientCheckpointing ?? false;
+    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
     message.recomputeLayers = object.recomputeLayers ?? undefined;
     return message;
   },
@@ -2308,6 +2340,7 @@ function createBaseMemoryPlan(): MemoryPlan {
     marginBytes: 0,
     recomputeLayers: 0,
     layers: 0,
+    pinnedHostBytes: 0,
   };
 }
 
@@ -2345,6 +2378,9 @@ export const MemoryPlan: MessageFns<MemoryPlan> = {
     }
     if (message.layers !== 0) {
       writer.uint32(88).uint32(message.layers);
+    }
+    if (message.pinnedHostBytes !== 0) {
+      writer.uint32(96).uint64(message.pinnedHostBytes);
     }
     return writer;
   },
@@ -2450,6 +2486,14 @@ export const MemoryPlan: MessageFns<MemoryPlan> = {
             message.layers = reader.uint32();
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.pinnedHostBytes = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2515,6 +2559,11 @@ export const MemoryPlan: MessageFns<MemoryPlan> = {
         ? globalThis.Number(object.recompute_layers)
         : 0,
       layers: isSet(object.layers) ? globalThis.Number(object.layers) : 0,
+      pinnedHostBytes: isSet(object.pinnedHostBytes)
+        ? globalThis.Number(object.pinnedHostBytes)
+        : isSet(object.pinned_host_bytes)
+        ? globalThis.Number(object.pinned_host_bytes)
+        : 0,
     };
   },
 
@@ -2553,6 +2602,9 @@ export const MemoryPlan: MessageFns<MemoryPlan> = {
     if (message.layers !== undefined) {
       obj.layers = Math.round(message.layers);
     }
+    if (message.pinnedHostBytes !== undefined) {
+      obj.pinnedHostBytes = Math.round(message.pinnedHostBytes);
+    }
     return obj;
   },
 
@@ -2572,6 +2624,7 @@ export const MemoryPlan: MessageFns<MemoryPlan> = {
     message.marginBytes = object.marginBytes ?? 0;
     message.recomputeLayers = object.recomputeLayers ?? 0;
     message.layers = object.layers ?? 0;
+    message.pinnedHostBytes = object.pinnedHostBytes ?? 0;
     return message;
   },
 };
@@ -2586,6 +2639,7 @@ function createBaseTrainingSuggestion(): TrainingSuggestion {
     perDeviceEvalBatchSize: undefined,
     loadIn: 0,
     maxSeqLength: undefined,
+    offloadLayerInputs: false,
   };
 }
 
@@ -2614,6 +2668,9 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     }
     if (message.maxSeqLength !== undefined) {
       writer.uint32(64).uint32(message.maxSeqLength);
+    }
+    if (message.offloadLayerInputs !== false) {
+      writer.uint32(72).bool(message.offloadLayerInputs);
     }
     return writer;
   },
@@ -2695,6 +2752,14 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
             message.maxSeqLength = reader.uint32();
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.offloadLayerInputs = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2745,6 +2810,11 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
         : isSet(object.max_seq_length)
         ? globalThis.Number(object.max_seq_length)
         : undefined,
+      offloadLayerInputs: isSet(object.offloadLayerInputs)
+        ? globalThis.Boolean(object.offloadLayerInputs)
+        : isSet(object.offload_layer_inputs)
+        ? globalThis.Boolean(object.offload_layer_inputs)
+        : false,
     };
   },
 
@@ -2774,6 +2844,9 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     if (message.maxSeqLength !== undefined) {
       obj.maxSeqLength = Math.round(message.maxSeqLength);
     }
+    if (message.offloadLayerInputs !== undefined) {
+      obj.offloadLayerInputs = message.offloadLayerInputs;
+    }
     return obj;
   },
 
@@ -2790,6 +2863,7 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     message.perDeviceEvalBatchSize = object.perDeviceEvalBatchSize ?? undefined;
     message.loadIn = object.loadIn ?? 0;
     message.maxSeqLength = object.maxSeqLength ?? undefined;
+    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
     return message;
   },
 };
