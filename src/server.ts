@@ -68,8 +68,8 @@ class OpenParts {
 async function openEngine(options: ServerOptions): Promise<Engine> {
   const { openNativeEngine } = await import('./engine/native.ts');
   try {
-    const { device, threads, embeddingInHostMemory } = options;
-    return await openNativeEngine({ device, threads, embeddingInHostMemory });
+    const { device, threads, computeType, embeddingInHostMemory } = options;
+    return await openNativeEngine({ device, threads, computeType, embeddingInHostMemory });
   } catch (error) {
     // Whoever starts the server may read what a client may not, such as an engine that was never built.
     if (error instanceof EngineError) throw new ServerStartError(error.message, { cause: error });
@@ -174,8 +174,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
-      const { device, deviceName, deviceReason, gpus } = engine.info();
-      logger.info({ device, deviceName, reason: deviceReason, gpus }, 'device');
+      const { device, deviceName, computeDtype, deviceReason, gpus } = engine.info();
+      logger.info({ device, deviceName, computeDtype, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };
     },

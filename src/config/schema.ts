@@ -2,7 +2,7 @@ import { BlockList, isIP } from 'node:net';
 import { availableParallelism, homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
-import { type DeviceSetting, isDeviceSetting } from '../engine/device-setting.ts';
+import { COMPUTE_TYPES, type DeviceSetting, isDeviceSetting } from '../engine/device-setting.ts';
 
 /** How a setting is written as text, on the command line and in the environment. */
 type SettingKind = 'text' | 'number' | 'switch' | 'list' | 'map';
@@ -105,6 +105,12 @@ export const serverConfigSchema = z
       'text',
       'DEVICE',
       'What computes: auto (a GPU where one can be used, else the processor), cpu, cuda, or cuda:N.',
+    ),
+    computeType: setting(
+      z.enum(COMPUTE_TYPES, 'expected bf16 or f16').default('bf16'),
+      'text',
+      'TYPE',
+      'What a GPU trains in: bf16, or f16 with loss scaling.',
     ),
     embeddingInHostMemory: setting(
       z.boolean().default(false),

@@ -19,7 +19,7 @@ export async function checkProcessor({ addons }: System, needed: boolean): Promi
   let info: Pick<EngineInfo, 'version' | 'deviceName' | 'instructionSet'>;
   try {
     const { NativeEngine } = addons.cpu();
-    const engine = new NativeEngine(1, 'cpu');
+    const engine = new NativeEngine(1, 'cpu', 'bf16');
     info = engine.info();
     await engine.close();
   } catch (error) {

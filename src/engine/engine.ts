@@ -17,6 +17,8 @@ export interface EngineInfo {
   readonly threads: number;
   /** Instruction set of the matrix kernels: `avx512`, `avx2`, `neon` or `scalar`. */
   readonly instructionSet: string;
+  /** Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`. */
+  readonly computeDtype: string;
   readonly totalMemoryBytes: number;
   /** Why this device was chosen, as a clause for people. */
   readonly deviceReason: string;
@@ -88,10 +90,12 @@ export interface ModelMetadata {
 export interface LoraConfig {
   readonly r: number;
   readonly loraAlpha: number;
+  /** Share of a layer's input that its low-rank half does not see in training; also where training starts from an existing adapter. */
+  readonly loraDropout: number;
   /** Module names such as `q_proj`; null: every linear layer but the output layer. */
   readonly targetModules: readonly string[] | null;
   readonly useRslora: boolean;
-  /** Seed of the initial A. */
+  /** Seed of the initial A and of dropout. */
   readonly seed: number;
 }
 
@@ -219,6 +223,8 @@ export interface TrainingStep {
   readonly allocatedBytes: number;
   readonly peakAllocatedBytes: number;
   readonly etaSeconds: number;
+  /** The gradients overflowed float16: nothing was updated. `gradNorm` is then not finite. */
+  readonly skipped: boolean;
 }
 
 export interface EvaluationResult {

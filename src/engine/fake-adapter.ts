@@ -82,7 +82,7 @@ export async function writeFakeAdapter(
         base_model_name_or_path: metadata.baseModelName,
         bias: 'none',
         lora_alpha: lora.loraAlpha,
-        lora_dropout: 0,
+        lora_dropout: lora.loraDropout,
         peft_type: 'LORA',
         r: lora.r,
         target_modules: lora.targetModules,

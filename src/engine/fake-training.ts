@@ -160,6 +160,7 @@ export class FakeTrainingRun implements TrainingRun {
       allocatedBytes: 1 << 20,
       peakAllocatedBytes: 2 << 20,
       etaSeconds: (this.#maxSteps - globalStep) * (tokens / 1000),
+      skipped: false,
     };
   }
 

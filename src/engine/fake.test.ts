@@ -12,7 +12,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'luthier-fake-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
 const config: TrainingConfig = {
-  lora: { r: 2, loraAlpha: 4, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 2, loraAlpha: 4, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
   initAdapterPath: null,
   learningRate: 1e-3,
   lrSchedulerType: 'linear',

@@ -204,6 +204,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       deviceName: 'fake',
       threads: 1,
       instructionSet: 'scalar',
+      computeDtype: 'float32',
       totalMemoryBytes: 1 << 30,
       deviceReason: 'fake',
       gpus: [],

@@ -1,7 +1,7 @@
 /** The engine's interface over the Rust addon. */
 import { INSTALLED_ADDONS } from './addon-files.ts';
 import { chooseDevice, type DeviceChoice } from './choose-device.ts';
-import type { DeviceSetting } from './device-setting.ts';
+import type { ComputeType, DeviceSetting } from './device-setting.ts';
 import type {
   AdapterHandle,
   AdapterMetadata,
@@ -36,6 +36,8 @@ export interface NativeEngineOptions {
   readonly device: DeviceSetting;
   /** Threads for matrix products; null: as many as the process may use. */
   readonly threads: number | null;
+  /** Of activations on a GPU. */
+  readonly computeType: ComputeType;
   /** A GPU reads embedding tables of their own from locked memory of the host, where the host locks so much. */
   readonly embeddingInHostMemory: boolean;
 }
@@ -284,7 +286,7 @@ class AddonEngine implements Engine {
 export async function openNativeEngine(options: NativeEngineOptions): Promise<Engine> {
   const choice = chooseDevice(options.device, INSTALLED_ADDONS);
   try {
-    const engine = new choice.addon.NativeEngine(options.threads, choice.device);
+    const engine = new choice.addon.NativeEngine(options.threads, choice.device, options.computeType);
     return new AddonEngine(engine, choice, options.embeddingInHostMemory);
   } catch (error) {
     throw toEngineError(error);

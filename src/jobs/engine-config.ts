@@ -16,6 +16,7 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
     lora: {
       r: number(spec.lora?.r),
       loraAlpha: number(spec.lora?.loraAlpha),
+      loraDropout: number(spec.lora?.loraDropout),
       targetModules: all ? null : targets,
       useRslora: spec.lora?.useRslora ?? false,
       seed: number(spec.seed),

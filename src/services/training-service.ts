@@ -59,9 +59,9 @@ export function createTrainingService(
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
-    const { device } = dependencies.engine.info();
-    refuseNotBuilt(spec, device);
-    refuseWithoutUse(spec, device);
+    const engine = dependencies.engine.info();
+    refuseNotBuilt(spec, engine);
+    refuseWithoutUse(spec, engine.device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);

@@ -49,7 +49,9 @@ describe('training requests', () => {
     ['a data set that is not there', { dataset: 'datasets/none' }, 'NOT_FOUND', /none/],
     ['a template that is not there', { template: 'none' }, 'INVALID_ARGUMENT', /none/],
     ['a path outside the roots', { model: '/etc/passwd' }, 'PERMISSION_DENIED', /model-root/],
-    ['dropout, which is not built yet', { lora: { r: 4, loraDropout: 0.1 } }, 'UNIMPLEMENTED', /lora_dropout/],
+    ['dropout of everything', { lora: { loraDropout: 1 } }, 'INVALID_ARGUMENT', /lora_dropout.*below 1/],
+    ['less than no dropout', { lora: { loraDropout: -0.1 } }, 'INVALID_ARGUMENT', /lora_dropout.*at least 0/],
+    ['dropout that is no number', { lora: { loraDropout: Number.NaN } }, 'INVALID_ARGUMENT', /lora_dropout/],
     ['a compute type that the processor has not', { computeDtype: 'bfloat16' }, 'UNIMPLEMENTED', /float32/],
     ['packing, which is not built yet', { packing: true }, 'UNIMPLEMENTED', /packing/],
   ])('%s is refused before a job exists', async (_, more, status, message) => {

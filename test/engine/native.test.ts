@@ -22,7 +22,7 @@ let engine: Engine;
 let model: BaseModel;
 
 beforeAll(async () => {
-  engine = await openNativeEngine({ device: 'cpu', threads: 2, embeddingInHostMemory: false });
+  engine = await openNativeEngine({ device: 'cpu', threads: 2, computeType: 'bf16', embeddingInHostMemory: false });
   model = await engine.loadModel(join(golden, 'tied/model'), 'stored');
 });
 
@@ -44,7 +44,7 @@ const greedy: SamplingConfig = {
 };
 
 const config: TrainingConfig = {
-  lora: { r: 4, loraAlpha: 8, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 4, loraAlpha: 8, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
   initAdapterPath: null,
   learningRate: 1e-2,
   lrSchedulerType: 'linear',
@@ -95,7 +95,12 @@ describe('devices', () => {
   });
 
   it('auto opens on every machine and says why', async () => {
-    const other = await openNativeEngine({ device: 'auto', threads: 1, embeddingInHostMemory: false });
+    const other = await openNativeEngine({
+      device: 'auto',
+      threads: 1,
+      computeType: 'bf16',
+      embeddingInHostMemory: false,
+    });
     const { device, deviceReason } = other.info();
     expect(deviceReason).toMatch(device === 'cpu' ? /is (not )?used: / : /^the first GPU that can be used: /);
     await other.close();
@@ -104,7 +109,7 @@ describe('devices', () => {
   it('the addon refuses a device that it was not built for, by name', () => {
     const { NativeEngine, capabilities } = INSTALLED_ADDONS.cpu();
     expect(capabilities()).toEqual({ cuda: false });
-    const open = () => new NativeEngine(1, 'cuda:0');
+    const open = () => new NativeEngine(1, 'cuda:0', 'bf16');
     expect(open).toThrow('device cuda:0: this engine was built without CUDA; use the device cpu, or');
   });
 
@@ -189,6 +194,32 @@ describe('training', () => {
     expect(await generate(folder)).not.toEqual(await generate(null));
   });
 
+  it('with dropout, other steps from each seed, the same ones again, and the share in the adapter', async () => {
+    const dropped = async (loraDropout: number, seed: number) => {
+      // From an adapter that changes the model at once; B is 0 in a new one.
+      const lora = { ...config.lora, loraDropout, seed };
+      const { run, all } = await events({ lora, initAdapterPath: join(golden, 'tied/init_adapter') });
+      const losses = all.flatMap((event) => (event.kind === 'step' ? [event.step.loss] : []));
+      const evaluations = all.flatMap((event) => (event.kind === 'evaluation' ? [event.evaluation.loss] : []));
+      return { run, losses, before: evaluations[0] };
+    };
+    const [first, again, other, none] = [
+      await dropped(0.25, 1),
+      await dropped(0.25, 1),
+      await dropped(0.25, 2),
+      await dropped(0, 1),
+    ];
+    expect(again.losses).toEqual(first.losses);
+    expect(other.losses[0]).not.toBe(first.losses[0]);
+    expect(none.losses[0]).not.toBe(first.losses[0]);
+    expect(first.before).toBe(none.before);
+    const folder = mkdtempSync(join(scratch, 'dropout-'));
+    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+    await first.run.saveAdapter(folder, metadata);
+    expect(JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'))).toMatchObject({ lora_dropout: 0.25 });
+    for (const { run } of [first, again, other, none]) run.close();
+  });
+
   it('is cancelled between two micro-batches', async () => {
     const { run, all } = await events({ maxSteps: 1_000_000 }, 5);
     expect(all.at(-1)).toEqual({ kind: 'cancelled' });
@@ -201,6 +232,7 @@ describe('training', () => {
 
   it.each([
     [{ learningRate: Number.NaN }, 'INVALID_ARGUMENT', /learning_rate is NaN/],
+    [{ lora: { ...config.lora, loraDropout: 1 } }, 'INVALID_ARGUMENT', /lora_dropout is 1; expected .* below 1/],
     [{ lrSchedulerType: 'polynomial' }, 'INVALID_ARGUMENT', /polynomial.*cosine/],
     [{ lora: { ...config.lora, targetModules: ['qq_proj'] } }, 'UNKNOWN_TARGET_MODULE', /qq_proj.*q_proj/],
     [{ initAdapterPath: join(golden, 'untied/init_adapter') }, 'ADAPTER_MISMATCH', /expected/],
@@ -328,7 +360,12 @@ describe('forms of the weights', () => {
 
 describe('closing', () => {
   it('refuses a closed model and ends runs of a closed engine', async () => {
-    const other = await openNativeEngine({ device: 'cpu', threads: 1, embeddingInHostMemory: false });
+    const other = await openNativeEngine({
+      device: 'cpu',
+      threads: 1,
+      computeType: 'bf16',
+      embeddingInHostMemory: false,
+    });
     const base = await other.loadModel(join(golden, 'tied/model'), 'stored');
     const run = await base.train({ ...config, maxSteps: 1_000_000 }, examples, null);
     const reading = (async () => {
@@ -382,7 +419,7 @@ describe('closing', () => {
   function processWith(rest: string) {
     const program = `
       import { openNativeEngine } from ${JSON.stringify(fileURLToPath(new URL('../../src/engine/native.ts', import.meta.url)))};
-      const engine = await openNativeEngine({ device: 'cpu', threads: 1, embeddingInHostMemory: false });
+      const engine = await openNativeEngine({ device: 'cpu', threads: 1, computeType: 'bf16', embeddingInHostMemory: false });
       const model = await engine.loadModel(${JSON.stringify(join(golden, 'tied/model'))}, 'stored');
       const run = await model.train(${JSON.stringify({ ...config, maxSteps: 1_000_000 })}, {
         inputIds: Uint32Array.from([1, 2, 3]), labels: Int32Array.from([1, 2, 3]), offsets: Uint32Array.from([0, 3]),

@@ -189,7 +189,7 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('offload-layer-inputs', 'boolean', "on a GPU: their inputs wait in the host's memory", (spec, v) => {
     spec.offloadLayerInputs = v;
   }),
-  flag('compute-dtype', 'text', 'float32 on a processor, bfloat16 on a GPU: nothing else yet', (spec, v) => {
+  flag('compute-dtype', 'text', "the server's own: float32 on a processor, bfloat16 or float16 on a GPU", (spec, v) => {
     spec.computeDtype = v;
   }),
   flag('learning-rate', 'number', 'default 5e-5', (spec, v) => {
@@ -235,7 +235,7 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('eval-steps', 'integer', "evaluate every n steps (default: at each epoch's end)", (spec, v) => {
     spec.evalSteps = v;
   }),
-  flag('seed', 'integer', "seed of the adapter's first weights (default 42)", (spec, v) => {
+  flag('seed', 'integer', "seed of the adapter's first weights and of dropout (default 42)", (spec, v) => {
     spec.seed = v;
   }),
   flag('data-seed', 'integer', 'seed of the data order (default: --seed)', (spec, v) => {
@@ -247,9 +247,14 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('lora-alpha', 'number', 'default 16', (spec, v) => {
     lora(spec).loraAlpha = v;
   }),
-  flag('lora-dropout', 'number', 'default 0', (spec, v) => {
-    lora(spec).loraDropout = v;
-  }),
+  flag(
+    'lora-dropout',
+    'number',
+    'share of the low-rank input dropped in training, in [0, 1) (default 0)',
+    (spec, v) => {
+      lora(spec).loraDropout = v;
+    },
+  ),
   flag('target-modules', 'list', 'module names, or all-linear (default: all-linear)', applyTargets),
   flag('use-rslora', 'boolean', 'scale by alpha / sqrt(r)', (spec, v) => {
     lora(spec).useRslora = v;

@@ -13,6 +13,7 @@ pub struct NativeEngineInfo {
     pub device_name: String,
     pub threads: u32,
     pub instruction_set: String,
+    pub compute_dtype: String,
     pub total_memory_bytes: f64,
 }
 
@@ -24,6 +25,7 @@ impl From<&DeviceInfo> for NativeEngineInfo {
             device_name: info.device_name.clone(),
             threads: info.threads as u32,
             instruction_set: info.instruction_set.clone(),
+            compute_dtype: info.compute_dtype.clone(),
             total_memory_bytes: info.total_memory_bytes as f64,
         }
     }

@@ -7,6 +7,8 @@ use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
 use luthier_core::ops::EmbeddingPlace;
+#[cfg(feature = "cuda")]
+use luthier_core::ops::cuda::NumberType;
 use luthier_core::{EngineError, Result};
 use napi::Env;
 use napi::bindgen_prelude::Object;
@@ -29,16 +31,20 @@ pub fn capabilities() -> NativeCapabilities {
     NativeCapabilities { cuda: cfg!(feature = "cuda") }
 }
 
-/// Opens `cpu` or `cuda:n`.
+/// Opens `cpu` or `cuda:n`; of a GPU, activations are kept as `compute_type`, which is `bf16` or `f16`.
 ///
-/// Errors: `INVALID_ARGUMENT` for a device that this build cannot compute on.
-fn open(device: &str, threads: usize) -> Result<Device> {
+/// Errors: `INVALID_ARGUMENT` for another type, and for a device that this build cannot compute on.
+fn open(device: &str, threads: usize, compute_type: &str) -> Result<Device> {
+    if !["bf16", "f16"].contains(&compute_type) {
+        return Err(EngineError::invalid(format!("compute type {compute_type}: expected bf16 or f16")));
+    }
     if device == "cpu" {
         return Device::open(threads);
     }
     #[cfg(feature = "cuda")]
     if let Some(ordinal) = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-        return Device::open_gpu(ordinal, threads);
+        let compute = if compute_type == "f16" { NumberType::F16 } else { NumberType::BF16 };
+        return Device::open_gpu(ordinal, threads, compute);
     }
     Err(EngineError::invalid(if cfg!(feature = "cuda") {
         format!("device {device}: expected cpu, or cuda: and the number of a GPU")
@@ -59,12 +65,13 @@ pub struct NativeEngine(Arc<Device>);
 
 #[napi]
 impl NativeEngine {
-    /// `cpu` or `cuda:n`, with so many threads for matrix products; null: as many as the process may use.
+    /// `cpu` or `cuda:n`, with so many threads for matrix products; null: as many as the process may use. `compute_type`: `bf16` or `f16`, of
+    /// activations on a GPU.
     #[napi(constructor)]
-    pub fn new(threads: Option<u32>, device: String) -> napi::Result<Self> {
+    pub fn new(threads: Option<u32>, device: String, compute_type: String) -> napi::Result<Self> {
         let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = threads.map_or_else(available, |threads| threads as usize);
-        Ok(Self(Arc::new(open(&device, threads).map_err(|error| to_napi(&error))?)))
+        Ok(Self(Arc::new(open(&device, threads, &compute_type).map_err(|error| to_napi(&error))?)))
     }
 
     #[napi]

@@ -20,6 +20,7 @@ use crate::promise::{background, promise};
 pub struct NativeLoraConfig {
     pub r: u32,
     pub lora_alpha: f64,
+    pub lora_dropout: f64,
     pub target_modules: Option<Vec<String>>,
     pub use_rslora: bool,
     pub seed: u32,
@@ -58,6 +59,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             lora: LoraConfig {
                 r: found.lora.r as usize,
                 lora_alpha: found.lora.lora_alpha,
+                lora_dropout: found.lora.lora_dropout,
                 target_modules: found.lora.target_modules,
                 use_rslora: found.lora.use_rslora,
                 seed: u64::from(found.lora.seed),
@@ -80,6 +82,8 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             data_seed: u64::from(found.data_seed),
             recompute_layers: found.recompute_layers.parse()?,
             offload_layer_inputs: found.offload_layer_inputs,
+            // The device that trains knows.
+            loss_scaling: None,
         })
     }
 }
@@ -98,6 +102,7 @@ pub struct NativeTrainingStep {
     pub allocated_bytes: f64,
     pub peak_allocated_bytes: f64,
     pub eta_seconds: f64,
+    pub skipped: bool,
 }
 
 impl From<TrainingStep> for NativeTrainingStep {
@@ -115,6 +120,7 @@ impl From<TrainingStep> for NativeTrainingStep {
             allocated_bytes: step.allocated_bytes as f64,
             peak_allocated_bytes: step.peak_allocated_bytes as f64,
             eta_seconds: step.eta_seconds,
+            skipped: step.skipped,
         }
     }
 }

@@ -15,7 +15,7 @@ use luthier_core::model::BaseModel;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::quant::WeightStorage;
-use luthier_core::train::{Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{LossScaling, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
 
 mod random_model;
 mod workload;
@@ -61,7 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let load_seconds = begin.elapsed().as_secs_f64();
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
-    let settings = TrainConfig { offload_layer_inputs, ..workload::config(batch, steps, recompute) };
+    let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
+    let settings = TrainConfig { offload_layer_inputs, loss_scaling, ..workload::config(batch, steps, recompute) };
     let mut trainer = Trainer::new(ops.clone(), base, settings, examples, None, None)?;
     let planned = trainer.estimate().memory.plan;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use luthier_core::ops::cuda::{CudaOps, NumberType};
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{LossScaling, Progress, TrainConfig, Trainer, TrainingEvent};
 
 use crate::golden::Golden;
 
@@ -28,7 +28,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ops = Arc::new(CudaOps::open(0, compute)?);
     let base = golden.model_held(&*ops, weights.parse()?);
     let initial = Some(golden.adapter("init_adapter"));
-    let mut trainer = Trainer::new(ops, base, golden.config(), golden.train(), None, initial)?;
+    let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
+    let config = TrainConfig { loss_scaling, ..golden.config() };
+    let mut trainer = Trainer::new(ops, base, config, golden.train(), None, initial)?;
     let mut losses = Vec::new();
     loop {
         match trainer.advance()? {

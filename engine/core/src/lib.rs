@@ -11,6 +11,7 @@ pub mod load;
 pub mod lora;
 pub mod model;
 pub mod ops;
+mod philox;
 pub mod quant;
 pub mod random;
 mod system;

@@ -16,13 +16,13 @@ extern "C" __global__ void sum_of_squares(const float* values, size_t len, doubl
     }
 }
 
-// norm = √Σ sums; with max_norm > 0, factor = min(1, max_norm / (norm + 1e-6)), else 1.
-extern "C" __global__ void finish_norm(const double* sums, int count, double max_norm, double* norm, float* factor) {
+// norm = scale · √Σ sums; factor = scale, and with max_norm > 0 times min(1, max_norm / (norm + 1e-6)).
+extern "C" __global__ void finish_norm(const double* sums, int count, double scale, double max_norm, double* norm, float* factor) {
     double sum = 0.0;
     for (int i = 0; i < count; i++) sum += sums[i];
-    *norm = sqrt(sum);
+    *norm = sqrt(sum) * scale;
     const double wanted = max_norm / (*norm + 1e-6);
-    *factor = max_norm > 0.0 && wanted < 1.0 ? (float)wanted : 1.0f;
+    *factor = (float)(max_norm > 0.0 && wanted < 1.0 ? scale * wanted : scale);
 }
 
 extern "C" __global__ void scale_by(float* values, size_t len, const float* factor) {

@@ -5,6 +5,7 @@ mod attention;
 mod copies;
 mod cudnn;
 mod dequantize;
+mod dropout;
 mod elementwise;
 mod error;
 mod low_rank;
@@ -18,6 +19,7 @@ pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MA
 pub use copies::{CopyStream, Event};
 pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
+pub use dropout::DropoutMask;
 pub use error::{CudaError, Result};
 pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use low_rank_sizes::LowRankSizes;

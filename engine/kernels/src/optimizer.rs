@@ -27,7 +27,8 @@ pub struct AdamWFactors {
 }
 
 impl Stream {
-    /// Multiplies `values [len]` f32 by min(1, max_norm / (norm + 1e-6)), where `max_norm` is positive; returns where the norm is put, f64.
+    /// Multiplies `values [len]` f32 by `scale`, and where `max_norm` is positive by min(1, max_norm / (norm + 1e-6)), with the norm of the
+    /// scaled values; returns where that is put, f64.
     ///
     /// # Safety
     /// The values are there, and [`NORM_SCRATCH_BYTES`] of `scratch`.
@@ -35,15 +36,16 @@ impl Stream {
         &self,
         values: DevicePointer,
         len: usize,
-        max_norm: f64,
+        [scale, max_norm]: [f64; 2],
         scratch: DevicePointer,
     ) -> Result<DevicePointer> {
         let (norm, factor) = (scratch + NORM_BLOCKS as u64 * 8, scratch + (NORM_BLOCKS as u64 + 1) * 8);
         // SAFETY: the caller's promise; the kernels' parameters in order.
         unsafe {
             launch!(self, "sum_of_squares", Launch::blocks(NORM_BLOCKS, 256), values, len, scratch)?;
-            launch!(self, "finish_norm", Launch::blocks(1, 1), scratch, NORM_BLOCKS as i32, max_norm, norm, factor)?;
-            if max_norm > 0.0 {
+            let (one, count) = (Launch::blocks(1, 1), NORM_BLOCKS as i32);
+            launch!(self, "finish_norm", one, scratch, count, scale, max_norm, norm, factor)?;
+            if max_norm > 0.0 || scale != 1.0 {
                 launch!(self, "scale_by", Launch::numbers(len, 4), values, len, factor)?;
             }
         }

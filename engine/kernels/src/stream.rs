@@ -104,6 +104,7 @@ impl Stream {
             "attention_tensor_cores",
             "cross_entropy",
             "dequantize",
+            "dropout",
             "elementwise",
             "ggml",
             "low_rank",

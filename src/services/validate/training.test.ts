@@ -29,9 +29,11 @@ test('layer inputs stay where no layer is recomputed', () => {
 test.each([
   ['cpu', 'float32', 'bfloat16'],
   ['cuda:0', 'bfloat16', 'float32'],
+  ['cuda:0', 'float16', 'bfloat16'],
 ])('on %s the compute type is %s: nothing else may be asked for', (device, own, other) => {
-  for (const computeDtype of ['', own]) refuseNotBuilt(checked({ computeDtype }), device);
-  expect(() => refuseNotBuilt(checked({ computeDtype: other }), device)).toThrow(
-    `spec.compute_dtype: expected ${own} or nothing on ${device}`,
+  const engine = { device, computeDtype: own };
+  for (const computeDtype of ['', own]) refuseNotBuilt(checked({ computeDtype }), engine);
+  expect(() => refuseNotBuilt(checked({ computeDtype: other }), engine)).toThrow(
+    `spec.compute_dtype: expected ${own} or nothing: this server computes in it on ${device}`,
   );
 });

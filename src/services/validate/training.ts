@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { EngineInfo } from '../../engine/engine.ts';
 import { LuthierError } from '../../errors/luthier-error.ts';
 import { OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
 import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
@@ -21,7 +22,11 @@ const SCHEDULERS = ['linear', 'cosine', 'constant', 'constant_with_warmup'] as c
 const lora = z.object({
   r: wholeNumber(1, 1024).default(8),
   loraAlpha: positiveNumber(1e6).default(16),
-  loraDropout: finiteNumber(0, 1).default(0),
+  loraDropout: z
+    .number(expected('a share'))
+    .min(0, expected('at least 0'))
+    .lt(1, expected('a share below 1'))
+    .default(0),
   targetModules: z.array(z.string().min(1, expected('a module name'))).max(64, expected('at most 64 names')),
   useRslora: z.boolean(),
 });
@@ -114,18 +119,19 @@ export const trainSchema = z.object({
 
 /**
  * Refuses what the contract has and this version has not.
- * @param device As `EngineInfo.device`.
+ * @param engine As `EngineInfo`.
  * @throws LuthierError NOT_BUILT_YET with the field's name
  */
-export function refuseNotBuilt(spec: CheckedSpec, device: string): void {
-  const computeDtype = device === 'cpu' ? 'float32' : 'bfloat16';
+export function refuseNotBuilt(
+  spec: CheckedSpec,
+  { device, computeDtype }: Pick<EngineInfo, 'device' | 'computeDtype'>,
+): void {
   const wanted: readonly (readonly [boolean, string, string])[] = [
-    [spec.lora.loraDropout !== 0, 'spec.lora.lora_dropout', 'expected 0: dropout is not built yet'],
     [spec.packing, 'spec.packing', 'expected false: packing is not built yet'],
     [
       spec.computeDtype !== '' && spec.computeDtype !== computeDtype,
       'spec.compute_dtype',
-      `expected ${computeDtype} or nothing on ${device}: other types are not built yet`,
+      `expected ${computeDtype} or nothing: this server computes in it on ${device}`,
     ],
   ];
   const violations = wanted.flatMap(([asked, field, description]) =>

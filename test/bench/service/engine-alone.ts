@@ -13,7 +13,7 @@ const [model = '', ...numbers] = process.argv.slice(2);
 const [threads = 1, batch = 1, length = 1, steps = 1] = numbers.map(Number);
 const shape = { batch, length, steps };
 
-const engine = await openNativeEngine({ device: 'cpu', threads, embeddingInHostMemory: false });
+const engine = await openNativeEngine({ device: 'cpu', threads, computeType: 'bf16', embeddingInHostMemory: false });
 const base = await engine.loadModel(model, 'stored');
 const run = await base.train(engineConfig(trainingSpec(shape), null), examples(shape), null);
 for await (const event of run.events()) {

@@ -30,6 +30,7 @@ function stepLine(step: TrainingStep): string {
     `lr ${number(step.learningRate)}`,
     `${Math.round(step.tokensPerSecond)} tok/s`,
     `ETA ${formatSeconds(step.etaSeconds)}`,
+    ...(step.skipped ? ['skipped: the gradients overflowed'] : []),
   ];
   return parts.join('  ');
 }

@@ -50,13 +50,13 @@ test('without colour the learned part stands in brackets; control characters do 
   expect(maskPreview(capturedIo().stdout, preview)).toBe('Hi⏎\n⟦Yes·[2J⟨9⟩⟧\nexample 2: 2 of 4 tokens are learned');
 });
 
-const step = (globalStep: number, loss: number) =>
+const step = (globalStep: number, loss: number, more: { gradNorm?: number; skipped?: boolean } = {}) =>
   TrainingEvent.create({
     sequence: globalStep,
     job: 'trainingJobs/t',
     event: {
       $case: 'step',
-      value: { globalStep, maxSteps: 2, loss, tokensPerSecond: 100, etaSeconds: 3, learningRate: 1e-5 },
+      value: { globalStep, maxSteps: 2, loss, tokensPerSecond: 100, etaSeconds: 3, learningRate: 1e-5, ...more },
     },
   });
 
@@ -78,6 +78,14 @@ test('without a terminal every event is a line', () => {
   expect(lines).toHaveLength(3);
   expect(lines[0]).toBe('step 1/2  epoch 0.00  loss 2.0000  grad_norm 0.000  lr 1.00e-5  100 tok/s  ETA 3 s');
   expect(lines[2]).toBe('failed  trainingJobs/t: loss is NaN (NON_FINITE_LOSS)');
+});
+
+test('a skipped step says so', () => {
+  const io = capturedIo();
+  const view = new TrainingView(io);
+  view.show(step(1, 2, { gradNorm: Number.POSITIVE_INFINITY, skipped: true }));
+  view.close();
+  expect(io.out()).toMatch(/grad_norm Infinity .* skipped: the gradients overflowed\n$/);
 });
 
 test('on a terminal the picture is redrawn in place and the last one stays', () => {

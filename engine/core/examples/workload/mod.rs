@@ -11,7 +11,14 @@ pub const RANK: usize = 8;
 /// `steps` steps of one micro-batch of `batch` examples, in their order, on every linear layer.
 pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainConfig {
     TrainConfig {
-        lora: LoraConfig { r: RANK, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig {
+            r: RANK,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            target_modules: None,
+            use_rslora: false,
+            seed: 0,
+        },
         learning_rate: 3e-4,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -30,6 +37,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainC
         data_seed: 0,
         recompute_layers,
         offload_layer_inputs: false,
+        loss_scaling: None,
     }
 }
 

@@ -17,6 +17,8 @@ use crate::ops::cuda::{CudaOps, NumberType};
 #[cfg(feature = "cuda")]
 use crate::quant::WeightStorage;
 use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
+#[cfg(feature = "cuda")]
+use crate::train::{LossScaling, TrainConfig};
 
 /// Cheap to share. The processor is always there: it generates and scores.
 #[derive(Clone)]
@@ -57,17 +59,23 @@ impl Backend {
         (backend, info)
     }
 
-    /// GPU `ordinal` for training, with activations in bf16, and the processor for the rest.
+    /// GPU `ordinal` for training, with activations in `compute`, and the processor for the rest.
     ///
     /// Errors: those of [`CudaOps::open`].
     #[cfg(feature = "cuda")]
-    pub fn gpu(ordinal: usize, threads: usize) -> Result<(Self, DeviceInfo)> {
+    pub fn gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<(Self, DeviceInfo)> {
         let (mut backend, info) = Self::processor(threads);
-        let gpu = CudaOps::open(ordinal, NumberType::BF16)?;
+        let gpu = CudaOps::open(ordinal, compute)?;
         let (device_name, total_memory_bytes) = gpu.describe()?;
         backend.gpu = Some(Arc::new(gpu));
         let device = format!("cuda:{ordinal}");
-        Ok((backend, DeviceInfo { device, device_name, total_memory_bytes, ..info }))
+        let compute_dtype = match compute {
+            NumberType::F32 => "float32",
+            NumberType::F16 => "float16",
+            NumberType::BF16 => "bfloat16",
+        };
+        let compute_dtype = compute_dtype.to_owned();
+        Ok((backend, DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..info }))
     }
 
     /// A model's weights on the GPU, where there is one.
@@ -100,6 +108,8 @@ impl Backend {
         let TrainingRequest { model, config, train, evaluation, initial } = request;
         #[cfg(feature = "cuda")]
         if let (Some(gpu), Some(base)) = (&self.gpu, &model.gpu) {
+            let loss_scaling = (gpu.compute() == NumberType::F16).then(LossScaling::default);
+            let config = TrainConfig { loss_scaling, ..config };
             return Ok(Box::new(Trainer::new(gpu.clone(), base.clone(), config, train, evaluation, initial)?));
         }
         let (ops, base) = (self.processor.clone(), model.base.clone());

@@ -14,6 +14,8 @@ pub struct DeviceInfo {
     pub threads: usize,
     /// Of the processor: `avx512`, `avx2` or `scalar`.
     pub instruction_set: String,
+    /// Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`.
+    pub compute_dtype: String,
     /// Of the device that trains.
     pub total_memory_bytes: u64,
 }
@@ -26,6 +28,7 @@ impl DeviceInfo {
             device_name: processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             threads,
             instruction_set: instruction_set.to_owned(),
+            compute_dtype: "float32".to_owned(),
             total_memory_bytes: meminfo_bytes("MemTotal").unwrap_or(0),
         }
     }

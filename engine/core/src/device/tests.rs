@@ -206,7 +206,7 @@ fn tiny(device: &Device) -> Arc<LoadedModel> {
 /// A run of many steps over one example.
 fn request(model: Arc<LoadedModel>) -> TrainingRequest {
     let config = TrainConfig {
-        lora: LoraConfig { r: 4, lora_alpha: 8.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -225,6 +225,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         data_seed: 0,
         recompute_layers: Recompute::Layers(0),
         offload_layer_inputs: false,
+        loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train, evaluation: None, initial: None }

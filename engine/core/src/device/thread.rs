@@ -18,6 +18,8 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::decode::CpuDecoder;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::NumberType;
 use crate::quant::WeightStorage;
 use crate::train::TrainingEstimate;
 
@@ -43,12 +45,12 @@ impl Device {
         Self::start(backend, info, threads)
     }
 
-    /// GPU `ordinal`, which trains, with activations in bf16; the processor, with `threads` threads, generates and scores.
+    /// GPU `ordinal`, which trains, with activations in `compute`; the processor, with `threads` threads, generates and scores.
     ///
     /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
     #[cfg(feature = "cuda")]
-    pub fn open_gpu(ordinal: usize, threads: usize) -> Result<Self> {
-        let (backend, info) = Backend::gpu(ordinal, threads)?;
+    pub fn open_gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<Self> {
+        let (backend, info) = Backend::gpu(ordinal, threads, compute)?;
         Self::start(backend, info, threads)
     }
 

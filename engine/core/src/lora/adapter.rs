@@ -14,6 +14,8 @@ use crate::random::MersenneTwister;
 pub struct LoraAdapter<O: Ops> {
     pub layout: Arc<LoraLayout>,
     pub lora_alpha: f64,
+    /// What its training drops; evaluation and generation drop nothing.
+    pub lora_dropout: f64,
     pub use_rslora: bool,
     /// Matrices as the layout places them.
     pub parameters: O::Buffer,
@@ -39,7 +41,9 @@ impl<O: Ops> LoraAdapter<O> {
                 *value = O::Elem::from_f64(f64::from(random.uniform_f32(bound)));
             }
         }
-        Self::from_values(ops, layout, config.lora_alpha, config.use_rslora, &values)
+        let parameters = upload(ops, &values)?;
+        let LoraConfig { lora_alpha, lora_dropout, use_rslora, .. } = *config;
+        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
     }
 
     /// An adapter read from PEFT's files.
@@ -65,13 +69,9 @@ impl<O: Ops> LoraAdapter<O> {
                 }
             }
         }
-        Self::from_values(ops, layout, peft.lora_alpha, peft.use_rslora, &values)
-    }
-
-    fn from_values(ops: &O, layout: LoraLayout, lora_alpha: f64, use_rslora: bool, values: &[O::Elem]) -> Result<Self> {
-        let mut parameters = ops.allocate(values.len())?;
-        ops.write(values, ViewMut::from(&mut parameters))?;
-        Ok(Self { layout: Arc::new(layout), lora_alpha, use_rslora, parameters })
+        let parameters = upload(ops, &values)?;
+        let PeftAdapter { lora_alpha, lora_dropout, use_rslora, .. } = *peft;
+        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
     }
 
     /// Factor of B·A.
@@ -84,11 +84,18 @@ impl<O: Ops> LoraAdapter<O> {
         Ok(PeftAdapter {
             r: self.layout.r,
             lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
             modules: matrices(ops, &self.layout, &self.parameters)?,
             metadata,
         })
     }
+}
+
+fn upload<O: Ops>(ops: &O, values: &[O::Elem]) -> Result<O::Buffer> {
+    let mut buffer = ops.allocate(values.len())?;
+    ops.write(values, ViewMut::from(&mut buffer))?;
+    Ok(buffer)
 }
 
 /// The matrices of a flat buffer (parameters or their gradients) by module path.

@@ -10,10 +10,13 @@ const MAX_RANK: usize = 1 << 14;
 pub struct LoraConfig {
     pub r: usize,
     pub lora_alpha: f64,
+    /// Share of a layer's input that its low-rank half does not see in training, drawn anew for each micro-batch and layer; at least 0 and
+    /// below 1. A setting of the run: it holds, with `seed`, also where training starts from an existing adapter.
+    pub lora_dropout: f64,
     /// Module names such as `q_proj`, or longer ends of module paths; none: every linear layer but the output layer.
     pub target_modules: Option<Vec<String>>,
     pub use_rslora: bool,
-    /// Seed of the initial A.
+    /// Seed of the initial A and of dropout.
     pub seed: u64,
 }
 

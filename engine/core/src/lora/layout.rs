@@ -172,6 +172,11 @@ impl LoraLayout {
         (0..self.layers.len()).map(|layer| self.columns(layer)).max().unwrap_or(0)
     }
 
+    /// Most in_features of a layer with matrices.
+    pub fn widest_input(&self) -> usize {
+        self.modules().map(|module| module.in_features).max().unwrap_or(0)
+    }
+
     /// The lowest block with matrices: below it nothing is learned.
     pub fn lowest_layer(&self) -> Option<usize> {
         self.modules().map(|module| module.layer).min()

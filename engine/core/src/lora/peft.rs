@@ -53,6 +53,8 @@ pub struct LoraMatrices {
 pub struct PeftAdapter {
     pub r: usize,
     pub lora_alpha: f64,
+    /// What its training dropped.
+    pub lora_dropout: f64,
     pub use_rslora: bool,
     /// By full module path, such as `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, LoraMatrices>,

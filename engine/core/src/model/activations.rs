@@ -1,6 +1,7 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
-use super::streams::{StreamPlaces, Streams};
+use super::parked::{ParkedActivations, parked_bytes};
+use super::streams::{Keep, StreamPlaces, Streams, stream_bytes};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraLayout;
@@ -55,32 +56,6 @@ fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> 
         + 2 * prices.activations(rows * config.intermediate_size)
 }
 
-/// What a forward pass keeps for a backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: no backward pass follows.
-    Nothing,
-    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
-    /// inputs of those wait outside the device's memory.
-    AllBut { recomputed: usize, offload: bool },
-}
-
-impl Keep {
-    /// Everything, of every block.
-    pub const ALL: Self = Self::AllBut { recomputed: 0, offload: false };
-
-    /// Blocks' activations and blocks' products with A that there is room for, of so many blocks.
-    fn places(self, blocks: usize) -> [usize; 2] {
-        match self {
-            Self::Nothing => [1, 1],
-            Self::AllBut { recomputed, .. } => {
-                let recomputed = recomputed.min(blocks);
-                [blocks - recomputed + usize::from(recomputed > 0), blocks]
-            }
-        }
-    }
-}
-
 /// One block's part of the activations in the forward pass.
 pub(super) struct BlockMemory<'a, O: Ops> {
     pub input: &'a O::Buffer,
@@ -102,6 +77,7 @@ pub struct Activations<O: Ops> {
     /// Tokens there is room for.
     pub rows: usize,
     pub(super) streams: Streams<O>,
+    parked: Option<ParkedActivations<O>>,
     /// Where blocks are recomputed, or nothing is kept, the first is shared by them.
     layers: Vec<LayerActivations<O>>,
     low_rank: Vec<O::Buffer>,
@@ -113,9 +89,11 @@ impl<O: Ops> Activations<O> {
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
         let (blocks, columns) = (config.num_hidden_layers, layout.most_columns());
         let [layers, low_rank] = keep.places(blocks);
+        let places = StreamPlaces::new(keep, blocks);
         Ok(Self {
             rows,
-            streams: Streams::new(ops, StreamPlaces::new(keep, blocks), rows * config.hidden_size)?,
+            streams: Streams::new(ops, places, rows * config.hidden_size)?,
+            parked: ParkedActivations::new(ops, config, rows, places)?,
             layers: (0..layers).map(|_| LayerActivations::new(ops, config, rows)).collect::<Result<_>>()?,
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
@@ -128,6 +106,13 @@ impl<O: Ops> Activations<O> {
             Keep::Nothing => 0,
             Keep::AllBut { recomputed, .. } => recomputed,
         }
+    }
+
+    /// Where the results of a block are parked, if they are, beside the activations it computes in.
+    pub(super) fn parked(&mut self, layer: usize) -> Option<(&mut ParkedActivations<O>, &mut LayerActivations<O>)> {
+        let (place, _) = self.place(layer);
+        let parked = self.parked.as_mut().filter(|parked| parked.takes(layer))?;
+        Some((parked, &mut self.layers[place]))
     }
 
     /// A block's part in the forward pass.
@@ -165,16 +150,12 @@ pub(crate) fn activation_bytes(
     keep: Keep,
 ) -> PlacedBytes {
     let [layers, low_rank] = keep.places(config.num_hidden_layers).map(|count| count as u64);
-    let streams = StreamPlaces::new(keep, config.num_hidden_layers);
-    let stream = rows * config.hidden_size;
-    let (parked, count) = (prices.parked(stream), streams.parked as u64);
-    PlacedBytes {
-        device: streams.on_device as u64 * prices.activations(stream)
-            + count * parked.device
-            + layers * layer_bytes(prices, config, rows)
-            + low_rank * prices.activations(rows * layout.most_columns()),
-        pinned_host: count * parked.pinned_host,
-    }
+    let places = StreamPlaces::new(keep, config.num_hidden_layers);
+    let device =
+        layers * layer_bytes(prices, config, rows) + low_rank * prices.activations(rows * layout.most_columns());
+    PlacedBytes { device, pinned_host: 0 }
+        + stream_bytes(prices, places, rows * config.hidden_size)
+        + parked_bytes(prices, config, rows, places)
 }
 
 /// What passes use in between.
@@ -182,6 +163,8 @@ pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
     /// `[rows, intermediate_size]`
     pub(super) activated: O::Buffer,
+    /// `[rows, in_features]` of the widest adapted layer: a masked copy of its input, or its part of the gradient. Only with dropout.
+    pub(super) dropped: Option<O::Buffer>,
     pub(super) backward: Option<BackwardScratch<O>>,
 }
 
@@ -189,12 +172,12 @@ pub struct Scratch<O: Ops> {
 pub(super) struct BackwardScratch<O: Ops> {
     /// `[rows, hidden_size]`: gradient of the residual stream.
     pub hidden: O::Buffer,
-    pub normed: O::Buffer,
     pub activated: O::Buffer,
     pub query: O::Buffer,
     pub key: O::Buffer,
     pub value: O::Buffer,
-    pub attention: O::Buffer,
+    /// `[rows, hidden_size]` with respect to normed rows, or `[rows, query_size]` to attention's output: never both at a time.
+    pub normed_or_attention: O::Buffer,
     /// `[rows, columns of a group]`
     pub low_rank: O::Buffer,
 }
@@ -208,28 +191,40 @@ impl<O: Ops> Scratch<O> {
         let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
                 hidden: ops.allocate_activations(hidden)?,
-                normed: ops.allocate_activations(hidden)?,
                 activated: ops.allocate_activations(inner)?,
                 query: ops.allocate_activations(query)?,
                 key: ops.allocate_activations(key_value)?,
                 value: ops.allocate_activations(key_value)?,
-                attention: ops.allocate_activations(query)?,
+                normed_or_attention: ops.allocate_activations(hidden.max(query))?,
                 low_rank: ops.allocate_activations(rows * columns)?,
             })
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
             activated: ops.allocate_activations(inner)?,
+            dropped: None,
             backward: backward.transpose()?,
         })
+    }
+
+    /// The same with room for the dropout of `rows` tokens.
+    pub fn with_dropout(self, ops: &O, layout: &LoraLayout, rows: usize) -> Result<Self> {
+        Ok(Self { dropped: Some(ops.allocate_activations(rows * layout.widest_input())?), ..self })
     }
 }
 
 /// Bytes of [`Scratch::new`] with room for the backward pass.
 pub(crate) fn scratch_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, layout: &LoraLayout, rows: usize) -> u64 {
-    3 * prices.activations(rows * config.hidden_size)
+    let (hidden, query) = (rows * config.hidden_size, rows * config.query_size());
+    2 * prices.activations(hidden)
         + 2 * prices.activations(rows * config.intermediate_size)
-        + 2 * prices.activations(rows * config.query_size())
+        + prices.activations(query)
         + 2 * prices.activations(rows * config.key_value_size())
+        + prices.activations(hidden.max(query))
         + prices.activations(rows * layout.most_columns())
+}
+
+/// Bytes of [`Scratch::with_dropout`] beside those.
+pub(crate) fn dropout_bytes(prices: &dyn MemoryPrices, layout: &LoraLayout, rows: usize) -> u64 {
+    prices.activations(rows * layout.widest_input())
 }

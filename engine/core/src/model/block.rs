@@ -31,26 +31,27 @@ impl<O: Ops> Block<'_, O> {
     /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
-        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), scratch)?;
+        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
         let (ops, rows) = (self.ops, batch.rows);
         let len = rows * self.config.intermediate_size;
         ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, low_rank)?;
+        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
         let (module, residual) = (LinearModule::Down, Some(&saved.middle));
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output)
     }
 
-    /// The same numbers once more, as far as the backward pass reads them: not the down-projection, and not the products with A, which are
-    /// kept.
+    /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
+    /// with A, which are kept.
     pub fn forward_again(
         &self,
         batch: &PackedBatch<O>,
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         low_rank: &O::Buffer,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        self.until_activation(batch, input, saved, Projections::Kept(low_rank), scratch)
+        self.until_activation(batch, input, saved, Projections::Kept(low_rank), there, scratch)
     }
 
     fn until_activation(
@@ -59,38 +60,44 @@ impl<O: Ops> Block<'_, O> {
         input: &O::Buffer,
         saved: &mut LayerActivations<O>,
         mut low_rank: Projections<'_, O>,
+        there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
         let shape = self.attention_shape();
 
         self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, &mut saved.input_factors)?;
-        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed)?;
+        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [
             (LinearModule::Query, &mut saved.query),
             (LinearModule::Key, &mut saved.key),
             (LinearModule::Value, &mut saved.value),
         ] {
+            if module == LinearModule::Value && there == Kept::Attention {
+                continue;
+            }
             self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, products, None, out)?;
         }
         let (heads, key_value_heads) = (shape.heads, shape.key_value_heads);
         for (x, heads) in [(&mut saved.query, heads), (&mut saved.key, key_value_heads)] {
             ops.rope(x.into(), heads, head_dim, self.angles, &batch.positions, false)?;
         }
-        let inputs = AttentionInputs {
-            query: View::from(&saved.query),
-            key: View::from(&saved.key),
-            value: View::from(&saved.value),
-        };
-        let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
-        ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-        let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention)?;
-        let (module, residual) = (LinearModule::Output, Some(input));
-        self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
+        if there != Kept::Attention {
+            let inputs = AttentionInputs {
+                query: View::from(&saved.query),
+                key: View::from(&saved.key),
+                value: View::from(&saved.value),
+            };
+            let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
+            ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
+            let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention, &mut scratch.dropped)?;
+            let (module, residual) = (LinearModule::Output, Some(input));
+            self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
+        }
 
         let factors = &mut saved.middle_factors;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
-        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed)?;
+        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
             self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out)?;
         }
@@ -122,11 +129,21 @@ impl<O: Ops> Block<'_, O> {
         out: &mut O::Buffer,
     ) -> Result<()> {
         let linear = self.weights.linear(module);
-        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer };
+        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
         let term = adapter.output_term(group, module, low_rank);
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
     }
+}
+
+/// What of a block's forward pass is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nothing,
+    /// The products with A.
+    Products,
+    /// These, the values, attention's output and the residual stream after it.
+    Attention,
 }
 
 /// The products with A of a block: to be made, or there already.
@@ -137,10 +154,17 @@ enum Projections<'a, O: Ops> {
 
 impl<O: Ops> Projections<'_, O> {
     /// Those of a group, whose input is given.
-    fn of(&mut self, block: &Block<'_, O>, rows: usize, group: InputGroup, input: &O::Buffer) -> Result<&O::Buffer> {
+    fn of(
+        &mut self,
+        block: &Block<'_, O>,
+        rows: usize,
+        group: InputGroup,
+        input: &O::Buffer,
+        dropped: &mut Option<O::Buffer>,
+    ) -> Result<&O::Buffer> {
         match self {
             Self::New(low_rank) => {
-                block.adapter.project(block.ops, rows, group, input, low_rank)?;
+                block.adapter.project(block.ops, rows, group, input, dropped, low_rank)?;
                 Ok(low_rank)
             }
             Self::Kept(low_rank) => Ok(low_rank),

@@ -54,9 +54,25 @@ impl<O: Ops> Block<'_, O> {
             gradients,
             Some(&mut grads.activated),
         )?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::Down,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.activated,
+        )?;
         let (gate, up, activated) = (&mut saved.gate, &mut saved.up, &mut scratch.activated);
         ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
-        self.adapter.backward_input(ops, rows, InputGroup::Down, &scratch.activated, &grads.low_rank, gradients)?;
+        self.adapter.backward_input(
+            ops,
+            rows,
+            InputGroup::Down,
+            &scratch.activated,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         self.adapter.backward_output(
             ops,
             rows,
@@ -69,11 +85,20 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            Some(&mut grads.normed),
+            Some(&mut grads.normed_or_attention),
+        )?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::GateUp,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.normed_or_attention,
         )?;
         let weight = &self.weights.post_attention_norm;
         self.norm_backward(rows, &saved.middle, weight, &saved.middle_factors, scratch, grads)?;
-        self.adapter.backward_input(ops, rows, InputGroup::GateUp, &scratch.normed, &grads.low_rank, gradients)
+        let (group, input) = (InputGroup::GateUp, &scratch.normed);
+        self.adapter.backward_input(ops, rows, group, input, &mut scratch.dropped, &grads.low_rank, gradients)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
@@ -98,9 +123,25 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            Some(&mut grads.attention),
+            Some(&mut grads.normed_or_attention),
         )?;
-        self.adapter.backward_input(ops, rows, InputGroup::Output, &saved.attention, &grads.low_rank, gradients)?;
+        self.adapter.add_dropped_input_grad(
+            ops,
+            rows,
+            InputGroup::Output,
+            &grads.low_rank,
+            &mut scratch.dropped,
+            &mut grads.normed_or_attention,
+        )?;
+        self.adapter.backward_input(
+            ops,
+            rows,
+            InputGroup::Output,
+            &saved.attention,
+            &mut scratch.dropped,
+            &grads.low_rank,
+            gradients,
+        )?;
         let inputs = AttentionInputs {
             query: View::from(&saved.query),
             key: View::from(&saved.key),
@@ -109,7 +150,7 @@ impl<O: Ops> Block<'_, O> {
         let forward = AttentionSaved {
             output: View::from(&saved.attention),
             log_sum_exp: View::from(&saved.log_sum_exp),
-            output_grad: View::from(&grads.attention),
+            output_grad: View::from(&grads.normed_or_attention),
         };
         let results = AttentionGrads {
             query: (&mut grads.query).into(),
@@ -133,16 +174,19 @@ impl<O: Ops> Block<'_, O> {
             low_rank,
             &mut grads.low_rank,
             gradients,
-            input_needed.then_some(&mut grads.normed),
+            input_needed.then_some(&mut grads.normed_or_attention),
         )?;
+        let group = InputGroup::QueryKeyValue;
         let (weight, factors) = (&self.weights.input_norm, &mut saved.input_factors);
         if input_needed {
+            let (low_rank_grad, input_grad) = (&grads.low_rank, &mut grads.normed_or_attention);
+            self.adapter.add_dropped_input_grad(ops, rows, group, low_rank_grad, &mut scratch.dropped, input_grad)?;
             self.norm_backward(rows, input, weight, factors, scratch, grads)?;
         } else {
             self.norm(rows, input, weight, &mut scratch.normed, factors)?;
         }
-        let group = InputGroup::QueryKeyValue;
-        self.adapter.backward_input(ops, rows, group, &scratch.normed, &grads.low_rank, gradients)
+        let input = &scratch.normed;
+        self.adapter.backward_input(ops, rows, group, input, &mut scratch.dropped, &grads.low_rank, gradients)
     }
 
     /// Adds the gradient through the norm of `x` to that of the residual stream; `scratch.normed` = what the norm gave.
@@ -155,7 +199,7 @@ impl<O: Ops> Block<'_, O> {
         scratch: &mut Scratch<O>,
         grads: &mut BackwardScratch<O>,
     ) -> Result<()> {
-        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed));
+        let (width, output_grad) = (self.config.hidden_size, View::from(&grads.normed_or_attention));
         let (input_grad, normed) = (ViewMut::from(&mut grads.hidden), ViewMut::from(&mut scratch.normed));
         let (x, factors) = (x.into(), factors.into());
         self.ops.rms_norm_backward(rows, width, x, weight, factors, output_grad, input_grad, Some(normed))

@@ -2,7 +2,8 @@
 
 use super::activations::{Activations, KeptBlockMemory, Scratch};
 use super::batch::PackedBatch;
-use super::block::Block;
+use super::block::{Block, Kept};
+use super::dropout::Dropout;
 use super::head::HeadScratch;
 use super::low_rank::BlockAdapter;
 use super::weights::BaseModel;
@@ -18,6 +19,8 @@ pub struct Decoder<'a, O: Ops> {
     pub adapter: &'a LoraAdapter<O>,
     /// From [`rope_angles`], for at least the longest sequence.
     pub angles: &'a O::Buffer,
+    /// Of this micro-batch, in training. Its passes need scratch that has room for it.
+    pub dropout: Option<Dropout>,
 }
 
 /// Numbers that [`rope_angles`] allocates.
@@ -61,7 +64,7 @@ impl<O: Ops> Decoder<'_, O> {
             ops: self.ops,
             config: &self.base.config,
             weights: &self.base.layers[layer],
-            adapter: BlockAdapter { adapter: self.adapter, layer },
+            adapter: BlockAdapter { adapter: self.adapter, layer, dropout: self.dropout },
             angles: self.angles,
         }
     }
@@ -78,7 +81,13 @@ impl<O: Ops> Decoder<'_, O> {
         for layer in 0..self.base.layers.len() {
             // While the block reads its input, that may be copied away.
             activations.streams.park(self.ops, layer, len)?;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.begin(layer, saved);
+            }
             self.block(layer).forward(batch, activations.block(layer), scratch)?;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.park(self.ops, &self.base.config, layer, batch.rows, saved)?;
+            }
         }
         Ok(())
     }
@@ -116,9 +125,17 @@ impl<O: Ops> Decoder<'_, O> {
                 activations.streams.fetch(self.ops, layer - 1, len)?;
             }
             let again = layer < activations.recomputed();
+            let mut there = Kept::Products;
+            if let Some((parked, saved)) = activations.parked(layer) {
+                parked.bring_back(self.ops, &self.base.config, layer, batch.rows, saved)?;
+                if layer > lowest {
+                    parked.prefetch(self.ops, &self.base.config, layer - 1, batch.rows)?;
+                }
+                there = Kept::Attention;
+            }
             let KeptBlockMemory { input, saved, low_rank } = activations.kept_block(layer);
             if again {
-                self.block(layer).forward_again(batch, input, saved, low_rank, scratch)?;
+                self.block(layer).forward_again(batch, input, saved, low_rank, there, scratch)?;
             }
             self.block(layer).backward(batch, input, saved, low_rank, scratch, gradients, layer > lowest)?;
         }

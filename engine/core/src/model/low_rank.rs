@@ -1,5 +1,6 @@
 //! The low-rank halves of the linear layers that share an input.
 
+use super::dropout::Dropout;
 use super::linear::{InputGroup, LinearModule};
 use super::weights::LayerWeights;
 use crate::error::Result;
@@ -10,6 +11,8 @@ use crate::ops::{LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Op
 pub(super) struct BlockAdapter<'a, O: Ops> {
     pub adapter: &'a LoraAdapter<O>,
     pub layer: usize,
+    /// Where it is set, each layer reads its own masked copy of the input: see `low_rank_dropout.rs`.
+    pub dropout: Option<Dropout>,
 }
 
 /// The gradient of one linear layer's output.
@@ -19,23 +22,27 @@ pub(super) struct OutputGrad<'a, O: Ops> {
 }
 
 impl<'a, O: Ops> BlockAdapter<'a, O> {
-    fn group(&self, group: InputGroup) -> &'a LoraGroup {
+    pub(super) fn group(&self, group: InputGroup) -> &'a LoraGroup {
         self.adapter.layout.group(self.layer, group)
     }
 
-    fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.adapter.layout.columns(self.layer)
     }
 
-    /// `low_rank` = scale · input · Aᵀ for all layers of the group in one product.
+    /// `low_rank` = scale · input · Aᵀ for all layers of the group in one product. `dropped`: scratch of dropout.
     pub fn project(
         &self,
         ops: &O,
         rows: usize,
         group: InputGroup,
         input: &O::Buffer,
+        dropped: &mut Option<O::Buffer>,
         low_rank: &mut O::Buffer,
     ) -> Result<()> {
+        if let Some(dropout) = self.dropout {
+            return self.project_dropped(ops, rows, group, dropout, input, dropped, low_rank);
+        }
         let group = self.group(group);
         if group.columns == 0 {
             return Ok(());
@@ -67,7 +74,7 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
     /// [`Self::backward_input`] adds: the group's input may only be there afterwards.
     ///
     /// Adds the gradients of B to `gradients`, leaves scale · g · B in `low_rank_grad`; with `input_grad`, writes the gradient of the shared
-    /// input there.
+    /// input there; under dropout, [`Self::add_dropped_input_grad`] adds the low-rank halves' part.
     #[expect(clippy::too_many_arguments, reason = "inputs, scratch and results of a whole group")]
     pub fn backward_output(
         &self,
@@ -116,7 +123,7 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
                 weight: &weights.linear(grad.module).weight,
             })
             .collect();
-        let low_rank = (columns > 0).then(|| LowRankTerm {
+        let low_rank = (columns > 0 && self.dropout.is_none()).then(|| LowRankTerm {
             rank: columns,
             left: View::from(&*low_rank_grad).rows(columns),
             right: View::at(&self.adapter.parameters, lora.a_offset).rows(in_features),
@@ -125,15 +132,21 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
     }
 
     /// Adds the gradients of the group's A to `gradients`, from the group's input and what [`Self::backward_output`] left in `low_rank_grad`.
+    /// `dropped`: scratch of dropout.
+    #[expect(clippy::too_many_arguments, reason = "inputs, scratch and result of a whole group")]
     pub fn backward_input(
         &self,
         ops: &O,
         rows: usize,
         group: InputGroup,
         input: &O::Buffer,
+        dropped: &mut Option<O::Buffer>,
         low_rank_grad: &O::Buffer,
         gradients: &mut O::Buffer,
     ) -> Result<()> {
+        if let Some(dropout) = self.dropout {
+            return self.backward_input_dropped(ops, rows, group, dropout, input, dropped, low_rank_grad, gradients);
+        }
         let lora = self.group(group);
         let (columns, in_features) = (lora.columns, lora.in_features);
         if columns == 0 {

@@ -3,10 +3,12 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dropout;
 mod low_rank;
 mod prices;
 mod view;
 
+pub use dropout::DropoutMask;
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
 pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
@@ -317,6 +319,16 @@ pub trait Ops: Send + Sync + 'static {
         grads: AttentionGrads<'_, Self::Buffer>,
     ) -> Result<()>;
 
+    /// `out = x ∘ mask / (1 − p)` for `len` numbers, added to what `out` holds where `accumulate`. Dropped numbers are 0 whatever they were.
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, Self::Buffer>,
+        accumulate: bool,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+
     /// `c [m, n] = alpha · a [m, k] · b [k, n]`, added to what `c` holds where `accumulate`.
     #[expect(clippy::too_many_arguments, reason = "the arguments of a matrix product")]
     fn gemm(
@@ -367,9 +379,9 @@ pub trait Ops: Send + Sync + 'static {
         logits: ViewMut<'_, Self::Buffer>,
         losses: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// The 2-norm of a buffer; where `max_norm` > 0, the buffer is then multiplied by `min(1, max_norm / (norm + 1e-6))` as torch's
-    /// `clip_grad_norm_`. Returns the norm before.
-    fn clip_norm(&self, values: &mut Self::Buffer, max_norm: f64) -> Result<f64>;
+    /// Multiplies a buffer by `scale`; where `max_norm` > 0, then by `min(1, max_norm / (norm + 1e-6))` as torch's `clip_grad_norm_`, with the
+    /// 2-norm of the scaled buffer, which is returned.
+    fn clip_norm(&self, values: &mut Self::Buffer, scale: f64, max_norm: f64) -> Result<f64>;
     /// torch's AdamW: p −= p·lr·wd, then p −= lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε).
     fn adamw(&self, settings: AdamW, state: AdamWState<'_, Self::Buffer>) -> Result<()>;
 }

@@ -1,5 +1,7 @@
 //! What memory costs on a device, so that a run can be priced before anything is taken.
 
+use std::ops::{Add, Mul};
+
 use super::{AttentionShape, EmbeddingPlace};
 use crate::quant::MatrixForm;
 
@@ -35,6 +37,22 @@ pub struct PlacedBytes {
     pub device: u64,
     /// Locked memory of the host that a GPU uses.
     pub pinned_host: u64,
+}
+
+impl Add for PlacedBytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { device: self.device + other.device, pinned_host: self.pinned_host + other.pinned_host }
+    }
+}
+
+impl Mul<usize> for PlacedBytes {
+    type Output = Self;
+
+    fn mul(self, count: usize) -> Self {
+        Self { device: self.device * count as u64, pinned_host: self.pinned_host * count as u64 }
+    }
 }
 
 /// Bounds on the micro-batches of one kind: each is the largest of any of them.

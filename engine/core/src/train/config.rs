@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::loss_scale::LossScaling;
 use super::schedule::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
@@ -37,7 +38,7 @@ impl FromStr for Recompute {
 /// `TrainingArguments`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainConfig {
-    /// Not looked at where training starts from an existing adapter.
+    /// Where training starts from an existing adapter, only dropout and seed are looked at.
     pub lora: LoraConfig,
     pub learning_rate: f64,
     pub lr_scheduler_type: LrSchedulerType,
@@ -64,6 +65,8 @@ pub struct TrainConfig {
     /// The inputs of recomputed blocks wait outside the device's memory, a GPU's in locked memory of the host: less memory of the device, the same
     /// numbers. The processor has one memory and gains nothing.
     pub offload_layer_inputs: bool,
+    /// For devices that compute in f16: a step whose gradients overflow is skipped. None: such a step is an error.
+    pub loss_scaling: Option<LossScaling>,
 }
 
 impl TrainConfig {
@@ -80,7 +83,9 @@ impl TrainConfig {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number of at least 0")));
             }
         }
-        for (name, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+        for (name, value) in
+            [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("lora_dropout", self.lora.lora_dropout)]
+        {
             if !(0.0..1.0).contains(&value) {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected at least 0 and below 1")));
             }
@@ -100,7 +105,7 @@ impl TrainConfig {
         ];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((name, _)) => Err(EngineError::invalid(format!("{name} is 0; expected at least 1"))),
-            None => Ok(()),
+            None => self.loss_scaling.map_or(Ok(()), |scaling| scaling.validate()),
         }
     }
 }
@@ -113,7 +118,14 @@ pub(super) mod tests {
     /// transformers' defaults, with batches of one.
     pub fn config() -> TrainConfig {
         TrainConfig {
-            lora: LoraConfig { r: 2, lora_alpha: 4.0, target_modules: None, use_rslora: false, seed: 1 },
+            lora: LoraConfig {
+                r: 2,
+                lora_alpha: 4.0,
+                lora_dropout: 0.0,
+                target_modules: None,
+                use_rslora: false,
+                seed: 1,
+            },
             learning_rate: 5e-5,
             lr_scheduler_type: LrSchedulerType::Linear,
             warmup_steps: 0.0,
@@ -132,6 +144,7 @@ pub(super) mod tests {
             data_seed: 42,
             recompute_layers: Recompute::Auto,
             offload_layer_inputs: false,
+            loss_scaling: None,
         }
     }
 
@@ -149,6 +162,7 @@ pub(super) mod tests {
     fn values_that_cannot_be_worked_with_are_refused_by_name() {
         assert!(config().validate().is_ok());
         assert!(TrainConfig { learning_rate: 0.0, max_grad_norm: 0.0, adam_beta1: 0.0, ..config() }.validate().is_ok());
+        let scaling = LossScaling::default();
         let cases = [
             ("learning_rate", TrainConfig { learning_rate: f64::NAN, ..config() }),
             ("learning_rate", TrainConfig { learning_rate: -1e-4, ..config() }),
@@ -158,6 +172,9 @@ pub(super) mod tests {
             ("adam_beta1", TrainConfig { adam_beta1: 1.0, ..config() }),
             ("adam_beta2", TrainConfig { adam_beta2: -0.1, ..config() }),
             ("adam_beta2", TrainConfig { adam_beta2: f64::NAN, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: 1.0, ..config().lora }, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: -0.1, ..config().lora }, ..config() }),
+            ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: f64::NAN, ..config().lora }, ..config() }),
             ("adam_epsilon", TrainConfig { adam_epsilon: 0.0, ..config() }),
             ("max_grad_norm", TrainConfig { max_grad_norm: -1.0, ..config() }),
             ("per_device_train_batch_size", TrainConfig { per_device_train_batch_size: 0, ..config() }),
@@ -166,6 +183,10 @@ pub(super) mod tests {
             ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
             ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
             ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+            (
+                "initial_scale",
+                TrainConfig { loss_scaling: Some(LossScaling { initial_scale: -1.0, ..scaling }), ..config() },
+            ),
         ];
         for (name, config) in cases {
             let error = config.validate().unwrap_err();

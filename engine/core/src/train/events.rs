@@ -8,7 +8,7 @@ use super::estimate::TrainingEstimate;
 pub enum TrainingEvent {
     /// The first event.
     Started(Box<TrainingEstimate>),
-    /// An optimizer step was taken.
+    /// An optimizer step was taken, or skipped.
     Step(TrainingStep),
     /// The evaluation examples were gone through.
     Evaluation(EvaluationResult),
@@ -26,9 +26,9 @@ pub struct TrainingStep {
     pub epoch: f64,
     /// Mean negative log-likelihood per label token of the step.
     pub loss: f64,
-    /// Global 2-norm before clipping.
+    /// Global 2-norm before clipping; not finite where the step was skipped.
     pub grad_norm: f64,
-    /// The rate this step used.
+    /// The rate this step used; one that was skipped leaves it to the next.
     pub learning_rate: f64,
     /// Tokens and labelled positions of this step.
     pub tokens: u64,
@@ -40,6 +40,8 @@ pub struct TrainingStep {
     pub peak_allocated_bytes: u64,
     /// Seconds to the end at the mean pace so far, evaluations included.
     pub eta_seconds: f64,
+    /// The gradients overflowed f16: nothing was updated, and the loss scale is lower from here on.
+    pub skipped: bool,
 }
 
 /// One pass over the evaluation examples. Field for field the `EvaluationResult` of `src/engine/engine.ts`.

@@ -4,12 +4,13 @@ use std::ops::RangeInclusive;
 
 use super::config::{Recompute, TrainConfig};
 use super::sizes::Sizes;
-use super::suggestions::{Suggestion, suggestions};
+use super::suggestions::{Suggestion, shown, suggestions};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode};
 use crate::lora::{LoraGroup, LoraLayout};
 use crate::model::{
-    Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, head_bytes, rope_angle_count, scratch_bytes,
+    Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, dropout_bytes, head_bytes, rope_angle_count,
+    scratch_bytes,
 };
 use crate::ops::{AttentionShape, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 
@@ -52,12 +53,13 @@ pub(super) struct RunShape<'a> {
     pub layout: &'a LoraLayout,
     pub sizes: Sizes,
     pub offload_layer_inputs: bool,
+    pub dropout: bool,
 }
 
 impl RunShape<'_> {
     /// The bytes of `Workspace::new` and of the device's own scratch, with so many blocks recomputed.
     pub fn plan(&self, recompute_layers: usize) -> MemoryPlan {
-        let Self { prices, config, weights, layout, sizes, offload_layer_inputs } = *self;
+        let Self { prices, config, weights, layout, sizes, offload_layer_inputs, dropout } = *self;
         let rows = sizes.rows();
         let activations = |rows, keep| activation_bytes(prices, config, layout, rows, keep);
         let keep = Keep::AllBut { recomputed: recompute_layers, offload: offload_layer_inputs };
@@ -75,6 +77,7 @@ impl RunShape<'_> {
             scratch_bytes: prices.buffer(rope_angle_count(config, sizes.longest()))
                 + batch_bytes(prices, rows)
                 + scratch_bytes(prices, config, layout, rows)
+                + if dropout { dropout_bytes(prices, layout, sizes.train.rows) } else { 0 }
                 + head_bytes(prices, config, sizes.labelled_rows)
                 + device_scratch_bytes,
             device_scratch_bytes,
@@ -142,7 +145,9 @@ pub(super) struct MemoryRequest<'a> {
 
 impl<'a> MemoryRequest<'a> {
     pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes, offload_layer_inputs: bool) -> RunShape<'a> {
-        RunShape { prices: self.prices, config: self.model, weights, layout: self.layout, sizes, offload_layer_inputs }
+        let Self { prices, model, layout, config, .. } = *self;
+        let dropout = config.lora.lora_dropout > 0.0;
+        RunShape { prices, config: model, weights, layout, sizes, offload_layer_inputs, dropout }
     }
 
     /// Of a plan's bytes, those that are held already.
@@ -233,14 +238,5 @@ impl MemoryEstimate {
             shown(self.margin_bytes),
         );
         Some(EngineError::new(ErrorCode::OutOfMemory, message))
-    }
-}
-
-/// Bytes for people: in the largest binary unit that leaves at least 1.
-pub(super) fn shown(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
-        None => format!("{bytes} bytes"),
     }
 }

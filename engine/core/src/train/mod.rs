@@ -4,6 +4,7 @@ mod config;
 mod estimate;
 mod evaluation;
 mod events;
+mod loss_scale;
 mod memory_plan;
 mod meter;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod workspace;
 pub use config::{Recompute, TrainConfig};
 pub use estimate::{EstimateRequest, TrainingEstimate, estimate};
 pub use events::{EvaluationResult, Progress, TrainingEvent, TrainingStep};
+pub use loss_scale::LossScaling;
 pub use memory_plan::{MemoryEstimate, MemoryPlan};
 pub use plan::TrainingPlan;
 pub use schedule::{LrSchedule, LrSchedulerType};

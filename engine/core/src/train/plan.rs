@@ -61,6 +61,11 @@ impl TrainingPlan {
         first..(first + self.accumulation).min(self.batches_per_epoch())
     }
 
+    /// Number in the whole run of a micro-batch of a step, given by its number in the epoch.
+    pub fn micro_batch(&self, step: u64, batch: usize) -> u64 {
+        self.epoch(step) * self.batches_per_epoch() as u64 + batch as u64
+    }
+
     /// Whether an epoch ends with a step.
     pub fn ends_epoch(&self, step: u64) -> bool {
         (step + 1).is_multiple_of(self.steps_per_epoch() as u64)
@@ -134,6 +139,10 @@ mod tests {
                 }
                 assert_eq!(seen, vec![1; examples], "{examples} examples, batch {batch}, accumulation {accumulation}");
             }
+            let numbers = (0..plan.max_steps())
+                .flat_map(|step| plan.batches(step).map(move |batch| (step, batch)))
+                .map(|(step, batch)| plan.micro_batch(step, batch));
+            assert!(numbers.eq(0..3 * plan.batches_per_epoch() as u64));
             let last = plan.max_steps() - 1;
             assert!(plan.ends_epoch(last));
             assert_eq!(plan.epochs_done(last), 3.0);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::config::{Recompute, TrainConfig};
-use super::memory_plan::{MemoryPlan, MemoryRequest, shown};
+use super::memory_plan::{MemoryPlan, MemoryRequest};
 use super::sizes::Sizes;
 use crate::model::WeightForms;
 use crate::quant::WeightStorage;
@@ -214,4 +214,13 @@ fn smaller_batches(config: &TrainConfig) -> Vec<TrainConfig> {
         ..config.clone()
     });
     smaller.filter(|changed| changed != config).collect()
+}
+
+/// Bytes for people: in the largest binary unit that leaves at least 1.
+pub(super) fn shown(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} bytes"),
+    }
 }

@@ -8,14 +8,15 @@ use super::config::TrainConfig;
 use super::estimate::{EstimateRequest, TrainingEstimate, estimate};
 use super::evaluation::EvaluationSums;
 use super::events::{Progress, TrainingEvent, TrainingStep};
+use super::loss_scale::LossScaler;
 use super::meter::Meter;
 use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
 use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, Keep, TokenExamples};
+use crate::lora::{LoraAdapter, LoraConfig};
+use crate::model::{BaseModel, Dropout, Keep, TokenExamples};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -33,8 +34,12 @@ pub struct Trainer<O: Ops> {
     estimate: TrainingEstimate,
     meter: Meter,
     clock: Instant,
-    /// Steps done.
+    /// Where activations are in f16.
+    scaler: Option<LossScaler>,
+    /// Steps done, skipped ones included.
     global_step: u64,
+    /// Steps that were not skipped: optimizer and learning rate count these, as transformers' Trainer does.
+    updates: u64,
     /// Order of the examples in an epoch.
     order: (u64, Vec<u32>),
     phase: Phase,
@@ -61,8 +66,8 @@ struct Group {
 }
 
 impl<O: Ops> Trainer<O> {
-    /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter, and `config.lora` is
-    /// not looked at.
+    /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter; of `config.lora`,
+    /// dropout and seed hold all the same.
     ///
     /// Errors: `INVALID_ARGUMENT` (a setting, or examples that are empty or malformed), `SEQUENCE_TOO_LONG`, `NO_TRAINABLE_TOKENS`,
     /// `UNKNOWN_TARGET_MODULE`, `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`: before anything is allocated, where the run's plan does not fit.
@@ -90,7 +95,10 @@ impl<O: Ops> Trainer<O> {
             return Err(refusal);
         }
         let adapter = match &initial {
-            Some(peft) => LoraAdapter::from_peft(&*ops, &base.config, peft)?,
+            Some(peft) => {
+                let adapter = LoraAdapter::from_peft(&*ops, &base.config, peft)?;
+                LoraAdapter { lora_dropout: config.lora.lora_dropout, ..adapter }
+            }
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
         let plan = TrainingPlan::new(&config, train.len());
@@ -105,6 +113,7 @@ impl<O: Ops> Trainer<O> {
                 plan.max_steps(),
             ),
             order: (0, plan.order(0)),
+            scaler: config.loss_scaling.map(LossScaler::new),
             ops,
             config,
             plan,
@@ -115,6 +124,7 @@ impl<O: Ops> Trainer<O> {
             meter: Meter::default(),
             clock: Instant::now(),
             global_step: 0,
+            updates: 0,
             phase: Phase::Begin,
         })
     }
@@ -170,7 +180,8 @@ impl<O: Ops> Trainer<O> {
             return Err(EngineError::internal("a step without micro-batches"));
         };
         let indices = &self.order.1[self.plan.positions(batch)];
-        let loss_sum = self.workspace.accumulate(&self.train, indices, 1.0 / group.label_tokens as f64)?;
+        let (grad_scale, dropout) = (self.loss_scale() / group.label_tokens as f64, self.dropout(batch));
+        let loss_sum = self.workspace.accumulate(&self.train, indices, grad_scale, dropout)?;
         group.loss_sum += loss_sum;
         group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
         if !group.batches.is_empty() {
@@ -178,6 +189,18 @@ impl<O: Ops> Trainer<O> {
             return Ok(Progress::Pending);
         }
         self.end_group(&group)
+    }
+
+    /// Of the step under way.
+    fn loss_scale(&self) -> f64 {
+        self.scaler.as_ref().map_or(1.0, LossScaler::scale)
+    }
+
+    /// Of a micro-batch of the current epoch.
+    fn dropout(&self, batch: usize) -> Option<Dropout> {
+        let LoraConfig { lora_dropout: probability, seed, .. } = self.config.lora;
+        let micro_batch = self.plan.micro_batch(self.global_step, batch);
+        (probability > 0.0).then_some(Dropout { probability, seed, micro_batch })
     }
 
     fn begin_group(&mut self) -> Result<Group> {
@@ -195,20 +218,29 @@ impl<O: Ops> Trainer<O> {
 
     fn end_group(&mut self, group: &Group) -> Result<Progress> {
         let step = self.global_step;
-        let grad_norm = self.workspace.clip(self.config.max_grad_norm)?;
-        if !grad_norm.is_finite() {
-            let message = format!("the norm of the gradients is {grad_norm}");
-            return Err(EngineError::new(ErrorCode::NonFiniteLoss, message));
+        let grad_norm = self.workspace.clip(self.loss_scale(), self.config.max_grad_norm)?;
+        let learning_rate = self.schedule.at(self.updates);
+        let skipped = !grad_norm.is_finite();
+        match &mut self.scaler {
+            None if skipped => {
+                let message = format!("the norm of the gradients is {grad_norm}");
+                return Err(EngineError::new(ErrorCode::NonFiniteLoss, message));
+            }
+            Some(scaler) if skipped => scaler.overflowed()?,
+            Some(scaler) => scaler.succeeded(),
+            None => {}
         }
-        let learning_rate = self.schedule.at(step);
-        self.workspace.update(AdamW {
-            learning_rate,
-            beta1: self.config.adam_beta1,
-            beta2: self.config.adam_beta2,
-            epsilon: self.config.adam_epsilon,
-            weight_decay: self.config.weight_decay,
-            step: step + 1,
-        })?;
+        if !skipped {
+            self.updates += 1;
+            self.workspace.update(AdamW {
+                learning_rate,
+                beta1: self.config.adam_beta1,
+                beta2: self.config.adam_beta2,
+                epsilon: self.config.adam_epsilon,
+                weight_decay: self.config.weight_decay,
+                step: self.updates,
+            })?;
+        }
         self.global_step = step + 1;
         self.phase =
             if self.evaluation_is_due() { Phase::Evaluate(EvaluationSums::default()) } else { self.after_evaluation() };
@@ -228,6 +260,7 @@ impl<O: Ops> Trainer<O> {
             allocated_bytes: memory.allocated_bytes,
             peak_allocated_bytes: memory.peak_allocated_bytes,
             eta_seconds: pace.eta_seconds,
+            skipped,
         })))
     }
 

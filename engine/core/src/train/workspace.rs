@@ -6,7 +6,7 @@ use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::model::{
-    Activations, BaseModel, Decoder, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
 use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
 
@@ -40,6 +40,10 @@ impl<O: Ops> Workspace<O> {
         let rows = sizes.rows();
         let evaluation_activations = (sizes.evaluation.rows > sizes.train.rows)
             .then(|| Activations::new(&*ops, config, layout, sizes.evaluation.rows, Keep::Nothing));
+        let mut scratch = Scratch::new(&*ops, config, layout, rows, true)?;
+        if adapter.lora_dropout > 0.0 {
+            scratch = scratch.with_dropout(&*ops, layout, sizes.train.rows)?;
+        }
         Ok(Self {
             gradients: ops.allocate(layout.len())?,
             first_moments: ops.allocate(layout.len())?,
@@ -48,7 +52,7 @@ impl<O: Ops> Workspace<O> {
             batch: PackedBatch::new(&*ops, rows)?,
             activations: Activations::new(&*ops, config, layout, sizes.train.rows, keep)?,
             evaluation_activations: evaluation_activations.transpose()?,
-            scratch: Scratch::new(&*ops, config, layout, rows, true)?,
+            scratch,
             head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,
             adapter,
             ops,
@@ -64,9 +68,15 @@ impl<O: Ops> Workspace<O> {
     /// Adds the gradients of `cross-entropy sum · grad_scale` over the given examples; returns that sum, unscaled.
     ///
     /// Errors: `NON_FINITE_LOSS`, with the place where the forward pass broke; the gradients are then unchanged.
-    pub fn accumulate(&mut self, examples: &TokenExamples, indices: &[u32], grad_scale: f64) -> Result<f64> {
+    pub fn accumulate(
+        &mut self,
+        examples: &TokenExamples,
+        indices: &[u32],
+        grad_scale: f64,
+        dropout: Option<Dropout>,
+    ) -> Result<f64> {
         let Self { ops, base, adapter, angles, batch, activations, scratch, head, gradients, .. } = self;
-        let decoder = Decoder { ops: &**ops, base, adapter, angles };
+        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout };
         batch.fill(&**ops, examples, indices)?;
         decoder.forward(batch, activations, scratch)?;
         let loss = decoder.loss(batch, activations, scratch, head, Some(grad_scale))?;
@@ -77,9 +87,10 @@ impl<O: Ops> Workspace<O> {
         Ok(loss)
     }
 
-    /// Clips the gathered gradients to a 2-norm of `max_grad_norm` (0: not at all); returns the norm before.
-    pub fn clip(&mut self, max_grad_norm: f64) -> Result<f64> {
-        self.ops.clip_norm(&mut self.gradients, max_grad_norm)
+    /// Divides the gathered gradients by the scale of the loss they are of and clips them to a 2-norm of `max_grad_norm` (0: not at all);
+    /// returns the norm between.
+    pub fn clip(&mut self, loss_scale: f64, max_grad_norm: f64) -> Result<f64> {
+        self.ops.clip_norm(&mut self.gradients, 1.0 / loss_scale, max_grad_norm)
     }
 
     /// One AdamW update with the gathered gradients.
@@ -99,7 +110,7 @@ impl<O: Ops> Workspace<O> {
     pub fn evaluate(&mut self, examples: &TokenExamples, indices: &[u32]) -> Result<(f64, usize)> {
         let Self { ops, base, adapter, angles, batch, scratch, head, .. } = self;
         let activations = self.evaluation_activations.as_mut().unwrap_or(&mut self.activations);
-        let decoder = Decoder { ops: &**ops, base, adapter, angles };
+        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout: None };
         batch.fill(&**ops, examples, indices)?;
         decoder.forward(batch, activations, scratch)?;
         let loss = decoder.loss(batch, activations, scratch, head, None)?;

@@ -3,6 +3,7 @@
 mod attention;
 mod blocks;
 mod compare;
+mod dropout;
 mod elementwise;
 mod memory;
 mod plan;

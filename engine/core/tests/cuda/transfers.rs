@@ -163,7 +163,8 @@ fn an_embedding_table_is_read_from_the_host() {
             assert!(found.iter().any(|value| *value != 0.0) && found.iter().all(|value| value.is_finite()));
             let bytes = on_host.pinned_host_bytes;
             assert_eq!(on_device.allocated_bytes - on_host.allocated_bytes, bytes, "the table left the device");
-            assert!(bytes >= 40 * 64 * 2);
+            // The table as it is stored: 34 bytes for 32 numbers at least.
+            assert!(bytes >= 40 * 64 * 34 / 32);
             drop(weight);
             assert_eq!(ops.memory().pinned_host_bytes, 0);
         }

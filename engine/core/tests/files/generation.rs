@@ -117,7 +117,7 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     }
     // One module without matrices: the base path and the adapter path must mix.
     modules.remove("model.layers.0.self_attn.k_proj");
-    PeftAdapter { r: 3, lora_alpha: 6.0, use_rslora: false, modules, metadata: None }
+    PeftAdapter { r: 3, lora_alpha: 6.0, lora_dropout: 0.0, use_rslora: false, modules, metadata: None }
 }
 
 fn run(session: &mut Session, decoder: &mut CpuDecoder) -> (Vec<GeneratedToken>, FinishReason) {

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use luthier_core::ModelConfig;
+use luthier_core::model::Dropout;
+use luthier_core::ops::{Ops, View, ViewMut};
 
-use super::model::{Computation, examples, folder, peft};
+use super::model::{Computation, DROPOUT, examples, folder, peft};
 
 struct Oracle {
     tensors: HashMap<String, Tensor>,
@@ -13,6 +15,8 @@ struct Oracle {
     /// By module path: A, B.
     adapter: HashMap<String, (Var, Var)>,
     scale: f64,
+    /// By module path, for the rows of one example: 0 or 1 / (1 − p). Empty without dropout.
+    masks: HashMap<String, Tensor>,
 }
 
 impl Oracle {
@@ -26,13 +30,20 @@ impl Oracle {
             Ok((Var::from_tensor(&a)?, Var::from_tensor(&b)?))
         };
         let adapter = peft.modules.iter().map(|(path, matrices)| Ok((path.clone(), pair(matrices)?)));
-        Ok(Self { tensors, config, adapter: adapter.collect::<Result<_>>()?, scale: peft.scale() })
+        Ok(Self {
+            tensors,
+            config,
+            adapter: adapter.collect::<Result<_>>()?,
+            scale: peft.scale(),
+            masks: HashMap::new(),
+        })
     }
 
     fn linear(&self, path: &str, x: &Tensor) -> Result<Tensor> {
         let y = x.matmul(&self.tensors[&format!("{path}.weight")].t()?)?;
         let Some((a, b)) = self.adapter.get(path) else { return Ok(y) };
-        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scale)?
+        let seen = self.masks.get(path).map_or_else(|| Ok(x.clone()), |mask| x * mask)?;
+        y + (seen.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scale)?
     }
 
     fn norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
@@ -108,12 +119,38 @@ impl Oracle {
     }
 }
 
-fn against_autograd(case: &str) {
-    let computation = Computation::<f32>::new(case);
-    let oracle = Oracle::new(case, computation.base.config.clone()).unwrap();
+/// The masks of a packed batch of `rows` rows, cut to some of them.
+fn masks(
+    computation: &Computation<f32>,
+    dropout: Dropout,
+    rows: usize,
+    cut: std::ops::Range<usize>,
+) -> HashMap<String, Tensor> {
+    let ops = &computation.ops;
+    let mask = |lora: &luthier_core::lora::LoraModule| {
+        let len = rows * lora.in_features;
+        let (mut ones, mut mask) = (ops.allocate(len).unwrap(), ops.allocate(len).unwrap());
+        ops.write(&vec![1.0; len], ViewMut::from(&mut ones)).unwrap();
+        let drawn = dropout.mask(lora.layer, lora.module);
+        ops.dropout(len, drawn, View::from(&ones), false, ViewMut::from(&mut mask)).unwrap();
+        let mut values = vec![0.0; len];
+        ops.read(View::from(&mask), &mut values).unwrap();
+        let mask = Tensor::from_vec(values, (rows, lora.in_features), &Device::Cpu).unwrap();
+        (lora.path(), mask.narrow(0, cut.start, cut.len()).unwrap())
+    };
+    computation.adapter.layout.modules().map(mask).collect()
+}
+
+fn against_autograd(case: &str, dropout: Option<Dropout>) {
+    let computation = Computation::<f32> { dropout, ..Computation::new(case) };
+    let mut oracle = Oracle::new(case, computation.base.config.clone()).unwrap();
     let examples = examples();
     let losses = (0..examples.len()).map(|index| {
         let (ids, labels) = examples.example(index);
+        if let Some(dropout) = dropout {
+            let first = examples.offsets[index] as usize;
+            oracle.masks = masks(&computation, dropout, examples.input_ids.len(), first..first + ids.len());
+        }
         oracle.loss(ids, labels)
     });
     let expected = losses.reduce(|sum, loss| sum? + loss?).unwrap().unwrap();
@@ -139,10 +176,18 @@ fn against_autograd(case: &str) {
 
 #[test]
 fn tied_with_grouped_heads() {
-    against_autograd("tied");
+    against_autograd("tied", None);
 }
 
 #[test]
 fn untied_with_some_targets() {
-    against_autograd("untied");
+    against_autograd("untied", None);
+}
+
+/// y = W x + scale · B A (x ∘ mask / (1 − p)), as PEFT computes it, with the masks that the engine draws.
+#[test]
+fn with_dropout() {
+    for case in ["tied", "untied"] {
+        against_autograd(case, Some(DROPOUT));
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 
+use luthier_core::model::Dropout;
+
 use super::differences::check;
-use super::model::{Computation, examples};
+use super::model::{Computation, DROPOUT, examples};
 
 /// Every matrix of the adapter, through all blocks, the norms and the output layer.
-fn against_differences(case: &str) {
-    let computation = Computation::<f64>::new(case);
+fn against_differences(case: &str, dropout: Option<Dropout>) {
+    let computation = Computation::<f64> { dropout, ..Computation::new(case) };
     let (examples, scale) = (examples(), 0.125);
     let parameters = computation.parameters();
     let (_, gradient) = computation.run(&examples, &[0, 1, 2], scale);
@@ -39,12 +41,17 @@ fn against_differences(case: &str) {
 
 #[test]
 fn tied_with_grouped_heads() {
-    against_differences("tied");
+    against_differences("tied", None);
 }
 
 #[test]
 fn untied_with_some_targets() {
-    against_differences("untied");
+    against_differences("untied", None);
+}
+
+#[test]
+fn with_dropout() {
+    against_differences("tied", Some(DROPOUT));
 }
 
 /// Examples side by side in one batch never see each other, whatever their order.

@@ -7,7 +7,7 @@ use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
 use luthier_core::model::{
-    Activations, BaseModel, Decoder, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::{CpuOps, Real};
@@ -38,7 +38,11 @@ pub struct Computation<E: Real> {
     pub ops: CpuOps<E>,
     pub base: BaseModel<CpuOps<E>>,
     pub adapter: LoraAdapter<CpuOps<E>>,
+    pub dropout: Option<Dropout>,
 }
+
+/// Masks that stay the same from call to call.
+pub const DROPOUT: Dropout = Dropout { probability: 0.3, seed: 5, micro_batch: 2 };
 
 impl<E: Real> Computation<E>
 where
@@ -49,7 +53,7 @@ where
         let base =
             BaseModel::load(&ops, &*load::open(&folder(case).join("model")).unwrap(), WeightStorage::Stored).unwrap();
         let adapter = LoraAdapter::from_peft(&ops, &base.config, &peft(case)).unwrap();
-        Self { ops, base, adapter }
+        Self { ops, base, adapter, dropout: None }
     }
 
     pub fn parameters(&self) -> Vec<f64> {
@@ -76,10 +80,13 @@ where
         batch.fill(ops, examples, indices).unwrap();
         let mut activations = Activations::new(ops, config, layout, rows, Keep::ALL).unwrap();
         let mut scratch = Scratch::new(ops, config, layout, rows, true).unwrap();
+        if self.dropout.is_some() {
+            scratch = scratch.with_dropout(ops, layout, rows).unwrap();
+        }
         let mut head = HeadScratch::new(ops, config, rows).unwrap();
         let mut gradients = ops.allocate(layout.len()).unwrap();
         let angles = rope_angles(ops, config, rows).unwrap();
-        let decoder = Decoder { ops, base, adapter: &self.adapter, angles: &angles };
+        let decoder = Decoder { ops, base, adapter: &self.adapter, angles: &angles, dropout: self.dropout };
         decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
         let loss = decoder.loss(&batch, &activations, &mut scratch, &mut head, Some(scale)).unwrap();
         decoder.backward(&batch, &mut activations, &mut scratch, &mut gradients).unwrap();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
 use luthier_core::ops::{
-    AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, LowRankTerm, Ops, View, ViewMut,
+    AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, LinearGradTerm, LowRankTerm, Ops,
+    View, ViewMut,
 };
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
@@ -43,6 +44,24 @@ fn weight(ops: &CpuOps<f64>, rows: usize, columns: usize, numbers: &mut Numbers)
     let bytes: Vec<u8> = (0..rows * columns).flat_map(|_| (numbers.next() as f32).to_le_bytes()).collect();
     let bytes = TensorBytes::Owned(bytes.into());
     ops.upload_weight(HostTensor::new(StoredType::F32, vec![rows, columns], bytes)).unwrap()
+}
+
+/// The gradient through a mask is the mask.
+#[test]
+fn dropout() {
+    let (ops, mut numbers, len) = (ops(), Numbers::new(11), 150);
+    let (x, grad) = (numbers.many(len), numbers.many(len));
+    let mask = DropoutMask { key: [1, 2], stream: [3, 4, 5], probability: 0.4 };
+    let run = |x: &[f64]| {
+        let (x, mut out) = (buffer(&ops, x), buffer(&ops, &vec![f64::NAN; len]));
+        ops.dropout(len, mask, (&x).into(), false, (&mut out).into()).unwrap();
+        values(&ops, &out, len)
+    };
+    // Gradients are added to what is there.
+    let (output_grad, mut input_grad) = (buffer(&ops, &grad), buffer(&ops, &vec![2.0; len]));
+    ops.dropout(len, mask, (&output_grad).into(), true, (&mut input_grad).into()).unwrap();
+    let found = values(&ops, &input_grad, len).iter().map(|value| value - 2.0).collect();
+    check("dropout", &[x], &[found], |inputs| dot(&run(&inputs[0]), &grad));
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Golden {
             lora: LoraConfig {
                 r: count(&lora["r"]) as usize,
                 lora_alpha: lora["lora_alpha"].as_f64().unwrap(),
+                lora_dropout: 0.0,
                 target_modules: lora["target_modules"].as_array().map(|list| list.iter().map(names).collect()),
                 use_rslora: lora["use_rslora"].as_bool().unwrap(),
                 seed: count(&lora["seed"]),
@@ -86,6 +87,7 @@ impl Golden {
             data_seed: count(&config["data_seed"]),
             recompute_layers: Recompute::Layers(0),
             offload_layer_inputs: false,
+            loss_scaling: None,
         }
     }
 }

@@ -2,11 +2,13 @@
 
 mod curve;
 mod device;
+mod dropout;
 mod first_group;
 mod golden;
 mod greedy;
 mod held;
 mod initial;
+mod loss_scale;
 mod offload;
 mod optimizer;
 mod quantized;

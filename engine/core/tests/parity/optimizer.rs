@@ -26,7 +26,8 @@ const EXPECTED: [(f64, [f64; 4]); 4] = [
     (0.05477225575051661, [0.47314580493913877, -0.22843790825033033, 0.9674543242680451, 1.9597054244563892]),
 ];
 
-fn trajectory<O: Ops>(ops: Arc<O>, tolerance: f64) {
+/// `loss_scale`: what the gradients were multiplied by.
+fn trajectory<O: Ops>(ops: Arc<O>, loss_scale: f64, tolerance: f64) {
     let buffer = |values: [f64; 4]| {
         let mut buffer = ops.allocate(4).unwrap();
         ops.write(&values.map(O::Elem::from_f64), ViewMut::from(&mut buffer)).unwrap();
@@ -34,8 +35,8 @@ fn trajectory<O: Ops>(ops: Arc<O>, tolerance: f64) {
     };
     let (mut parameters, mut first, mut second) = (buffer(START), buffer([0.0; 4]), buffer([0.0; 4]));
     for (step, (gradients, (norm, expected))) in (1..).zip(GRADIENTS.into_iter().zip(EXPECTED)) {
-        let mut gradients = buffer(gradients);
-        close("norm", ops.clip_norm(&mut gradients, 1.0).unwrap(), norm, tolerance);
+        let mut gradients = buffer(gradients.map(|gradient| gradient * loss_scale));
+        close("norm", ops.clip_norm(&mut gradients, 1.0 / loss_scale, 1.0).unwrap(), norm, tolerance);
         let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step };
         let state = AdamWState {
             parameters: &mut parameters,
@@ -54,6 +55,29 @@ fn trajectory<O: Ops>(ops: Arc<O>, tolerance: f64) {
 
 #[test]
 fn parameters_follow_torchs_in_single_and_double_precision() {
-    trajectory(Arc::new(CpuOps::<f64>::new(1)), 1e-12);
-    on_device!(trajectory(1e-6));
+    trajectory(Arc::new(CpuOps::<f64>::new(1)), 1.0, 1e-12);
+    on_device!(trajectory(1.0, 1e-6));
+}
+
+#[test]
+fn a_scaled_loss_gives_the_same_updates() {
+    trajectory(Arc::new(CpuOps::<f64>::new(1)), 1024.0, 1e-12);
+    on_device!(trajectory(1024.0, 1e-6));
+}
+
+/// Not clipped, gradients are divided by the scale all the same; what is not finite shows in the norm.
+fn scaling_alone<O: Ops>(ops: Arc<O>) {
+    for (third, norm) in [(8.0, 3.0), (f64::INFINITY, f64::INFINITY)] {
+        let mut gradients = ops.allocate(3).unwrap();
+        ops.write(&[4.0, -8.0, third].map(O::Elem::from_f64), ViewMut::from(&mut gradients)).unwrap();
+        assert_eq!(ops.clip_norm(&mut gradients, 0.25, 0.0).unwrap(), norm);
+        let mut found = [O::Elem::from_f64(0.0); 3];
+        ops.read(View::from(&gradients), &mut found).unwrap();
+        assert_eq!(found.map(Element::to_f64), [1.0, -2.0, third / 4.0]);
+    }
+}
+
+#[test]
+fn gradients_are_divided_by_the_scale_without_clipping() {
+    on_device!(scaling_alone());
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::TokenExamples;
+use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{EvaluationResult, Progress, Recompute, TrainConfig, Trainer, TrainingEvent, TrainingStep};
 
@@ -17,7 +18,7 @@ fn start(golden: &Golden, config: TrainConfig, evaluation: Option<TokenExamples>
     Trainer::new(ops, base, config, golden.train(), evaluation, Some(golden.adapter("init_adapter"))).unwrap()
 }
 
-fn finish(trainer: &mut Run) -> (Vec<TrainingStep>, Vec<EvaluationResult>) {
+pub fn finish<O: Ops>(trainer: &mut Trainer<O>) -> (Vec<TrainingStep>, Vec<EvaluationResult>) {
     let (mut steps, mut evaluations) = (Vec::new(), Vec::new());
     loop {
         match trainer.advance().unwrap() {
@@ -32,7 +33,7 @@ fn finish(trainer: &mut Run) -> (Vec<TrainingStep>, Vec<EvaluationResult>) {
     (steps, evaluations)
 }
 
-fn largest_difference(a: &PeftAdapter, b: &PeftAdapter) -> f32 {
+pub fn largest_difference(a: &PeftAdapter, b: &PeftAdapter) -> f32 {
     assert!(a.modules.keys().eq(b.modules.keys()));
     let pairs = a.modules.iter().zip(&b.modules);
     let numbers = pairs.flat_map(|((_, a), (_, b))| a.a.iter().zip(&b.a).chain(a.b.iter().zip(&b.b)));

@@ -56,7 +56,7 @@ fn examples(lengths: &[u32]) -> TokenExamples {
 /// Micro-batches of differing sizes, accumulated; evaluations between steps. Everything is learned fast, so that no gradient stays zero.
 fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
     TrainConfig {
-        lora: LoraConfig { r: 2, lora_alpha: 4.0, target_modules: None, use_rslora: false, seed: 3 },
+        lora: LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 3 },
         learning_rate: 0.01,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -75,6 +75,7 @@ fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
         data_seed: 0,
         recompute_layers: Recompute::Layers(recompute_layers),
         offload_layer_inputs,
+        loss_scaling: None,
     }
 }
 

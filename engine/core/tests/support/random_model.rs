@@ -94,7 +94,7 @@ pub fn examples(lengths: &[usize], labelled: usize, vocab_size: usize) -> TokenE
 /// One epoch in micro-batches of `batch`, evaluated in batches of `evaluation_batch`.
 pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layers: Recompute) -> TrainConfig {
     TrainConfig {
-        lora: LoraConfig { r, lora_alpha: 16.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig { r, lora_alpha: 16.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -113,5 +113,6 @@ pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layer
         data_seed: 3,
         recompute_layers,
         offload_layer_inputs: false,
+        loss_scaling: None,
     }
 }

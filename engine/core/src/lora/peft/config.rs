@@ -39,6 +39,7 @@ const BASE_CHANGING_INIT: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora
 pub(super) struct PeftConfig {
     pub r: usize,
     pub lora_alpha: f64,
+    pub lora_dropout: f64,
     pub use_rslora: bool,
     pub metadata: Option<AdapterMetadata>,
 }
@@ -87,9 +88,17 @@ pub(super) fn read_config(folder: &Path) -> Result<PeftConfig> {
     let lora_alpha = object.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
     let lora_alpha = lora_alpha
         .ok_or_else(|| corrupt(format!("`lora_alpha` is {}; expected a number", shown(&object, "lora_alpha"))))?;
+    let lora_dropout = match object.get("lora_dropout") {
+        None | Some(Value::Null) => Some(0.0),
+        Some(value) => value.as_f64().filter(|share| (0.0..=1.0).contains(share)),
+    };
+    let lora_dropout = lora_dropout.ok_or_else(|| {
+        corrupt(format!("`lora_dropout` is {}; expected a number from 0 to 1", shown(&object, "lora_dropout")))
+    })?;
     Ok(PeftConfig {
         r: r as usize,
         lora_alpha,
+        lora_dropout,
         use_rslora: object.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
         metadata: object.get("luthier").and_then(read_metadata),
     })
@@ -133,7 +142,7 @@ pub(super) fn config_json(adapter: &PeftAdapter) -> String {
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": adapter.lora_dropout,
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": adapter.r,

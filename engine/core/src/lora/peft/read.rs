@@ -95,8 +95,8 @@ fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
         return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
     }
     let modules = pair_up(&path, &config, &tensors)?;
-    let PeftConfig { r, lora_alpha, use_rslora, metadata } = config;
-    Ok((PeftAdapter { r, lora_alpha, use_rslora, modules, metadata }, hex(&Sha256::digest(&bytes))))
+    let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, metadata } = config;
+    Ok((PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, modules, metadata }, hex(&Sha256::digest(&bytes))))
 }
 
 fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {

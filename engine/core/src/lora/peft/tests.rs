@@ -60,6 +60,7 @@ fn adapter() -> PeftAdapter {
     PeftAdapter {
         r: 2,
         lora_alpha: 16.0,
+        lora_dropout: 0.05,
         use_rslora: false,
         modules: BTreeMap::from([
             ("model.layers.0.self_attn.q_proj".to_owned(), matrices(8, 8, 0.5)),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attention::{self, Backward, Workers};
+use super::dropout;
 use super::kernel::Segment;
 use super::loss;
 use super::memory::{CpuBuffer, MemoryCounter};
@@ -16,8 +17,8 @@ use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
-    LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
+    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
 use crate::system::available_bytes;
 use crate::tensor::HostTensor;
@@ -438,6 +439,25 @@ impl<E: Real> Ops for CpuOps<E> {
         })
     }
 
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, CpuBuffer<E>>,
+        accumulate: bool,
+        out: ViewMut<'_, CpuBuffer<E>>,
+    ) -> Result<()> {
+        mask.check(len)?;
+        let (x, out) = (slice(x, len)?, Disjoint::new(slice_mut(out, len)?));
+        // Runs of one draw, so that pieces begin where runs do.
+        for_rows(&mut self.pool(), len.div_ceil(dropout::NUMBERS), dropout::NUMBERS, |runs| {
+            let range = runs.start * dropout::NUMBERS..(runs.end * dropout::NUMBERS).min(len);
+            // SAFETY: pieces are disjoint.
+            dropout::dropout(&mask, range.start, &x[range.clone()], accumulate, unsafe { out.range(range) });
+        });
+        Ok(())
+    }
+
     fn gemm(
         &self,
         m: usize,
@@ -595,12 +615,22 @@ impl<E: Real> Ops for CpuOps<E> {
         Ok(())
     }
 
-    fn clip_norm(&self, values: &mut CpuBuffer<E>, max_norm: f64) -> Result<f64> {
+    fn clip_norm(&self, values: &mut CpuBuffer<E>, scale: f64, max_norm: f64) -> Result<f64> {
         let values = values.as_mut_slice();
         let len = values.len();
         let piece = |index: usize| index * FLAT_PIECE..((index + 1) * FLAT_PIECE).min(len);
+        let multiply = |pieces: &Disjoint<'_, E>, factor: f64| {
+            let factor = E::from_f64(factor);
+            self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
+                // SAFETY: pieces are disjoint.
+                rows::scale(unsafe { pieces.range(piece(index)) }, factor);
+            });
+        };
         let mut sums = vec![0f64; len.div_ceil(FLAT_PIECE)];
         let (places, pieces) = (Disjoint::new(&mut sums), Disjoint::new(values));
+        if scale != 1.0 {
+            multiply(&pieces, scale);
+        }
         self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
             // SAFETY: pieces are disjoint.
             unsafe { places.range(index..index + 1)[0] = rows::sum_of_squares(pieces.range(piece(index))) };
@@ -608,11 +638,7 @@ impl<E: Real> Ops for CpuOps<E> {
         let norm = sums.iter().sum::<f64>().sqrt();
         let factor = max_norm / (norm + 1e-6);
         if max_norm > 0.0 && factor < 1.0 {
-            let factor = E::from_f64(factor);
-            self.pool().run(len.div_ceil(FLAT_PIECE), &|index| {
-                // SAFETY: pieces are disjoint.
-                rows::scale(unsafe { pieces.range(piece(index)) }, factor);
-            });
+            multiply(&pieces, factor);
         }
         Ok(norm)
     }

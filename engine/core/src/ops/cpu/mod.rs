@@ -14,6 +14,7 @@ mod decode_prefill;
 mod decode_quantize;
 mod decode_rows;
 mod device;
+mod dropout;
 mod kernel;
 mod lanes;
 mod loss;

@@ -14,14 +14,15 @@ use super::prices::CudaPrices;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, EmbeddingPlace, LinearGradTerm,
-    LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
+    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
+    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View,
+    ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
 
-/// 256 MiB of a 16-bit type: 2,000 rows of a vocabulary of 64,000.
-pub(super) const LOGITS_AT_ONCE: usize = 128 << 20;
+/// 128 MiB of a 16-bit type: 1,000 rows of a vocabulary of 64,000.
+pub(super) const LOGITS_AT_ONCE: usize = 64 << 20;
 
 /// One GPU. Operations return at once and are done in order; reading waits.
 pub struct CudaOps {
@@ -63,6 +64,11 @@ impl CudaOps {
             Ok(_) => format!("cuDNN {}", Cudnn::version()),
             Err(reason) => format!("own kernels ({reason})"),
         }
+    }
+
+    /// Type of activations and of products with them.
+    pub fn compute(&self) -> NumberType {
+        self.compute
     }
 
     /// Name of the GPU and bytes of its memory.
@@ -470,6 +476,24 @@ impl Ops for CudaOps {
         Ok(())
     }
 
+    fn dropout(
+        &self,
+        len: usize,
+        mask: DropoutMask,
+        x: View<'_, CudaBuffer>,
+        accumulate: bool,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        mask.check(len)?;
+        let kind = one_kind([x.buffer, out.buffer])?;
+        let (x, out) = (place(x, len)?, place_mut(&out, len)?);
+        let DropoutMask { key, stream, .. } = mask;
+        let (threshold, scale) = (mask.threshold(), mask.scale() as f32);
+        let mask = luthier_kernels::DropoutMask { key, stream, threshold, scale };
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().dropout(kind, mask, len, x, accumulate, out) }.map_err(EngineError::from)
+    }
+
     fn gemm(
         &self,
         m: usize,
@@ -533,14 +557,14 @@ impl Ops for CudaOps {
             .map_err(EngineError::from)
     }
 
-    fn clip_norm(&self, values: &mut CudaBuffer, max_norm: f64) -> Result<f64> {
+    fn clip_norm(&self, values: &mut CudaBuffer, scale: f64, max_norm: f64) -> Result<f64> {
         single(values)?;
         let len = values.allocation.bytes() / size_of::<f32>();
         let pointer = values.place_mut(0, len)?;
         let mut norm = [0f64];
         // SAFETY: the whole buffer; the scratch has the size that the kernels ask for.
         unsafe {
-            let place = self.stream().clip_norm(pointer, len, max_norm, self.norm.pointer)?;
+            let place = self.stream().clip_norm(pointer, len, [scale, max_norm], self.norm.pointer)?;
             self.stream().download(place, &mut norm)?;
         }
         Ok(norm[0])

@@ -137,7 +137,10 @@ export interface LoraSpec {
   loraAlpha?:
     | number
     | undefined;
-  /** Must be 0: dropout is not built yet. */
+  /**
+   * Share of a layer's input that its low-rank half does not see in training, drawn anew for each micro-batch and layer. At least 0 and below
+   * 1. Absent: 0. Holds, with seed, also with init_adapter.
+   */
   loraDropout?:
     | number
     | undefined;
@@ -232,7 +235,7 @@ export interface TrainingSpec {
   shuffle?:
     | boolean
     | undefined;
-  /** Absent: 42. Seed of the adapter's initial A. */
+  /** Absent: 42. Seed of the adapter's initial A and of dropout. */
   seed?:
     | number
     | undefined;
@@ -243,8 +246,8 @@ export interface TrainingSpec {
   /** Many examples in one sequence. Not built yet. */
   packing: boolean;
   /**
-   * What activations are computed in: the device's own type, which is also what nothing stands for: `float32` on the processor, `bfloat16` on a
-   * GPU. Others are not built yet.
+   * What activations are computed in: the server's own type, which is also what nothing stands for: `float32` on the processor, `bfloat16` or
+   * `float16` (with loss scaling) on a GPU, as the server was started. Others are refused.
    */
   computeDtype: string;
   /**
@@ -392,7 +395,7 @@ export interface TrainingStep {
   epoch: number;
   /** Mean over the step's labelled tokens. */
   loss: number;
-  /** Global 2-norm before clipping. */
+  /** Global 2-norm before clipping; not finite where the step was skipped. */
   gradNorm: number;
   /** The rate this step used. */
   learningRate: number;
@@ -403,6 +406,8 @@ export interface TrainingStep {
   allocatedBytes: number;
   peakAllocatedBytes: number;
   etaSeconds: number;
+  /** The gradients overflowed float16: nothing was updated, and the loss scale is lower from here on. */
+  skipped: boolean;
 }
 
 /** Loss on held-out examples. */
@@ -2882,6 +2887,7 @@ function createBaseTrainingStep(): TrainingStep {
     allocatedBytes: 0,
     peakAllocatedBytes: 0,
     etaSeconds: 0,
+    skipped: false,
   };
 }
 
@@ -2922,6 +2928,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     }
     if (message.etaSeconds !== 0) {
       writer.uint32(97).double(message.etaSeconds);
+    }
+    if (message.skipped !== false) {
+      writer.uint32(104).bool(message.skipped);
     }
     return writer;
   },
@@ -3035,6 +3044,14 @@ export const TrainingStep: MessageFns<TrainingStep> = {
             message.etaSeconds = reader.double();
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.skipped = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3097,6 +3114,7 @@ export const TrainingStep: MessageFns<TrainingStep> = {
         : isSet(object.eta_seconds)
         ? globalThis.Number(object.eta_seconds)
         : 0,
+      skipped: isSet(object.skipped) ? globalThis.Boolean(object.skipped) : false,
     };
   },
 
@@ -3138,6 +3156,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     if (message.etaSeconds !== undefined) {
       obj.etaSeconds = floatToJson(message.etaSeconds);
     }
+    if (message.skipped !== undefined) {
+      obj.skipped = message.skipped;
+    }
     return obj;
   },
 
@@ -3158,6 +3179,7 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     message.allocatedBytes = object.allocatedBytes ?? 0;
     message.peakAllocatedBytes = object.peakAllocatedBytes ?? 0;
     message.etaSeconds = object.etaSeconds ?? 0;
+    message.skipped = object.skipped ?? false;
     return message;
   },
 };
