@@ -4,11 +4,11 @@
 //! STORAGE is how linear weights are held, such as nf4.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use luthier_core::WeightStorage;
-use luthier_core::generate::{Progress, SamplingConfig, Session};
+use luthier_core::generate::{CpuSequence, Progress, SamplingConfig, Session};
 use luthier_core::load;
 use luthier_core::model::BaseModel;
 use luthier_core::ops::cpu::CpuOps;
@@ -48,15 +48,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 0,
         eos_token_ids: Vec::new(),
     };
-    let mut decoder = CpuDecoder::new(threads);
+    let decoder = Arc::new(Mutex::new(CpuDecoder::new(threads)));
     let (mut prefill, mut decode) = (0f64, 0f64);
     for _ in 0..repetitions.max(1) {
-        let mut session = Session::new(model.clone(), None, prompt.clone(), sampling.clone())?;
+        let sequence = CpuSequence::new(decoder.clone(), model.clone(), None);
+        let mut session = Session::new(Box::new(sequence), prompt.clone(), sampling.clone())?;
         let begin = Instant::now();
-        while !matches!(session.advance(&mut decoder)?, Progress::Token { .. }) {}
+        while !matches!(session.advance()?, Progress::Token { .. }) {}
         prefill = prefill.max(prompt_tokens as f64 / begin.elapsed().as_secs_f64());
         let begin = Instant::now();
-        while session.advance(&mut decoder)? != Progress::Finished {}
+        while session.advance()? != Progress::Finished {}
         decode = decode.max((session.generated() - 1) as f64 / begin.elapsed().as_secs_f64());
     }
     println!(

@@ -1,4 +1,4 @@
-// What both kinds of attention's kernels are told of their sizes; laid out as in src/attention.rs.
+// What attention's kernels are told of their sizes; laid out as in src/attention.rs.
 #pragma once
 #include "common.cuh"
 

@@ -29,21 +29,27 @@ pub struct AttentionSizes {
 /// The kernels' `Shape`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Shape {
+pub(crate) struct Shape {
     heads: i32,
     key_value_heads: i32,
     head_dim: i32,
     scale: f32,
 }
 
+impl Shape {
+    pub fn new(heads: usize, key_value_heads: usize, head_dim: usize) -> Self {
+        Self {
+            heads: heads as i32,
+            key_value_heads: key_value_heads as i32,
+            head_dim: head_dim as i32,
+            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        }
+    }
+}
+
 impl AttentionSizes {
     fn shape(self) -> Shape {
-        Shape {
-            heads: self.heads as i32,
-            key_value_heads: self.key_value_heads as i32,
-            head_dim: self.head_dim as i32,
-            scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
-        }
+        Shape::new(self.heads, self.key_value_heads, self.head_dim)
     }
 
     /// Whether the kernels for tensor cores can take it.

@@ -2,6 +2,7 @@
 //! are the caller's promise.
 
 mod attention;
+mod cached_attention;
 mod copies;
 mod cudnn;
 mod dequantize;
@@ -11,11 +12,14 @@ mod error;
 mod low_rank;
 mod low_rank_sizes;
 mod matmul;
+mod matmul_plan;
 mod optimizer;
 mod pinned;
 mod stream;
+mod tuning;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
+pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
 pub use copies::{CopyStream, Event};
 pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;

@@ -102,6 +102,7 @@ impl Stream {
         let images = modules![
             "attention",
             "attention_tensor_cores",
+            "cached_attention",
             "cross_entropy",
             "dequantize",
             "dropout",

@@ -1,32 +1,68 @@
-//! What training computes on: the processor, or one GPU beside it.
+//! What a device computes with: the processor, or one GPU.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Mutex};
 
-use super::info::DeviceInfo;
-use super::training::TrainingRequest;
-use crate::error::Result;
+use super::training::TrainingInputs;
+use crate::config::ModelConfig;
+use crate::error::{EngineError, Result};
+use crate::generate::{CpuSequence, Sequence};
+#[cfg(any(feature = "cuda", test))]
+use crate::generate::{OpsModel, OpsSequence};
+#[cfg(any(feature = "cuda", test))]
+use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
-#[cfg(feature = "cuda")]
 use crate::model::{BaseModel, TensorSource};
-#[cfg(feature = "cuda")]
-use crate::ops::EmbeddingPlace;
-use crate::ops::Ops;
 use crate::ops::cpu::CpuOps;
-#[cfg(feature = "cuda")]
-use crate::ops::cuda::{CudaOps, NumberType};
-#[cfg(feature = "cuda")]
+use crate::ops::cpu::decode::CpuDecoder;
+use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
+use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
 use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 use crate::train::{LossScaling, TrainConfig};
 
-/// Cheap to share. The processor is always there: it generates and scores.
-#[derive(Clone)]
-pub(super) struct Backend {
-    pub processor: Arc<CpuOps<f32>>,
-    #[cfg(feature = "cuda")]
-    gpu: Option<Arc<CudaOps>>,
+/// A device that can hold models.
+pub(super) trait Backend: Send + Sync {
+    /// Takes a model's weights, one tensor at a time.
+    ///
+    /// Errors: those of [`BaseModel::load_placed`].
+    fn load(
+        &self,
+        files: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Box<dyn Weights>>;
+
+    /// What a run would need here.
+    ///
+    /// Errors: those of [`estimate`].
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate>;
 }
+
+/// A model's weights where its device computes: the one copy that trains, generates and scores.
+pub(super) trait Weights: Send + Sync {
+    fn config(&self) -> &ModelConfig;
+
+    /// Bytes that hold them, mapped or in memory of their own.
+    fn bytes(&self) -> u64;
+
+    /// An adapter's matrices as [`Self::sequence`] of the same device reads them.
+    ///
+    /// Errors: `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`.
+    fn load_adapter(&self, adapter: &PeftAdapter) -> Result<AdapterMatrices>;
+
+    /// An empty sequence, to generate or score; takes no memory yet.
+    fn sequence(&self, adapter: Option<&AdapterMatrices>) -> Result<Box<dyn Sequence>>;
+
+    /// Starts a run.
+    ///
+    /// Errors: those of [`Trainer::new`].
+    fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>>;
+}
+
+/// Known to the kind of device that made them.
+pub(super) type AdapterMatrices = Arc<dyn Any + Send + Sync>;
 
 /// A run on any device.
 pub(super) trait Training: Send {
@@ -46,73 +82,129 @@ impl<O: Ops> Training for Trainer<O> {
     }
 }
 
-impl Backend {
-    /// The processor alone, with `threads` threads.
-    pub fn processor(threads: usize) -> (Self, DeviceInfo) {
-        let processor = Arc::new(CpuOps::new(threads));
-        let info = DeviceInfo::of_processor(processor.threads(), processor.instruction_set());
-        let backend = Self {
-            processor,
-            #[cfg(feature = "cuda")]
-            gpu: None,
-        };
-        (backend, info)
-    }
+fn train<O: Ops>(ops: &Arc<O>, base: &Arc<BaseModel<O>>, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
+    let TrainingInputs { config, train, evaluation, initial } = inputs;
+    Ok(Box::new(Trainer::new(ops.clone(), base.clone(), config, train, evaluation, initial)?))
+}
 
-    /// GPU `ordinal` for training, with activations in `compute`, and the processor for the rest.
-    ///
-    /// Errors: those of [`CudaOps::open`].
-    #[cfg(feature = "cuda")]
-    pub fn gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<(Self, DeviceInfo)> {
-        let (mut backend, info) = Self::processor(threads);
-        let gpu = CudaOps::open(ordinal, compute)?;
-        let (device_name, total_memory_bytes) = gpu.describe()?;
-        backend.gpu = Some(Arc::new(gpu));
-        let device = format!("cuda:{ordinal}");
-        let compute_dtype = match compute {
-            NumberType::F32 => "float32",
-            NumberType::F16 => "float16",
-            NumberType::BF16 => "bfloat16",
-        };
-        let compute_dtype = compute_dtype.to_owned();
-        Ok((backend, DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..info }))
-    }
+fn of_this_device<T: Any + Send + Sync>(adapter: Option<&AdapterMatrices>) -> Result<Option<Arc<T>>> {
+    let found = adapter.map(|matrices| matrices.clone().downcast::<T>());
+    found.transpose().map_err(|_| EngineError::internal("an adapter was loaded for another kind of device"))
+}
 
-    /// A model's weights on the GPU, where there is one.
-    #[cfg(feature = "cuda")]
-    pub fn load_on_gpu(
+/// The processor: it trains by [`Ops`], and decodes weights in the types they are stored in.
+pub(super) struct Processor {
+    pub ops: Arc<CpuOps<f32>>,
+    decoder: Arc<Mutex<CpuDecoder>>,
+}
+
+impl Processor {
+    /// With `threads` threads.
+    pub fn new(threads: usize) -> Self {
+        Self { ops: Arc::new(CpuOps::new(threads)), decoder: Arc::new(Mutex::new(CpuDecoder::new(threads))) }
+    }
+}
+
+impl Backend for Processor {
+    fn load(
         &self,
         files: &dyn TensorSource,
         storage: WeightStorage,
         embedding: EmbeddingPlace,
-    ) -> Result<Option<Arc<BaseModel<CudaOps>>>> {
-        let load = |gpu: &Arc<CudaOps>| BaseModel::load_placed(&**gpu, files, storage, embedding).map(Arc::new);
-        self.gpu.as_ref().map(load).transpose()
+    ) -> Result<Box<dyn Weights>> {
+        let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
+        let decode = Arc::new(DecodeModel::new(&base));
+        Ok(Box::new(ProcessorWeights { ops: self.ops.clone(), decoder: self.decoder.clone(), base, decode }))
     }
 
-    /// What a run would need where it would be computed.
-    ///
-    /// Errors: those of [`estimate`].
-    pub fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = &self.gpu {
-            return estimate(&**gpu, request);
-        }
-        estimate(&*self.processor, request)
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
+        estimate(&*self.ops, request)
+    }
+}
+
+/// Both read the same tensors.
+struct ProcessorWeights {
+    ops: Arc<CpuOps<f32>>,
+    decoder: Arc<Mutex<CpuDecoder>>,
+    base: Arc<BaseModel<CpuOps<f32>>>,
+    decode: Arc<DecodeModel>,
+}
+
+impl Weights for ProcessorWeights {
+    fn config(&self) -> &ModelConfig {
+        &self.base.config
     }
 
-    /// Starts a run where the model's weights are.
-    ///
-    /// Errors: those of [`Trainer::new`].
-    pub fn train(&self, request: TrainingRequest) -> Result<Box<dyn Training>> {
-        let TrainingRequest { model, config, train, evaluation, initial } = request;
-        #[cfg(feature = "cuda")]
-        if let (Some(gpu), Some(base)) = (&self.gpu, &model.gpu) {
-            let loss_scaling = (gpu.compute() == NumberType::F16).then(LossScaling::default);
-            let config = TrainConfig { loss_scaling, ..config };
-            return Ok(Box::new(Trainer::new(gpu.clone(), base.clone(), config, train, evaluation, initial)?));
-        }
-        let (ops, base) = (self.processor.clone(), model.base.clone());
-        Ok(Box::new(Trainer::new(ops, base, config, train, evaluation, initial)?))
+    fn bytes(&self) -> u64 {
+        self.base.weight_bytes(&self.ops)
+    }
+
+    fn load_adapter(&self, adapter: &PeftAdapter) -> Result<AdapterMatrices> {
+        Ok(Arc::new(DecodeAdapter::new(&self.base.config, adapter)))
+    }
+
+    fn sequence(&self, adapter: Option<&AdapterMatrices>) -> Result<Box<dyn Sequence>> {
+        let adapter = of_this_device(adapter)?;
+        Ok(Box::new(CpuSequence::new(self.decoder.clone(), self.decode.clone(), adapter)))
+    }
+
+    fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
+        train(&self.ops, &self.base, inputs)
+    }
+}
+
+/// A device that does everything by [`Ops`]: a GPU.
+#[cfg(any(feature = "cuda", test))]
+pub(super) struct Accelerator<O: Ops> {
+    pub ops: Arc<O>,
+    /// Where activations are f16.
+    pub loss_scaling: Option<LossScaling>,
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl<O: Ops> Backend for Accelerator<O> {
+    fn load(
+        &self,
+        files: &dyn TensorSource,
+        storage: WeightStorage,
+        embedding: EmbeddingPlace,
+    ) -> Result<Box<dyn Weights>> {
+        let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
+        let model = Arc::new(OpsModel::new(self.ops.clone(), base)?);
+        Ok(Box::new(AcceleratorWeights { model, loss_scaling: self.loss_scaling }))
+    }
+
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
+        estimate(&*self.ops, request)
+    }
+}
+
+#[cfg(any(feature = "cuda", test))]
+struct AcceleratorWeights<O: Ops> {
+    model: Arc<OpsModel<O>>,
+    loss_scaling: Option<LossScaling>,
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl<O: Ops> Weights for AcceleratorWeights<O> {
+    fn config(&self) -> &ModelConfig {
+        &self.model.base().config
+    }
+
+    fn bytes(&self) -> u64 {
+        self.model.base().weight_bytes(self.model.ops())
+    }
+
+    fn load_adapter(&self, adapter: &PeftAdapter) -> Result<AdapterMatrices> {
+        Ok(Arc::new(LoraAdapter::from_peft(&**self.model.ops(), self.config(), adapter)?))
+    }
+
+    fn sequence(&self, adapter: Option<&AdapterMatrices>) -> Result<Box<dyn Sequence>> {
+        Ok(Box::new(OpsSequence::new(self.model.clone(), of_this_device::<LoraAdapter<O>>(adapter)?)))
+    }
+
+    fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
+        let config = TrainConfig { loss_scaling: self.loss_scaling, ..inputs.config };
+        train(self.model.ops(), self.model.base(), TrainingInputs { config, ..inputs })
     }
 }

@@ -28,7 +28,7 @@ pub struct EstimateQuery {
 }
 
 impl EstimateQuery {
-    pub(super) fn estimate(&self, backend: &Backend) -> Result<TrainingEstimate> {
+    pub(super) fn estimate(&self, backend: &dyn Backend) -> Result<TrainingEstimate> {
         let files = load::open(&self.path)?;
         let weights = WeightForms::read(&*files, self.storage, self.embedding)?;
         let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), hash);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::channel::{Events, Teller};
-use super::task::{Machine, Task, Turn};
+use super::task::{Task, Turn};
 use crate::error::EngineError;
 use crate::generate::{FinishReason, GeneratedToken, Progress, Session};
 
@@ -52,12 +52,12 @@ impl GenerationTask {
 }
 
 impl Task for GenerationTask {
-    fn advance(&mut self, machine: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         if self.cancelled.load(Ordering::Relaxed) {
             self.teller.finish((None, Some(GenerationEnd::Cancelled)));
             return Turn::Done;
         }
-        match self.session.advance(&mut machine.decoder) {
+        match self.session.advance() {
             Ok(Progress::Prefill { .. }) => Turn::Again,
             Ok(Progress::Token { token, finish: None }) => {
                 self.teller.tell((Some(token), None));

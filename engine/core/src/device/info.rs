@@ -1,33 +1,34 @@
 //! What the device is.
 
+use crate::ops::cpu::Real;
 use crate::system::meminfo_bytes;
 
 /// Field for field the `EngineInfo` of `src/engine/engine.ts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     pub version: String,
-    /// `cpu` or `cuda:n`: what trains.
+    /// `cpu` or `cuda:n`.
     pub device: String,
     /// Its name, as the system or the driver gives it.
     pub device_name: String,
-    /// Of the processor, which generates and scores in any case.
+    /// Threads of the processor; where a GPU computes, they only load models.
     pub threads: usize,
     /// Of the processor: `avx512`, `avx2` or `scalar`.
     pub instruction_set: String,
     /// Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`.
     pub compute_dtype: String,
-    /// Of the device that trains.
+    /// Of the device.
     pub total_memory_bytes: u64,
 }
 
 impl DeviceInfo {
-    pub(super) fn of_processor(threads: usize, instruction_set: &str) -> Self {
+    pub(super) fn of_processor(threads: usize) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: "cpu".to_owned(),
             device_name: processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             threads,
-            instruction_set: instruction_set.to_owned(),
+            instruction_set: f32::kernels().name.to_owned(),
             compute_dtype: "float32".to_owned(),
             total_memory_bytes: meminfo_bytes("MemTotal").unwrap_or(0),
         }

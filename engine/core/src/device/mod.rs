@@ -1,6 +1,8 @@
 //! One operating-system thread owns the device and everything that computes on it. Others hand it runs and read what they tell.
 //!
-//! Policy. A turn is the shortest piece of work: a micro-batch, 128 tokens of a prompt, one token, a piece of a score. Generation and scoring
+//! A device is the processor or one GPU; a model's weights are on it once, and training, generation and scoring read the same.
+//!
+//! Policy. A turn is the shortest piece of work: a micro-batch, a piece of a prompt, one token, a piece of a score. Generation and scoring
 //! take turns one after another, and between two micro-batches they have together as long as the last micro-batch took, at least a turn
 //! each. What comes during a micro-batch is served right after it; a request that then waits through a second one goes on until it has its
 //! first result. Cancelling, dropping a run and closing take effect at the next turn.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::task::{Machine, Task, Turn};
+use super::task::{Task, Turn};
 use crate::error::{EngineError, ErrorCode};
 
 struct Waiting {
@@ -17,15 +17,14 @@ struct Waiting {
 
 /// The device thread's list.
 pub(super) struct Scheduler {
-    machine: Machine,
     inbox: Receiver<Box<dyn Task>>,
     training: VecDeque<Box<dyn Task>>,
     others: VecDeque<Waiting>,
 }
 
 impl Scheduler {
-    pub fn new(machine: Machine, inbox: Receiver<Box<dyn Task>>) -> Self {
-        Self { machine, inbox, training: VecDeque::new(), others: VecDeque::new() }
+    pub fn new(inbox: Receiver<Box<dyn Task>>) -> Self {
+        Self { inbox, training: VecDeque::new(), others: VecDeque::new() }
     }
 
     /// Works until the inbox is closed; what is unfinished then fails with `CLOSED`.
@@ -77,7 +76,7 @@ impl Scheduler {
     fn train(&mut self) -> Duration {
         let Some(task) = self.training.pop_front() else { return Duration::ZERO };
         let begin = Instant::now();
-        self.training.extend(turn(task, &mut self.machine));
+        self.training.extend(turn(task));
         for waiting in &mut self.others {
             waiting.micro_batches += 1;
         }
@@ -90,7 +89,7 @@ impl Scheduler {
         loop {
             for _ in 0..self.others.len() {
                 let Some(Waiting { task, micro_batches }) = self.others.pop_front() else { break };
-                self.others.extend(turn(task, &mut self.machine).map(|task| Waiting { task, micro_batches }));
+                self.others.extend(turn(task).map(|task| Waiting { task, micro_batches }));
             }
             let overdue = |waiting: &Waiting| waiting.micro_batches > 0 && waiting.task.awaits_first_result();
             let within = begin.elapsed() < share || self.others.iter().any(overdue);
@@ -103,9 +102,9 @@ impl Scheduler {
 }
 
 /// One turn; gives the task back where it goes on. A panic is that task's failure.
-fn turn(mut task: Box<dyn Task>, machine: &mut Machine) -> Option<Box<dyn Task>> {
-    // A task that panicked is not touched again, except to say so; the machine's own state is rebuilt by every turn.
-    match catch_unwind(AssertUnwindSafe(|| task.advance(machine))) {
+fn turn(mut task: Box<dyn Task>) -> Option<Box<dyn Task>> {
+    // A task that panicked is not touched again, except to say so; what tasks share is set anew by every turn.
+    match catch_unwind(AssertUnwindSafe(|| task.advance())) {
         Ok(Turn::Again) => return Some(task),
         Ok(Turn::Done) => drop_quietly(task, None),
         Err(panic) => {

@@ -1,6 +1,6 @@
 //! Scoring as a task.
 
-use super::task::{Machine, Task, Turn};
+use super::task::{Task, Turn};
 use crate::error::{EngineError, Result};
 use crate::generate::{Scoring, TokenScores};
 
@@ -25,8 +25,8 @@ impl ScoringTask {
 }
 
 impl Task for ScoringTask {
-    fn advance(&mut self, machine: &mut Machine) -> Turn {
-        match self.scoring.advance(&mut machine.decoder) {
+    fn advance(&mut self) -> Turn {
+        match self.scoring.advance() {
             Ok(None) => Turn::Again,
             Ok(Some(scores)) => self.answer(Ok(scores)),
             Err(error) => self.answer(Err(error)),

@@ -1,14 +1,6 @@
 //! What the device thread has on its list.
 
-use super::backend::Backend;
 use crate::error::EngineError;
-use crate::ops::cpu::decode::CpuDecoder;
-
-/// The device: what tasks compute with.
-pub(super) struct Machine {
-    pub backend: Backend,
-    pub decoder: CpuDecoder,
-}
 
 /// After a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +12,7 @@ pub(super) enum Turn {
 /// Something that is computed in turns.
 pub(super) trait Task: Send {
     /// Does one turn. Looks first whether it was cancelled.
-    fn advance(&mut self, machine: &mut Machine) -> Turn;
+    fn advance(&mut self) -> Turn;
 
     /// Tells its reader that it failed outside its own code.
     fn fail(&mut self, error: EngineError);

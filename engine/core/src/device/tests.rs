@@ -5,13 +5,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::task::{Machine, Task, Turn};
+use super::backend::Accelerator;
+use super::task::{Task, Turn};
 use super::*;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::generate::SamplingConfig;
+use crate::generate::{SamplingConfig, TokenScores};
 use crate::lora::LoraConfig;
 use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
+use crate::ops::cpu::CpuOps;
 use crate::quant::WeightStorage;
 use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
 
@@ -30,7 +32,7 @@ struct Counted {
 }
 
 impl Task for Counted {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         let begin = Instant::now();
         while begin.elapsed() < self.takes {
             std::hint::spin_loop();
@@ -138,7 +140,7 @@ fn a_panic_ends_only_its_own_run() {
 struct Hostile;
 
 impl Task for Hostile {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         panic!("while it works");
     }
 
@@ -151,7 +153,7 @@ impl Task for Hostile {
 struct HostileAtTheEnd;
 
 impl Task for HostileAtTheEnd {
-    fn advance(&mut self, _: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         Turn::Done
     }
 
@@ -273,11 +275,14 @@ fn a_request_that_cannot_start_says_why() {
     assert_eq!(start(&device, wrong).err().unwrap().code, ErrorCode::InvalidArgument);
 }
 
-#[test]
-fn generation_is_served_while_a_run_trains() {
-    let device = Device::open(2).unwrap();
-    let model = tiny(&device);
-    let run = start(&device, request(model.clone())).unwrap();
+/// A device that computes as a GPU does: everything by [`crate::ops::Ops`].
+fn accelerator() -> Device {
+    let ops = Arc::new(CpuOps::<f32>::new(2));
+    Device::start(Arc::new(Accelerator { ops, loss_scaling: None }), DeviceInfo::of_processor(2)).unwrap()
+}
+
+/// Twenty tokens after three, the most likely ones.
+fn twenty(device: &Device, model: &LoadedModel, adapter: Option<&LoadedAdapter>) -> Vec<u32> {
     let sampling = SamplingConfig {
         max_new_tokens: 20,
         temperature: 0.0,
@@ -288,19 +293,72 @@ fn generation_is_served_while_a_run_trains() {
         seed: 0,
         eos_token_ids: Vec::new(),
     };
-    let generation = device.generate(&model, None, vec![1, 2, 3], sampling).unwrap();
-    let mut tokens = 0;
+    let generation = device.generate(model, adapter, vec![1, 2, 3], sampling).unwrap();
+    let mut tokens = Vec::new();
     loop {
         let batch = next(&generation.events);
-        tokens += batch.items.iter().filter(|(token, _)| token.is_some()).count();
+        tokens.extend(batch.items.iter().filter_map(|(token, _)| token.map(|token| token.id)));
         if let Some(end) = batch.end {
             end.unwrap();
             assert_eq!(batch.items.last().unwrap().1, Some(GenerationEnd::Length));
-            break;
+            return tokens;
         }
     }
-    assert_eq!(tokens, 20);
-    assert!(next(&run.events).end.is_none(), "training goes on");
+}
+
+#[test]
+fn generation_is_served_while_a_run_trains() {
+    for device in [Device::open(2).unwrap(), accelerator()] {
+        let model = tiny(&device);
+        let run = start(&device, request(model.clone())).unwrap();
+        assert_eq!(twenty(&device, &model, None).len(), 20);
+        assert!(next(&run.events).end.is_none(), "training goes on");
+    }
+}
+
+fn scores(device: &Device, model: &LoadedModel, adapter: Option<&LoadedAdapter>) -> Result<TokenScores> {
+    let (answer, wait) = channel();
+    device.score(model, adapter, (1..200).collect(), 2, move |scores| answer.send(scores).unwrap());
+    wait.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn both_kinds_of_devices_answer_alike() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/init_adapter");
+    let devices = [Device::open(2).unwrap(), accelerator()];
+    let [processor, other] = devices.each_ref().map(|device| {
+        let model = tiny(device);
+        // Everything is f32 in these files.
+        assert_eq!(model.weight_bytes(), 4 * model.metadata.parameter_count);
+        let adapter = model.load_adapter(&folder).unwrap();
+        let alone = (twenty(device, &model, None), scores(device, &model, None).unwrap());
+        let with = (twenty(device, &model, Some(&adapter)), scores(device, &model, Some(&adapter)).unwrap());
+        assert_ne!(alone.1.logprobs[1], with.1.logprobs[1], "the adapter changes something");
+        ([alone, with], model, adapter)
+    });
+    for ((tokens, scores), (expected_tokens, expected)) in other.0.iter().zip(&processor.0) {
+        assert_eq!(tokens, expected_tokens);
+        assert_eq!(scores.logprobs.len(), 199);
+        assert_eq!(scores.top_token_ids, expected.top_token_ids);
+        for (found, expected) in scores.logprobs.iter().zip(&expected.logprobs).skip(1) {
+            assert!((found - expected).abs() < 1e-4, "{found}, expected {expected}");
+        }
+    }
+    let error = scores(&devices[1], &other.1, Some(&processor.2)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Internal, "matrices of another kind of device are not read");
+}
+
+#[test]
+fn weights_count_as_they_are_held() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/tied/model");
+    let storage = WeightStorage::Int8;
+    let [processor, other] = [Device::open(1).unwrap(), accelerator()]
+        .map(|device| device.load(&path, storage, EmbeddingPlace::Device).unwrap().weight_bytes());
+    // 288 rows of 48 and five norms of 48 in f32. In each of two blocks: query and output 48 × 48, key and value 16 × 48, gate, up and down
+    // 112 × 48 in codes, and a scale in f32 for each row.
+    let block = 2 * 48 * 48 + 2 * 16 * 48 + 3 * 112 * 48 + 4 * (48 + 16 + 16 + 48 + 112 + 112 + 48);
+    assert_eq!(processor, (288 * 48 + 5 * 48) * 4 + 2 * block);
+    assert_eq!(other, processor);
 }
 
 #[test]

@@ -2,31 +2,34 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::backend::Backend;
+#[cfg(feature = "cuda")]
+use super::backend::Accelerator;
+use super::backend::{Backend, Processor};
 use super::estimate::EstimateQuery;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
 use super::model::{LoadedAdapter, LoadedModel};
 use super::scheduler::Scheduler;
 use super::scoring::ScoringTask;
-use super::task::{Machine, Task};
+use super::task::Task;
 use super::training::{TrainingRequest, TrainingRun, TrainingTask};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
 use crate::ops::EmbeddingPlace;
-use crate::ops::cpu::decode::CpuDecoder;
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::NumberType;
+use crate::ops::cuda::{CudaOps, NumberType};
 use crate::quant::WeightStorage;
+#[cfg(feature = "cuda")]
+use crate::train::LossScaling;
 use crate::train::TrainingEstimate;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
     info: DeviceInfo,
-    backend: Backend,
+    backend: Arc<dyn Backend>,
     /// Gone once closed.
     inbox: Mutex<Option<Sender<Box<dyn Task>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -41,23 +44,35 @@ impl Device {
     ///
     /// Errors: `INTERNAL` where the system refuses the thread.
     pub fn open(threads: usize) -> Result<Self> {
-        let (backend, info) = Backend::processor(threads);
-        Self::start(backend, info, threads)
+        let processor = Processor::new(threads);
+        let info = DeviceInfo::of_processor(processor.ops.threads());
+        Self::start(Arc::new(processor), info)
     }
 
-    /// GPU `ordinal`, which trains, with activations in `compute`; the processor, with `threads` threads, generates and scores.
+    /// GPU `ordinal`, with activations in `compute`; weights, adapters and everything computed from them are there. `threads` is only told in
+    /// [`Self::info`].
     ///
     /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
     #[cfg(feature = "cuda")]
     pub fn open_gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<Self> {
-        let (backend, info) = Backend::gpu(ordinal, threads, compute)?;
-        Self::start(backend, info, threads)
+        let gpu = CudaOps::open(ordinal, compute)?;
+        let (device_name, total_memory_bytes) = gpu.describe()?;
+        let device = format!("cuda:{ordinal}");
+        let compute_dtype = match compute {
+            NumberType::F32 => "float32",
+            NumberType::F16 => "float16",
+            NumberType::BF16 => "bfloat16",
+        };
+        let compute_dtype = compute_dtype.to_owned();
+        let processor = DeviceInfo::of_processor(threads);
+        let info = DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..processor };
+        let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
+        Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling }), info)
     }
 
-    fn start(backend: Backend, info: DeviceInfo, threads: usize) -> Result<Self> {
-        let machine = Machine { backend: backend.clone(), decoder: CpuDecoder::new(threads) };
+    pub(super) fn start(backend: Arc<dyn Backend>, info: DeviceInfo) -> Result<Self> {
         let (inbox, tasks) = channel();
-        let scheduler = Scheduler::new(machine, tasks);
+        let scheduler = Scheduler::new(tasks);
         let thread = std::thread::Builder::new()
             .name("luthier-device".to_owned())
             .spawn(move || scheduler.run())
@@ -72,14 +87,14 @@ impl Device {
 
     /// Loads a model on the calling thread; see [`LoadedModel`].
     pub fn load(&self, path: &Path, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<LoadedModel> {
-        LoadedModel::load(&self.backend, path, storage, embedding)
+        LoadedModel::load(&*self.backend, path, storage, embedding)
     }
 
     /// What a run would be and need, without loading a model. Reads files, on the calling thread.
     ///
     /// Errors: those of [`crate::load::open`], of an adapter's files and of [`crate::train::estimate`].
     pub fn estimate(&self, query: &EstimateQuery) -> Result<TrainingEstimate> {
-        query.estimate(&self.backend)
+        query.estimate(&*self.backend)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.
@@ -97,8 +112,8 @@ impl Device {
         prompt: Vec<u32>,
         sampling: SamplingConfig,
     ) -> Result<GenerationRun> {
-        let session = Session::new(model.decode.clone(), adapter.map(|found| found.decode.clone()), prompt, sampling)?;
-        let (task, run) = GenerationTask::new(session);
+        let sequence = model.weights.sequence(adapter.map(|found| &found.matrices))?;
+        let (task, run) = GenerationTask::new(Session::new(sequence, prompt, sampling)?);
         self.submit(Box::new(task));
         Ok(run)
     }
@@ -112,8 +127,8 @@ impl Device {
         top_logits: usize,
         answer: impl FnOnce(Result<TokenScores>) + Send + 'static,
     ) {
-        let adapter = adapter.map(|found| found.decode.clone());
-        match Scoring::new(model.decode.clone(), adapter, ids, top_logits) {
+        let sequence = model.weights.sequence(adapter.map(|found| &found.matrices));
+        match sequence.and_then(|sequence| Scoring::new(sequence, ids, top_logits)) {
             Ok(scoring) => self.submit(Box::new(ScoringTask::new(scoring, Box::new(answer)))),
             Err(error) => answer(Err(error)),
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::backend::Training;
 use super::channel::{Events, Teller, channel};
 use super::model::LoadedModel;
-use super::task::{Machine, Task, Turn};
+use super::task::{Task, Turn};
 use crate::error::{EngineError, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::model::TokenExamples;
@@ -27,6 +27,14 @@ pub struct TrainingRequest {
 pub enum RunEvent {
     Training(TrainingEvent),
     Cancelled,
+}
+
+/// A request without its model.
+pub(super) struct TrainingInputs {
+    pub config: TrainConfig,
+    pub train: TokenExamples,
+    pub evaluation: Option<TokenExamples>,
+    pub initial: Option<PeftAdapter>,
 }
 
 type Slot = Arc<Mutex<Option<PeftAdapter>>>;
@@ -130,8 +138,9 @@ impl Running {
 }
 
 /// Both sides of a run.
-fn start(request: TrainingRequest, machine: &Machine) -> Result<(Running, TrainingRun)> {
-    let trainer = machine.backend.train(request)?;
+fn start(request: TrainingRequest) -> Result<(Running, TrainingRun)> {
+    let TrainingRequest { model, config, train, evaluation, initial } = request;
+    let trainer = model.weights.train(TrainingInputs { config, train, evaluation, initial })?;
     let (teller, events) = channel();
     let (cancelled, adapter) = (Arc::new(AtomicBool::new(false)), Slot::default());
     let run = TrainingRun { events, cancelled: cancelled.clone(), adapter: adapter.clone() };
@@ -139,13 +148,13 @@ fn start(request: TrainingRequest, machine: &Machine) -> Result<(Running, Traini
 }
 
 impl Task for TrainingTask {
-    fn advance(&mut self, machine: &mut Machine) -> Turn {
+    fn advance(&mut self) -> Turn {
         // Running stays in place: a panic must find the teller.
         if let State::Running(running) = &mut self.state {
             return running.advance();
         }
         let State::Requested(request) = std::mem::replace(&mut self.state, State::Over) else { return Turn::Done };
-        match start(*request, machine) {
+        match start(*request) {
             Ok((running, run)) => {
                 self.state = State::Running(Box::new(running));
                 self.tell_started(Ok(run));

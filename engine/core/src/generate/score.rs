@@ -1,18 +1,9 @@
 //! Log-probabilities of given ids, computed exactly (dequantized weights, f32 products), a piece at a time.
 
-use std::sync::Arc;
-
 use super::logits::{largest, log_sum_exp};
+use super::sequence::{LOGIT_ROWS, Sequence};
 use super::session::check_ids;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::ops::cpu::decode::CpuDecoder;
-use crate::ops::cpu::decode_cache::KvCache;
-use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
-
-/// Tokens of one piece of the forward pass.
-const CHUNK: usize = 128;
-/// Full logits of this many positions exist at once.
-const LOGIT_ROWS: usize = 64;
 
 /// Result of scoring. Field for field the `TokenScores` of `src/engine/engine.ts`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,27 +18,22 @@ pub struct TokenScores {
 
 /// A scoring request under way.
 pub struct Scoring {
-    model: Arc<DecodeModel>,
-    adapter: Option<Arc<DecodeAdapter>>,
+    sequence: Box<dyn Sequence>,
     ids: Vec<u32>,
     top_logits: usize,
-    cache: KvCache,
-    /// Final hidden states of the current chunk that have no logits yet, and how many positions are scored.
-    hidden: Vec<f32>,
+    /// Position at which the last piece of the forward pass began.
+    chunk_start: usize,
+    /// Positions that have been scored.
     scored: usize,
+    logits: Vec<f32>,
     scores: TokenScores,
 }
 
 impl Scoring {
-    /// Checks the request; computes nothing. Errors: `INVALID_ARGUMENT` (no ids, an id outside the vocabulary, more top logits than the
+    /// Checks a request for an empty sequence; computes nothing. Errors: `INVALID_ARGUMENT` (no ids, an id outside the vocabulary, more top logits than the
     /// vocabulary has), `SEQUENCE_TOO_LONG`.
-    pub fn new(
-        model: Arc<DecodeModel>,
-        adapter: Option<Arc<DecodeAdapter>>,
-        ids: Vec<u32>,
-        top_logits: usize,
-    ) -> Result<Self> {
-        let config = model.config();
+    pub fn new(mut sequence: Box<dyn Sequence>, ids: Vec<u32>, top_logits: usize) -> Result<Self> {
+        let config = sequence.config();
         check_ids(&ids, config.vocab_size)?;
         if ids.len() > config.max_position_embeddings {
             let (found, limit) = (ids.len(), config.max_position_embeddings);
@@ -59,27 +45,26 @@ impl Scoring {
             return Err(EngineError::invalid(message));
         }
         let scores = TokenScores { logprobs: vec![f32::NAN], ..TokenScores::default() };
-        Ok(Self { cache: KvCache::new(config), model, adapter, ids, top_logits, hidden: Vec::new(), scored: 0, scores })
+        sequence.reserve(ids.len());
+        Ok(Self { sequence, ids, top_logits, chunk_start: 0, scored: 0, logits: Vec::new(), scores })
     }
 
     /// Does the next piece of work. Returns the scores once all positions are done; call no more after that. Dropping it cancels.
-    pub fn advance(&mut self, decoder: &mut CpuDecoder) -> Result<Option<TokenScores>> {
-        let width = self.model.config().hidden_size;
-        if self.hidden.is_empty() {
-            let start = self.cache.len();
-            let end = (start + CHUNK).min(self.ids.len());
-            self.hidden =
-                decoder.prefill(&self.model, self.adapter.as_deref(), &mut self.cache, &self.ids[start..end])?;
+    pub fn advance(&mut self) -> Result<Option<TokenScores>> {
+        let passed = self.sequence.len();
+        if self.scored == passed {
+            let end = (passed + self.sequence.chunk()).min(self.ids.len());
+            self.sequence.prefill(&self.ids[passed..end])?;
+            self.chunk_start = passed;
             return Ok(None);
         }
-        let rows = (self.hidden.len() / width).min(LOGIT_ROWS);
-        let vocab_size = self.model.config().vocab_size;
-        let mut logits = Vec::new();
-        decoder.logits(&self.model, &self.hidden[..rows * width], &mut logits);
-        self.hidden.drain(..rows * width);
-        for row in logits.chunks_exact(vocab_size) {
+        let rows = self.scored..(self.scored + LOGIT_ROWS).min(passed);
+        let mut logits = std::mem::take(&mut self.logits);
+        self.sequence.logits(rows.start - self.chunk_start..rows.end - self.chunk_start, &mut logits)?;
+        for row in logits.chunks_exact(self.sequence.config().vocab_size) {
             self.score_row(row);
         }
+        self.logits = logits;
         let done = self.scored == self.ids.len();
         Ok(done.then(|| std::mem::take(&mut self.scores)))
     }

@@ -1,16 +1,9 @@
 //! One sequence being generated.
 
-use std::sync::Arc;
-
 use super::logits::log_sum_exp;
 use super::sampling::{Sampler, SamplingConfig};
+use super::sequence::Sequence;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::ops::cpu::decode::CpuDecoder;
-use crate::ops::cpu::decode_cache::KvCache;
-use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
-
-/// Prompt tokens of one prefill step: large enough for the matrix products, small enough to stay interruptible.
-const PREFILL_CHUNK: usize = 128;
 
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +33,16 @@ pub enum Progress {
     Finished,
 }
 
-/// A sequence with its cache and sampler. The base model and the adapter are shared and never changed.
+/// A sequence with its sampler.
 ///
 /// Each call of [`Session::advance`] is one short piece of work (a prefill chunk or one token), so that a device thread can interleave
 /// sessions with each other and with training, and stop one between two tokens by dropping it.
 pub struct Session {
-    model: Arc<DecodeModel>,
-    adapter: Option<Arc<DecodeAdapter>>,
+    sequence: Box<dyn Sequence>,
     prompt: Vec<u32>,
-    cache: KvCache,
     sampler: Sampler,
-    max_new_tokens: usize,
+    /// Tokens to draw at most: as many as were asked for and the model's context has room for.
+    most: usize,
     eos_token_ids: Vec<u32>,
     generated: usize,
     /// The token drawn last, not yet in the cache.
@@ -60,17 +52,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Checks the request; computes nothing.
+    /// Checks a request for an empty sequence; computes nothing.
     ///
     /// Errors: `INVALID_ARGUMENT` for an empty prompt, an id outside the vocabulary or a sampling value out of range; `SEQUENCE_TOO_LONG`
     /// where the prompt does not leave room for one token in the model's context.
-    pub fn new(
-        model: Arc<DecodeModel>,
-        adapter: Option<Arc<DecodeAdapter>>,
-        prompt: Vec<u32>,
-        sampling: SamplingConfig,
-    ) -> Result<Self> {
-        let config = model.config();
+    pub fn new(mut sequence: Box<dyn Sequence>, prompt: Vec<u32>, sampling: SamplingConfig) -> Result<Self> {
+        let config = sequence.config();
         sampling.validate(config.vocab_size)?;
         check_ids(&prompt, config.vocab_size)?;
         if prompt.len() >= config.max_position_embeddings {
@@ -81,13 +68,14 @@ impl Session {
             );
             return Err(EngineError::new(ErrorCode::SequenceTooLong, message));
         }
+        let most = sampling.max_new_tokens.min(config.max_position_embeddings - prompt.len());
+        // The last token is drawn and not read again.
+        sequence.reserve(prompt.len() + most - 1);
         Ok(Self {
-            cache: KvCache::new(config),
-            max_new_tokens: sampling.max_new_tokens,
+            sequence,
+            most,
             eos_token_ids: sampling.eos_token_ids.clone(),
             sampler: Sampler::new(sampling, &prompt),
-            model,
-            adapter,
             prompt,
             generated: 0,
             pending: None,
@@ -96,12 +84,12 @@ impl Session {
         })
     }
 
-    /// Does the next piece of work on the device's threads. After an error the session is finished.
-    pub fn advance(&mut self, decoder: &mut CpuDecoder) -> Result<Progress> {
+    /// Does the next piece of work. After an error the session is finished.
+    pub fn advance(&mut self) -> Result<Progress> {
         if self.finished {
             return Ok(Progress::Finished);
         }
-        let progress = self.step(decoder);
+        let progress = self.step();
         self.finished = match &progress {
             Ok(Progress::Token { finish, .. }) => finish.is_some(),
             Ok(_) => false,
@@ -110,29 +98,22 @@ impl Session {
         progress
     }
 
-    /// Bytes of the cache.
-    pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
-    }
-
     /// Tokens drawn so far.
     pub fn generated(&self) -> usize {
         self.generated
     }
 
-    fn step(&mut self, decoder: &mut CpuDecoder) -> Result<Progress> {
-        let adapter = self.adapter.as_deref();
+    fn step(&mut self) -> Result<Progress> {
         match self.pending.take() {
-            Some(id) => decoder.decode(&self.model, adapter, &mut self.cache, id, &mut self.logits)?,
+            Some(id) => self.sequence.decode(id, &mut self.logits)?,
             None => {
-                let done = self.cache.len();
-                let end = (done + PREFILL_CHUNK).min(self.prompt.len());
-                let hidden = decoder.prefill(&self.model, adapter, &mut self.cache, &self.prompt[done..end])?;
+                let done = self.sequence.len();
+                let end = (done + self.sequence.chunk()).min(self.prompt.len());
+                self.sequence.prefill(&self.prompt[done..end])?;
                 if end < self.prompt.len() {
                     return Ok(Progress::Prefill { done: end, total: self.prompt.len() });
                 }
-                let last = hidden.len() - self.model.config().hidden_size;
-                decoder.last_logits(&self.model, &hidden[last..], &mut self.logits);
+                self.sequence.last_logits(&mut self.logits)?;
             }
         }
         let id = self.sampler.next(&self.logits)?;
@@ -141,8 +122,7 @@ impl Session {
         let finish = if self.eos_token_ids.contains(&id) {
             Some(FinishReason::Eos)
         } else {
-            let room = self.model.config().max_position_embeddings - self.prompt.len();
-            (self.generated >= self.max_new_tokens.min(room)).then_some(FinishReason::Length)
+            (self.generated >= self.most).then_some(FinishReason::Length)
         };
         self.pending = Some(id);
         Ok(Progress::Token { token: GeneratedToken { id, logprob }, finish })

@@ -46,6 +46,13 @@ impl<O: Ops> LoraAdapter<O> {
         Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
     }
 
+    /// No matrices: the base model alone.
+    pub fn empty(ops: &O, model: &ModelConfig) -> Result<Self> {
+        let layout = LoraLayout::new(model, 1, |_, _| false);
+        let parameters = ops.allocate(layout.len())?;
+        Ok(Self { layout: Arc::new(layout), lora_alpha: 1.0, lora_dropout: 0.0, use_rslora: false, parameters })
+    }
+
     /// An adapter read from PEFT's files.
     ///
     /// Errors: `ADAPTER_MISMATCH` where the model has no such module or another shape; `OUT_OF_MEMORY`.

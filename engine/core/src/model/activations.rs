@@ -28,15 +28,25 @@ pub struct LayerActivations<O: Ops> {
 }
 
 impl<O: Ops> LayerActivations<O> {
+    /// Room for `rows` tokens.
     fn new(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
-        let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
+        Self::with_keys(ops, config, rows, rows)
+    }
+
+    /// As [`Self::new`], but keys and values are kept elsewhere, and nothing for a backward pass.
+    pub(super) fn without_keys(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
+        Self::with_keys(ops, config, rows, 0)
+    }
+
+    fn with_keys(ops: &O, config: &ModelConfig, rows: usize, key_rows: usize) -> Result<Self> {
+        let (query, key_value) = (rows * config.query_size(), key_rows * config.key_value_size());
         let inner = rows * config.intermediate_size;
         Ok(Self {
             query: ops.allocate_activations(query)?,
             key: ops.allocate_activations(key_value)?,
             value: ops.allocate_activations(key_value)?,
             attention: ops.allocate_activations(query)?,
-            log_sum_exp: ops.allocate(rows * config.num_attention_heads)?,
+            log_sum_exp: ops.allocate(key_rows * config.num_attention_heads)?,
             middle: ops.allocate_activations(rows * config.hidden_size)?,
             input_factors: ops.allocate(rows)?,
             middle_factors: ops.allocate(rows)?,
@@ -98,6 +108,11 @@ impl<O: Ops> Activations<O> {
             low_rank: (0..low_rank).map(|_| ops.allocate_activations(rows * columns)).collect::<Result<_>>()?,
             keep,
         })
+    }
+
+    /// The residual stream before a block, or after the last, as the forward pass left it there: that of the last block, in any case.
+    pub fn hidden(&self, layer: usize) -> &O::Buffer {
+        self.streams.get(layer)
     }
 
     /// Blocks whose activations the backward pass computes again.

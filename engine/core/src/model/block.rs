@@ -32,12 +32,7 @@ impl<O: Ops> Block<'_, O> {
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
         self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
-        let (ops, rows) = (self.ops, batch.rows);
-        let len = rows * self.config.intermediate_size;
-        ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
-        self.adapter.project(ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
-        let (module, residual) = (LinearModule::Down, Some(&saved.middle));
-        self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output)
+        self.gated_output(batch.rows, saved, low_rank, scratch, output)
     }
 
     /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
@@ -63,25 +58,14 @@ impl<O: Ops> Block<'_, O> {
         there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        let (ops, rows, head_dim) = (self.ops, batch.rows, self.config.head_dim);
-        let shape = self.attention_shape();
-
-        self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, &mut saved.input_factors)?;
-        let products = low_rank.of(self, rows, InputGroup::QueryKeyValue, &scratch.normed, &mut scratch.dropped)?;
-        for (module, out) in [
-            (LinearModule::Query, &mut saved.query),
-            (LinearModule::Key, &mut saved.key),
-            (LinearModule::Value, &mut saved.value),
-        ] {
-            if module == LinearModule::Value && there == Kept::Attention {
-                continue;
-            }
-            self.linear(rows, InputGroup::QueryKeyValue, module, &scratch.normed, products, None, out)?;
-        }
-        let (heads, key_value_heads) = (shape.heads, shape.key_value_heads);
-        for (x, heads) in [(&mut saved.query, heads), (&mut saved.key, key_value_heads)] {
-            ops.rope(x.into(), heads, head_dim, self.angles, &batch.positions, false)?;
-        }
+        let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
+        let outputs = QueryKeyValue {
+            query: (&mut saved.query).into(),
+            key: (&mut saved.key).into(),
+            value: (there != Kept::Attention).then(|| (&mut saved.value).into()),
+            factors: &mut saved.input_factors,
+        };
+        self.query_key_value(rows, &batch.positions, input, outputs, &mut low_rank, scratch)?;
         if there != Kept::Attention {
             let inputs = AttentionInputs {
                 query: View::from(&saved.query),
@@ -90,18 +74,84 @@ impl<O: Ops> Block<'_, O> {
             };
             let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
             ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-            let products = low_rank.of(self, rows, InputGroup::Output, &saved.attention, &mut scratch.dropped)?;
-            let (module, residual) = (LinearModule::Output, Some(input));
-            self.linear(rows, InputGroup::Output, module, &saved.attention, products, residual, &mut saved.middle)?;
+            self.attention_output(rows, input, saved, &mut low_rank, scratch)?;
         }
+        self.gate_up(rows, saved, &mut low_rank, scratch)
+    }
 
+    /// Queries, keys and values of new rows, after rope.
+    pub(super) fn query_key_value(
+        &self,
+        rows: usize,
+        positions: &O::Indices,
+        input: &O::Buffer,
+        outputs: QueryKeyValue<'_, O>,
+        low_rank: &mut Projections<'_, O>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        let (shape, group) = (self.attention_shape(), InputGroup::QueryKeyValue);
+        let QueryKeyValue { query, key, value, factors } = outputs;
+        self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, factors)?;
+        let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
+        let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
+        for (module, ViewMut { buffer, offset }, heads) in turned {
+            let out = ViewMut::at(&mut *buffer, offset);
+            self.linear(rows, group, module, &scratch.normed, products, None, out)?;
+            let x = ViewMut::at(buffer, offset);
+            self.ops.rope(x, heads, shape.head_dim, self.angles, positions, false)?;
+        }
+        match value {
+            Some(value) => self.linear(rows, group, LinearModule::Value, &scratch.normed, products, None, value),
+            None => Ok(()),
+        }
+    }
+
+    /// The residual stream after attention.
+    pub(super) fn attention_output(
+        &self,
+        rows: usize,
+        input: &O::Buffer,
+        saved: &mut LayerActivations<O>,
+        low_rank: &mut Projections<'_, O>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        let group = InputGroup::Output;
+        let products = low_rank.of(self, rows, group, &saved.attention, &mut scratch.dropped)?;
+        let (residual, middle) = (Some(input), (&mut saved.middle).into());
+        self.linear(rows, group, LinearModule::Output, &saved.attention, products, residual, middle)
+    }
+
+    /// The inputs of the gated activation.
+    pub(super) fn gate_up(
+        &self,
+        rows: usize,
+        saved: &mut LayerActivations<O>,
+        low_rank: &mut Projections<'_, O>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
         let factors = &mut saved.middle_factors;
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed, &mut scratch.dropped)?;
         for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
-            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out)?;
+            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out.into())?;
         }
         Ok(())
+    }
+
+    /// The gated activation and the down-projection.
+    pub(super) fn gated_output(
+        &self,
+        rows: usize,
+        saved: &LayerActivations<O>,
+        low_rank: &mut O::Buffer,
+        scratch: &mut Scratch<O>,
+        output: &mut O::Buffer,
+    ) -> Result<()> {
+        let len = rows * self.config.intermediate_size;
+        self.ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
+        self.adapter.project(self.ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
+        let (module, residual) = (LinearModule::Down, Some(&saved.middle));
+        self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output.into())
     }
 
     /// `normed` = RMSNorm of `x`, `factors` its reciprocal RMS.
@@ -126,14 +176,24 @@ impl<O: Ops> Block<'_, O> {
         input: &O::Buffer,
         low_rank: &O::Buffer,
         residual: Option<&O::Buffer>,
-        out: &mut O::Buffer,
+        out: ViewMut<'_, O::Buffer>,
     ) -> Result<()> {
         let linear = self.weights.linear(module);
         let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
         let term = adapter.output_term(group, module, low_rank);
         let residual = residual.map(View::from);
-        self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out.into())
+        self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out)
     }
+}
+
+/// Where the first linear layers of a block write.
+pub(super) struct QueryKeyValue<'a, O: Ops> {
+    pub query: ViewMut<'a, O::Buffer>,
+    pub key: ViewMut<'a, O::Buffer>,
+    /// None: they are there.
+    pub value: Option<ViewMut<'a, O::Buffer>>,
+    /// `[rows]`: reciprocal RMS of the input.
+    pub factors: &'a mut O::Buffer,
 }
 
 /// What of a block's forward pass is there already.
@@ -147,7 +207,7 @@ pub(super) enum Kept {
 }
 
 /// The products with A of a block: to be made, or there already.
-enum Projections<'a, O: Ops> {
+pub(super) enum Projections<'a, O: Ops> {
     New(&'a mut O::Buffer),
     Kept(&'a O::Buffer),
 }

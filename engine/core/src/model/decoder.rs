@@ -59,7 +59,7 @@ pub fn rope_angles<O: Ops>(ops: &O, config: &ModelConfig, positions: usize) -> R
 }
 
 impl<O: Ops> Decoder<'_, O> {
-    fn block(&self, layer: usize) -> Block<'_, O> {
+    pub(super) fn block(&self, layer: usize) -> Block<'_, O> {
         Block {
             ops: self.ops,
             config: &self.base.config,

@@ -108,6 +108,15 @@ impl<O: Ops> BaseModel<O> {
         })
     }
 
+    /// Bytes of the weights as they are held, norms included.
+    pub fn weight_bytes(&self, ops: &O) -> u64 {
+        let norm = (self.config.hidden_size * size_of::<O::Elem>()) as u64;
+        let linears = self.layers.iter().flat_map(|layer| &layer.linears).map(|linear| &linear.weight);
+        let tables = std::iter::once(&self.embed_tokens).chain(&self.lm_head);
+        let matrices: u64 = linears.chain(tables).map(|weight| ops.weight_bytes(weight)).sum();
+        matrices + norm * (2 * self.layers.len() as u64 + 1)
+    }
+
     /// The output layer's weight.
     pub fn output_weight(&self) -> &O::Weight {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)

@@ -87,6 +87,18 @@ impl AttentionShape {
             _ => Err(EngineError::internal(format!("attention over borders {borders:?} with {self:?}"))),
         }
     }
+
+    /// `[query numbers, key numbers]` of [`Ops::cached_attention`].
+    ///
+    /// Errors: `INTERNAL` where there are no new rows, more of them than positions, or heads that do not fit.
+    pub(crate) fn cached_sizes(self, rows: usize, positions: usize) -> Result<[usize; 2]> {
+        let whole = self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads);
+        if rows == 0 || rows > positions || !whole {
+            let message = format!("attention of {rows} new rows over {positions} positions with {self:?}");
+            return Err(EngineError::internal(message));
+        }
+        Ok([rows * self.heads * self.head_dim, positions * self.key_value_heads * self.head_dim])
+    }
 }
 
 /// What attention reads, after rope.
@@ -203,6 +215,8 @@ pub trait Ops: Send + Sync + 'static {
     fn embedding_place(&self, table: &Self::Weight) -> EmbeddingPlace;
     /// `(rows, columns)` of a weight.
     fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
+    /// Bytes that hold a weight, its scales included, in memory of their own or not.
+    fn weight_bytes(&self, weight: &Self::Weight) -> u64;
     /// A tensor's elements as plain numbers (norm weights, biases).
     fn upload_dequantized(&self, tensor: &HostTensor) -> Result<Self::Buffer>;
     /// Copies from the host.
@@ -308,6 +322,16 @@ pub trait Ops: Send + Sync + 'static {
         inputs: AttentionInputs<'_, Self::Buffer>,
         output: ViewMut<'_, Self::Buffer>,
         log_sum_exp: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()>;
+    /// Attention of one sequence's last `rows` positions over all its `positions`, whose keys and values are kept: row i sees the first
+    /// `positions − rows + i + 1`. Queries and output have `rows` rows, keys and values `positions`; scores are scaled by 1/√head_dim.
+    fn cached_attention(
+        &self,
+        shape: AttentionShape,
+        rows: usize,
+        positions: usize,
+        inputs: AttentionInputs<'_, Self::Buffer>,
+        output: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
     /// Gradients of [`Ops::attention`].
     fn attention_backward(

@@ -2,9 +2,11 @@
 
 mod attention;
 mod blocks;
+mod cached_attention;
 mod compare;
 mod dropout;
 mod elementwise;
+mod generation;
 mod memory;
 mod plan;
 mod products;

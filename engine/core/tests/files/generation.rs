@@ -1,14 +1,12 @@
 //! Sessions and scoring over a small f32 model, compared with a forward pass written out here.
 
-use std::sync::Arc;
-
 use luthier_core::ErrorCode;
-use luthier_core::generate::{FinishReason, GeneratedToken, Progress, SamplingConfig, Scoring, Session, TokenScores};
+use luthier_core::generate::{
+    FinishReason, GeneratedToken, Progress, SamplingConfig, Scoring, Sequence, Session, TokenScores,
+};
 use luthier_core::lora::peft::{LoraMatrices, PeftAdapter};
-use luthier_core::ops::cpu::decode::CpuDecoder;
-use luthier_core::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 
-use crate::support::{TinyModel, decode_model, numbers};
+use crate::support::{Models, TinyModel, numbers};
 
 fn greedy(max_new_tokens: usize) -> SamplingConfig {
     SamplingConfig {
@@ -120,15 +118,15 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     PeftAdapter { r: 3, lora_alpha: 6.0, lora_dropout: 0.0, use_rslora: false, modules, metadata: None }
 }
 
-fn run(session: &mut Session, decoder: &mut CpuDecoder) -> (Vec<GeneratedToken>, FinishReason) {
+fn run(session: &mut Session) -> (Vec<GeneratedToken>, FinishReason) {
     let mut tokens = Vec::new();
     loop {
-        match session.advance(decoder).unwrap() {
+        match session.advance().unwrap() {
             Progress::Prefill { done, total } => assert!(done < total),
             Progress::Token { token, finish } => {
                 tokens.push(token);
                 if let Some(reason) = finish {
-                    assert_eq!(session.advance(decoder).unwrap(), Progress::Finished);
+                    assert_eq!(session.advance().unwrap(), Progress::Finished);
                     return (tokens, reason);
                 }
             }
@@ -137,11 +135,10 @@ fn run(session: &mut Session, decoder: &mut CpuDecoder) -> (Vec<GeneratedToken>,
     }
 }
 
-fn score(model: &Arc<DecodeModel>, adapter: Option<Arc<DecodeAdapter>>, ids: &[u32], top: usize) -> TokenScores {
-    let mut decoder = CpuDecoder::new(2);
-    let mut scoring = Scoring::new(model.clone(), adapter, ids.to_vec(), top).unwrap();
+fn score(sequence: Box<dyn Sequence>, ids: &[u32], top: usize) -> TokenScores {
+    let mut scoring = Scoring::new(sequence, ids.to_vec(), top).unwrap();
     loop {
-        if let Some(scores) = scoring.advance(&mut decoder).unwrap() {
+        if let Some(scores) = scoring.advance().unwrap() {
             return scores;
         }
     }
@@ -164,22 +161,20 @@ fn cached_decoding_equals_the_full_forward_pass() {
     for (tied, with_adapter, threads) in [(true, false, 1), (false, false, 2), (true, true, 2), (false, true, 1)] {
         let tiny = TinyModel::new(tied);
         let peft = with_adapter.then(|| adapter(&tiny));
-        let model = decode_model(&tiny);
-        let decode_adapter = peft.as_ref().map(|peft| Arc::new(DecodeAdapter::new(&tiny.config, peft)));
-        let mut decoder = CpuDecoder::new(threads);
-        // 130 tokens: two prefill chunks, and the cache grows past two blocks while decoding.
-        let prompt = prompt(130);
-        let mut session = Session::new(model, decode_adapter, prompt.clone(), greedy(12)).unwrap();
-        let (tokens, reason) = run(&mut session, &mut decoder);
-        assert_eq!((tokens.len(), reason), (12, FinishReason::Length));
-        let mut ids = prompt;
-        ids.extend(tokens.iter().map(|token| token.id));
-        let logits = reference(&tiny, peft.as_ref(), &ids);
-        for (index, token) in tokens.iter().enumerate() {
-            let row = &logits[130 + index - 1];
-            assert_eq!(token.id, argmax(row), "token {index}");
-            let exact = log_softmax(row, token.id);
-            assert!((f64::from(token.logprob) - exact).abs() < 1e-5, "token {index}: {} {exact}", token.logprob);
+        for sequence in Models::new(&tiny, threads).sequences(peft.as_ref()) {
+            // 130 tokens: two prefill chunks on the processor, whose cache grows past two blocks while decoding.
+            let prompt = prompt(130);
+            let (tokens, reason) = run(&mut Session::new(sequence, prompt.clone(), greedy(12)).unwrap());
+            assert_eq!((tokens.len(), reason), (12, FinishReason::Length));
+            let mut ids = prompt;
+            ids.extend(tokens.iter().map(|token| token.id));
+            let logits = reference(&tiny, peft.as_ref(), &ids);
+            for (index, token) in tokens.iter().enumerate() {
+                let row = &logits[130 + index - 1];
+                assert_eq!(token.id, argmax(row), "token {index}");
+                let exact = log_softmax(row, token.id);
+                assert!((f64::from(token.logprob) - exact).abs() < 1e-5, "token {index}: {} {exact}", token.logprob);
+            }
         }
     }
 }
@@ -189,61 +184,62 @@ fn scores_equal_the_full_forward_pass() {
     for with_adapter in [false, true] {
         let tiny = TinyModel::new(false);
         let peft = with_adapter.then(|| adapter(&tiny));
-        let model = decode_model(&tiny);
-        let decode_adapter = peft.as_ref().map(|peft| Arc::new(DecodeAdapter::new(&tiny.config, peft)));
         let ids = prompt(150);
-        let scores = score(&model, decode_adapter, &ids, 3);
         let logits = reference(&tiny, peft.as_ref(), &ids);
-        assert_eq!((scores.logprobs.len(), scores.top_token_ids.len(), scores.top_logits.len()), (150, 450, 450));
-        assert!(scores.logprobs[0].is_nan());
-        for position in 0..150 {
-            let row = &logits[position];
-            if position > 0 {
-                let exact = log_softmax(&logits[position - 1], ids[position]);
-                assert!((f64::from(scores.logprobs[position]) - exact).abs() < 1e-5, "position {position}");
-            }
-            let mut order: Vec<u32> = (0..96).collect();
-            order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
-            assert_eq!(scores.top_token_ids[3 * position..3 * position + 3], order[..3], "position {position}");
-            for (id, logit) in order[..3].iter().zip(&scores.top_logits[3 * position..]) {
-                assert!((row[*id as usize] - f64::from(*logit)).abs() < 1e-5, "position {position}");
-            }
+        for sequence in Models::new(&tiny, 2).sequences(peft.as_ref()) {
+            equal_scores(&score(sequence, &ids, 3), &ids, &logits);
+        }
+    }
+}
+
+/// Scores with three top logits beside the logits `[150, 96]`.
+fn equal_scores(scores: &TokenScores, ids: &[u32], logits: &[Vec<f64>]) {
+    assert_eq!((scores.logprobs.len(), scores.top_token_ids.len(), scores.top_logits.len()), (150, 450, 450));
+    assert!(scores.logprobs[0].is_nan());
+    for position in 0..150 {
+        let row = &logits[position];
+        if position > 0 {
+            let exact = log_softmax(&logits[position - 1], ids[position]);
+            assert!((f64::from(scores.logprobs[position]) - exact).abs() < 1e-5, "position {position}");
+        }
+        let mut order: Vec<u32> = (0..96).collect();
+        order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+        assert_eq!(scores.top_token_ids[3 * position..3 * position + 3], order[..3], "position {position}");
+        for (id, logit) in order[..3].iter().zip(&scores.top_logits[3 * position..]) {
+            assert!((row[*id as usize] - f64::from(*logit)).abs() < 1e-5, "position {position}");
         }
     }
 }
 
 #[test]
 fn scoring_one_id_gives_its_top_logits() {
-    let model = decode_model(&TinyModel::new(true));
-    let scores = score(&model, None, &[5], 2);
-    assert!(scores.logprobs.len() == 1 && scores.logprobs[0].is_nan());
-    assert_eq!((scores.top_token_ids.len(), scores.top_logits.len()), (2, 2));
+    for sequence in Models::new(&TinyModel::new(true), 1).sequences(None) {
+        let scores = score(sequence, &[5], 2);
+        assert!(scores.logprobs.len() == 1 && scores.logprobs[0].is_nan());
+        assert_eq!((scores.top_token_ids.len(), scores.top_logits.len()), (2, 2));
+    }
 }
 
 #[test]
 fn a_session_ends_with_an_end_of_sequence_id() {
-    let model = decode_model(&TinyModel::new(true));
-    let mut decoder = CpuDecoder::new(1);
-    let (tokens, _) = run(&mut Session::new(model.clone(), None, prompt(5), greedy(6)).unwrap(), &mut decoder);
+    let models = Models::new(&TinyModel::new(true), 1);
+    let start = |sampling| Session::new(models.sequence(None), prompt(5), sampling).unwrap();
+    let (tokens, _) = run(&mut start(greedy(6)));
     let eos = tokens[2].id;
     let first = tokens.iter().position(|token| token.id == eos).unwrap();
     let sampling = SamplingConfig { eos_token_ids: vec![eos], ..greedy(6) };
-    let (ended, reason) = run(&mut Session::new(model, None, prompt(5), sampling).unwrap(), &mut decoder);
+    let (ended, reason) = run(&mut start(sampling));
     assert_eq!((ended.as_slice(), reason), (&tokens[..=first], FinishReason::Eos));
 }
 
 #[test]
 fn generation_stops_at_the_end_of_the_context() {
-    let model = decode_model(&TinyModel::new(true));
-    let mut decoder = CpuDecoder::new(1);
-    let mut session = Session::new(model.clone(), None, prompt(157), greedy(50)).unwrap();
-    let (tokens, reason) = run(&mut session, &mut decoder);
-    assert_eq!((tokens.len(), reason), (3, FinishReason::Length));
-    assert!(
-        session.cache_bytes() >= 160 * 2 * 2 * 2 * 8 * 4,
-        "keys and values of 160 positions, 2 layers, 2 heads of 8"
-    );
-    let Err(error) = Session::new(model, None, prompt(160), greedy(1)) else {
+    let models = Models::new(&TinyModel::new(true), 1);
+    for sequence in models.sequences(None) {
+        let (tokens, reason) = run(&mut Session::new(sequence, prompt(157), greedy(50)).unwrap());
+        assert_eq!((tokens.len(), reason), (3, FinishReason::Length));
+    }
+    let Err(error) = Session::new(models.sequence(None), prompt(160), greedy(1)) else {
         panic!("a prompt that fills the context")
     };
     assert_eq!(error.code, ErrorCode::SequenceTooLong);
@@ -252,14 +248,14 @@ fn generation_stops_at_the_end_of_the_context() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused() {
-    let model = decode_model(&TinyModel::new(true));
-    let code =
-        |prompt: Vec<u32>, sampling| Session::new(model.clone(), None, prompt, sampling).err().map(|error| error.code);
+    let models = Models::new(&TinyModel::new(true), 1);
+    let sequence = || models.sequence(None);
+    let code = |prompt: Vec<u32>, sampling| Session::new(sequence(), prompt, sampling).err().map(|error| error.code);
     assert_eq!(code(vec![], greedy(1)), Some(ErrorCode::InvalidArgument));
     assert_eq!(code(vec![96], greedy(1)), Some(ErrorCode::InvalidArgument));
     assert_eq!(code(vec![1], greedy(0)), Some(ErrorCode::InvalidArgument));
     assert_eq!(code(vec![1], greedy(1)), None);
-    let scoring = |ids: Vec<u32>, top| Scoring::new(model.clone(), None, ids, top).err().map(|error| error.code);
+    let scoring = |ids: Vec<u32>, top| Scoring::new(sequence(), ids, top).err().map(|error| error.code);
     assert_eq!(scoring(vec![], 0), Some(ErrorCode::InvalidArgument));
     assert_eq!(scoring(vec![1], 97), Some(ErrorCode::InvalidArgument));
     assert_eq!(scoring(prompt(161), 0), Some(ErrorCode::SequenceTooLong));
@@ -269,21 +265,23 @@ fn requests_that_make_no_sense_are_refused() {
 #[test]
 fn interleaved_sessions_do_not_disturb_each_other() {
     let tiny = TinyModel::new(true);
-    let model = decode_model(&tiny);
-    let peft = Arc::new(DecodeAdapter::new(&tiny.config, &adapter(&tiny)));
-    let mut decoder = CpuDecoder::new(2);
+    let models = Models::new(&tiny, 2);
+    let peft = adapter(&tiny);
     let sampling = |seed| SamplingConfig { temperature: 0.9, top_k: 20, top_p: 0.95, seed, ..greedy(10) };
+    // Of both kinds, one after another, so that those of a kind share what they compute with.
     let requests = || {
-        [(prompt(4), None, 1), (prompt(140), Some(peft.clone()), 2), (prompt(9), None, 3)]
-            .map(|(prompt, adapter, seed)| Session::new(model.clone(), adapter, prompt, sampling(seed)).unwrap())
+        let requests = [(prompt(4), None, 1), (prompt(140), Some(&peft), 2), (prompt(9), None, 3)];
+        requests.into_iter().flat_map(|(prompt, adapter, seed)| {
+            models.sequences(adapter).map(|sequence| Session::new(sequence, prompt.clone(), sampling(seed)).unwrap())
+        })
     };
-    let alone: Vec<_> = requests().iter_mut().map(|session| run(session, &mut decoder).0).collect();
-    let mut together = vec![Vec::new(); 3];
-    let mut sessions = requests();
+    let alone: Vec<_> = requests().map(|mut session| run(&mut session).0).collect();
+    let mut together = vec![Vec::new(); 6];
+    let mut sessions: Vec<Session> = requests().collect();
     loop {
         let mut busy = false;
         for (session, tokens) in sessions.iter_mut().zip(&mut together) {
-            match session.advance(&mut decoder).unwrap() {
+            match session.advance().unwrap() {
                 Progress::Finished => {}
                 Progress::Prefill { .. } => busy = true,
                 Progress::Token { token, .. } => {
@@ -297,5 +295,5 @@ fn interleaved_sessions_do_not_disturb_each_other() {
         }
     }
     assert_eq!(alone, together);
-    assert_ne!(alone[0], alone[2], "different prompts and seeds give different tokens");
+    assert_ne!(alone[0], alone[4], "different prompts and seeds give different tokens");
 }

@@ -1,18 +1,13 @@
 //! The demo's model file: `LUTHIER_TEST_GGUF`, or where the demo keeps it. `npm test` fetches it first.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use luthier_core::WeightStorage;
-use luthier_core::generate::{Progress, SamplingConfig, Scoring, Session, TokenScores};
+use luthier_core::generate::{Progress, SamplingConfig, Scoring, Sequence, Session, TokenScores};
 use luthier_core::load;
-use luthier_core::model::BaseModel;
-use luthier_core::ops::cpu::CpuOps;
-use luthier_core::ops::cpu::decode::CpuDecoder;
-use luthier_core::ops::cpu::decode_model::DecodeModel;
 use safetensors::SafeTensors;
 
-use crate::support::decode_model;
+use crate::support::Models;
 
 fn path() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
@@ -24,10 +19,10 @@ fn path() -> PathBuf {
     path.expect("the demo's model file is missing: run `npm test`, which fetches it, or set LUTHIER_TEST_GGUF to it")
 }
 
-fn score(model: Arc<DecodeModel>, decoder: &mut CpuDecoder, ids: Vec<u32>, top_logits: usize) -> TokenScores {
-    let mut scoring = Scoring::new(model, None, ids, top_logits).unwrap();
+fn score(sequence: Box<dyn Sequence>, ids: Vec<u32>, top_logits: usize) -> TokenScores {
+    let mut scoring = Scoring::new(sequence, ids, top_logits).unwrap();
     loop {
-        if let Some(scores) = scoring.advance(decoder).unwrap() {
+        if let Some(scores) = scoring.advance().unwrap() {
             return scores;
         }
     }
@@ -56,32 +51,31 @@ fn logits_of_a_real_file_equal_those_of_transformers() {
     let (ids, columns) = (integers("input_ids"), integers("token_ids"));
     let (expected, log_sum_exp) = (numbers("logits"), numbers("log_sum_exp"));
 
-    let model = decode_model(&*load::open(&path()).unwrap());
-    let vocab_size = model.config().vocab_size;
-    let scores = score(model, &mut CpuDecoder::new(2), ids.clone(), vocab_size);
-    let per_row = columns.len() / ids.len();
-    let mut largest = 0f64;
-    for (row, (columns, expected)) in columns.chunks(per_row).zip(expected.chunks(per_row)).enumerate() {
-        let mut logits = vec![f64::NAN; vocab_size];
-        let range = row * vocab_size..(row + 1) * vocab_size;
-        for (id, logit) in scores.top_token_ids[range.clone()].iter().zip(&scores.top_logits[range]) {
-            logits[*id as usize] = f64::from(*logit);
+    for sequence in Models::new(&*load::open(&path()).unwrap(), 2).sequences(None) {
+        let vocab_size = sequence.config().vocab_size;
+        let scores = score(sequence, ids.clone(), vocab_size);
+        let per_row = columns.len() / ids.len();
+        let mut largest = 0f64;
+        for (row, (columns, expected)) in columns.chunks(per_row).zip(expected.chunks(per_row)).enumerate() {
+            let mut logits = vec![f64::NAN; vocab_size];
+            let range = row * vocab_size..(row + 1) * vocab_size;
+            for (id, logit) in scores.top_token_ids[range.clone()].iter().zip(&scores.top_logits[range]) {
+                logits[*id as usize] = f64::from(*logit);
+            }
+            for (id, expected) in columns.iter().zip(expected) {
+                largest = largest.max((logits[*id as usize] - expected).abs());
+            }
+            let sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+            largest = largest.max((sum - log_sum_exp[row]).abs());
         }
-        for (id, expected) in columns.iter().zip(expected) {
-            largest = largest.max((logits[*id as usize] - expected).abs());
-        }
-        let sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
-        largest = largest.max((sum - log_sum_exp[row]).abs());
+        println!("largest difference {largest:e}");
+        assert!(largest <= 1e-4, "logits differ by {largest:e}; expected at most 1e-4");
     }
-    println!("largest difference {largest:e}");
-    assert!(largest <= 1e-4, "logits differ by {largest:e}; expected at most 1e-4");
 }
 
 #[test]
 fn generated_tokens_are_likely_under_the_exact_model() {
-    let files = load::open(&path()).unwrap();
-    let model = decode_model(&*files);
-    let mut decoder = CpuDecoder::new(2);
+    let models = Models::new(&*load::open(&path()).unwrap(), 2);
     let prompt = vec![1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];
     let sampling = SamplingConfig {
         max_new_tokens: 12,
@@ -93,10 +87,10 @@ fn generated_tokens_are_likely_under_the_exact_model() {
         seed: 0,
         eos_token_ids: Vec::new(),
     };
-    let mut session = Session::new(model.clone(), None, prompt.clone(), sampling).unwrap();
+    let mut session = Session::new(models.sequence(None), prompt.clone(), sampling).unwrap();
     let (mut ids, mut logprobs) = (prompt.clone(), Vec::new());
     loop {
-        match session.advance(&mut decoder).unwrap() {
+        match session.advance().unwrap() {
             Progress::Token { token, .. } => {
                 ids.push(token.id);
                 logprobs.push(token.logprob);
@@ -105,7 +99,7 @@ fn generated_tokens_are_likely_under_the_exact_model() {
             Progress::Finished => break,
         }
     }
-    let scores = score(model, &mut decoder, ids, 1);
+    let scores = score(models.sequence(None), ids, 1);
     // Decoding rounds activations to 8 bits, scoring does not: on the whole they must agree.
     for (quantized, exact) in logprobs.iter().zip(&scores.logprobs[prompt.len()..]) {
         assert!((quantized - exact).abs() < 0.5, "{quantized} {exact}");
@@ -122,8 +116,7 @@ fn a_real_file_scores_alike_in_every_type() {
     let ids: Vec<u32> = ids.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
     let files = load::open(&path()).unwrap();
     let loss = |storage: WeightStorage| {
-        let base = BaseModel::load(&CpuOps::new(1), &*files, storage).unwrap();
-        let scores = score(Arc::new(DecodeModel::new(&base)), &mut CpuDecoder::new(2), ids.clone(), 1);
+        let scores = score(Models::held(&*files, 2, storage).sequence(None), ids.clone(), 1);
         -scores.logprobs[1..].iter().sum::<f32>() / (ids.len() - 1) as f32
     };
     let stored = loss(WeightStorage::Stored);

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use luthier_core::generate::{CpuSequence, OpsModel, OpsSequence, Sequence};
+use luthier_core::lora::LoraAdapter;
+use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::{BaseModel, TensorSource};
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::ops::cpu::decode_model::DecodeModel;
+use luthier_core::ops::cpu::decode::CpuDecoder;
+use luthier_core::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use luthier_core::{EngineError, HostTensor, ModelConfig, Result, StoredType, TensorBytes, WeightStorage};
 
 /// A folder of one test, removed when the test ends.
@@ -345,8 +349,39 @@ pub fn refused(path: &Path) -> EngineError {
     }
 }
 
-/// A model ready to generate from, its weights as stored.
-pub fn decode_model(source: &dyn TensorSource) -> Arc<DecodeModel> {
-    let base = BaseModel::load(&CpuOps::new(1), source, WeightStorage::Stored).unwrap();
-    Arc::new(DecodeModel::new(&base))
+/// A model ready to generate from, its weights as stored, in both ways: decoding on the processor, and by any device's operations.
+pub struct Models {
+    decoder: Arc<Mutex<CpuDecoder>>,
+    decode: Arc<DecodeModel>,
+    ops: Arc<OpsModel<CpuOps<f32>>>,
+}
+
+impl Models {
+    pub fn new(source: &dyn TensorSource, threads: usize) -> Self {
+        Self::held(source, threads, WeightStorage::Stored)
+    }
+
+    pub fn held(source: &dyn TensorSource, threads: usize, storage: WeightStorage) -> Self {
+        let ops = Arc::new(CpuOps::new(threads));
+        let base = Arc::new(BaseModel::load(&*ops, source, storage).unwrap());
+        Self {
+            decoder: Arc::new(Mutex::new(CpuDecoder::new(threads))),
+            decode: Arc::new(DecodeModel::new(&base)),
+            ops: Arc::new(OpsModel::new(ops, base).unwrap()),
+        }
+    }
+
+    /// An empty sequence that decodes on the processor.
+    pub fn sequence(&self, adapter: Option<&PeftAdapter>) -> Box<dyn Sequence> {
+        let adapter = adapter.map(|adapter| Arc::new(DecodeAdapter::new(self.decode.config(), adapter)));
+        Box::new(CpuSequence::new(self.decoder.clone(), self.decode.clone(), adapter))
+    }
+
+    /// An empty sequence of each kind.
+    pub fn sequences(&self, adapter: Option<&PeftAdapter>) -> [Box<dyn Sequence>; 2] {
+        let config = &self.ops.base().config;
+        let matrices =
+            adapter.map(|adapter| Arc::new(LoraAdapter::from_peft(&**self.ops.ops(), config, adapter).unwrap()));
+        [self.sequence(adapter), Box::new(OpsSequence::new(self.ops.clone(), matrices))]
+    }
 }

@@ -1,8 +1,8 @@
 //! Runs on weights held in another type beside runs on the same weights, dequantized and stored as f32: the same numbers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use luthier_core::generate::{GeneratedToken, Progress, SamplingConfig, Session};
+use luthier_core::generate::{CpuSequence, GeneratedToken, Progress, SamplingConfig, Session};
 use luthier_core::load::{self, ModelFiles};
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::{BaseModel, LINEAR_MODULES, TensorSource};
@@ -67,11 +67,11 @@ fn generate(base: &Base<f32>, adapter: &PeftAdapter) -> Vec<GeneratedToken> {
         seed: 0,
         eos_token_ids: Vec::new(),
     };
-    let mut session = Session::new(model, Some(adapter), vec![1, 5, 9, 200], sampling).unwrap();
-    let mut decoder = CpuDecoder::new(2);
+    let sequence = CpuSequence::new(Arc::new(Mutex::new(CpuDecoder::new(2))), model, Some(adapter));
+    let mut session = Session::new(Box::new(sequence), vec![1, 5, 9, 200], sampling).unwrap();
     let mut tokens = Vec::new();
     loop {
-        match session.advance(&mut decoder).unwrap() {
+        match session.advance().unwrap() {
             Progress::Token { token, .. } => tokens.push(token),
             Progress::Prefill { .. } => {}
             Progress::Finished => return tokens,

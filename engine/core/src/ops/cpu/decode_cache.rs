@@ -33,11 +33,6 @@ impl KvCache {
         self.length == 0
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|blocks| blocks.len() * self.block_elements() * size_of::<f32>()).sum()
-    }
-
     /// Counts positions that have been stored in every layer.
     pub(super) fn advance(&mut self, positions: usize) {
         self.length += positions;

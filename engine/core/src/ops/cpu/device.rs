@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attention::{self, Backward, Workers};
+use super::cached_attention;
 use super::dropout;
 use super::kernel::Segment;
 use super::loss;
@@ -168,6 +169,10 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
         (weight.rows(), weight.columns())
+    }
+
+    fn weight_bytes(&self, weight: &CpuWeight) -> u64 {
+        weight.tensor().size_bytes() as u64
     }
 
     fn upload_dequantized(&self, tensor: &HostTensor) -> Result<CpuBuffer<E>> {
@@ -402,6 +407,20 @@ impl<E: Real> Ops for CpuOps<E> {
         let (output, log_sum_exp) = (slice_mut(output, wide)?, slice_mut(log_sum_exp, rows * shape.heads)?);
         let workers = Workers { pool: &mut self.pool(), scratch: &self.scratch, packed: &mut self.packed() };
         attention::forward(workers, shape, borders, arrays, output, log_sum_exp);
+        Ok(())
+    }
+
+    fn cached_attention(
+        &self,
+        shape: AttentionShape,
+        rows: usize,
+        positions: usize,
+        inputs: AttentionInputs<'_, CpuBuffer<E>>,
+        output: ViewMut<'_, CpuBuffer<E>>,
+    ) -> Result<()> {
+        let [wide, narrow] = shape.cached_sizes(rows, positions)?;
+        let arrays = [slice(inputs.query, wide)?, slice(inputs.key, narrow)?, slice(inputs.value, narrow)?];
+        cached_attention::forward(&mut self.pool(), &self.scratch, shape, rows, arrays, slice_mut(output, wide)?);
         Ok(())
     }
 

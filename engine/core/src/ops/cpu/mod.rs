@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_panels;
+mod cached_attention;
 pub mod decode;
 mod decode_attention;
 pub mod decode_cache;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_kernels::{
-    AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, Cudnn, DevicePointer, MAX_HEAD_DIM,
-    Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream,
+    AdamWFactors, AttentionArrays, AttentionBackwardArrays, AttentionSizes, CachedAttentionArrays,
+    CachedAttentionSizes, Cudnn, DevicePointer, MAX_HEAD_DIM, Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream,
 };
 
 use super::linear::Start;
@@ -147,12 +147,17 @@ fn below(values: &[u32], limit: usize, what: &str) -> Result<()> {
     }
 }
 
+fn not_too_wide(head_dim: usize) -> Result<()> {
+    if head_dim <= MAX_HEAD_DIM {
+        return Ok(());
+    }
+    Err(EngineError::internal(format!("heads of {head_dim}; the kernels take up to {MAX_HEAD_DIM}")))
+}
+
 fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
     let AttentionShape { heads, key_value_heads, head_dim } = shape;
     let [rows, ..] = shape.sizes(borders)?;
-    if head_dim > MAX_HEAD_DIM {
-        return Err(EngineError::internal(format!("heads of {head_dim}; the kernels take up to {MAX_HEAD_DIM}")));
-    }
+    not_too_wide(head_dim)?;
     Ok(AttentionSizes {
         sequences: borders.len() - 1,
         longest: borders.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
@@ -197,6 +202,10 @@ impl Ops for CudaOps {
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
         (weight.rows, weight.columns)
+    }
+
+    fn weight_bytes(&self, weight: &CudaWeight) -> u64 {
+        weight.bytes()
     }
 
     fn upload_dequantized(&self, tensor: &HostTensor) -> Result<CudaBuffer> {
@@ -431,6 +440,29 @@ impl Ops for CudaOps {
             }
         }
         Ok(())
+    }
+
+    fn cached_attention(
+        &self,
+        shape: AttentionShape,
+        rows: usize,
+        positions: usize,
+        inputs: AttentionInputs<'_, CudaBuffer>,
+        output: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let [wide, narrow] = shape.cached_sizes(rows, positions)?;
+        let AttentionShape { heads, key_value_heads, head_dim } = shape;
+        not_too_wide(head_dim)?;
+        let kind = one_kind([inputs.query.buffer, inputs.key.buffer, inputs.value.buffer, output.buffer])?;
+        let arrays = CachedAttentionArrays {
+            query: place(inputs.query, wide)?,
+            key: place(inputs.key, narrow)?,
+            value: place(inputs.value, narrow)?,
+            output: place_mut(&output, wide)?,
+        };
+        let sizes = CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim };
+        // SAFETY: places, types and sizes were checked; the output is borrowed alone.
+        unsafe { self.stream().cached_attention(kind, sizes, &arrays) }.map_err(EngineError::from)
     }
 
     fn attention_backward(

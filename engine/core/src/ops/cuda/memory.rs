@@ -141,8 +141,10 @@ impl CudaBuffer {
     pub(super) fn new(memory: &Arc<Memory>, len: usize, kind: NumberType) -> Result<Self> {
         let bytes = len.checked_mul(kind.bytes()).ok_or_else(|| outside(len, 0, len))?;
         let allocation = Allocation::new(memory, bytes)?;
-        // SAFETY: the memory just allocated.
-        unsafe { memory.stream.clear(allocation.pointer, bytes)? };
+        if bytes > 0 {
+            // SAFETY: the memory just allocated.
+            unsafe { memory.stream.clear(allocation.pointer, bytes)? };
+        }
         Ok(Self {
             transfer: OnceLock::new(),
             allocation,

@@ -29,6 +29,11 @@ impl Pinned {
         Ok(Self { pinned, memory: memory.clone() })
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.pinned.bytes()
+    }
+
     /// Where kernels read it.
     pub fn pointer(&self) -> DevicePointer {
         self.pinned.device_pointer()

@@ -78,6 +78,13 @@ enum Place {
 }
 
 impl Place {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Device(memory) => memory.bytes(),
+            Self::Host(memory) => memory.bytes(),
+        }
+    }
+
     fn pointer(&self) -> DevicePointer {
         match self {
             Self::Device(memory) => memory.pointer,
@@ -114,6 +121,17 @@ impl CudaWeight {
         // The host's pages may go away now.
         memory.stream.synchronize()?;
         Ok(Self { numbers, rows, columns })
+    }
+
+    /// Bytes of memory that hold it, on the device or of the host.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match &self.numbers {
+            Numbers::Plain { numbers, .. } => numbers.bytes(),
+            Numbers::Int8 { codes, scales } => codes.bytes() + scales.bytes(),
+            Numbers::Nf4 { codes, tables, .. } => codes.bytes() + tables.bytes(),
+            Numbers::Blocks { blocks, .. } => blocks.bytes(),
+        };
+        bytes as u64
     }
 
     /// Takes an embedding table as [`Self::new`] does, into locked host memory where `place` says so. What is held as codes, and whatever the
