@@ -12,11 +12,9 @@ mod error;
 mod low_rank;
 mod low_rank_sizes;
 mod matmul;
-mod matmul_plan;
 mod optimizer;
 mod pinned;
 mod stream;
-mod tuning;
 
 pub use attention::{AttentionArrays, AttentionBackwardArrays, AttentionSizes, MAX_HEAD_DIM};
 pub use cached_attention::{CachedAttentionArrays, CachedAttentionSizes};
