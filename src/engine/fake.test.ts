@@ -30,7 +30,7 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
-  gradientCheckpointing: false,
+  recomputeLayers: 'auto',
   offloadLayerInputs: false,
 };
 

@@ -38,7 +38,7 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
     evalSteps: spec.evalSteps ?? null,
     shuffle: spec.shuffle ?? true,
     dataSeed: number(spec.dataSeed),
-    gradientCheckpointing: spec.gradientCheckpointing,
+    recomputeLayers: spec.gradientCheckpointing ? 'all' : (spec.recomputeLayers ?? 'auto'),
     offloadLayerInputs: spec.offloadLayerInputs,
   };
 }

@@ -1,4 +1,4 @@
-//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS
+//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS
 //! [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
@@ -15,12 +15,12 @@ use luthier_core::model::BaseModel;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::quant::WeightStorage;
-use luthier_core::train::{LossScaling, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{LossScaling, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
 
 mod random_model;
 mod workload;
 
-const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]";
+const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (options, arguments): (Vec<String>, Vec<String>) =
@@ -34,8 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
-    let (counts, recompute, share): (_, usize, f64) = match numbers {
-        [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
+    let (counts, recompute, share): (_, Recompute, f64) = match numbers {
+        [batch, seq, steps] => ([batch, seq, steps], Recompute::Layers(0), 0.5),
         [batch, seq, steps, recompute] => ([batch, seq, steps], recompute.parse()?, 0.5),
         [batch, seq, steps, recompute, share] => ([batch, seq, steps], recompute.parse()?, share.parse()?),
         _ => return Err(USAGE.into()),
@@ -64,6 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
     let settings = TrainConfig { offload_layer_inputs, loss_scaling, ..workload::config(batch, steps, recompute) };
     let mut trainer = Trainer::new(ops.clone(), base, settings, examples, None, None)?;
+    let planned = trainer.estimate().memory.plan;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -89,7 +90,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weights": held,
         "batch": batch,
         "seq": seq,
-        "recomputed_layers": recompute,
+        "recomputed_layers": planned.recompute_layers,
+        "planned_bytes": planned.total_bytes(),
+        "planned_pinned_host_bytes": planned.pinned_host_bytes,
         "offload_layer_inputs": offload_layer_inputs,
         "embedding_in_host_memory": embedding == EmbeddingPlace::Host,
         "tokens_per_second": (batch * seq) as f64 / median,

@@ -70,6 +70,7 @@ const specSchema = z
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
       offloadLayerInputs: z.boolean(),
+      recomputeLayers: wholeNumber(0, UINT32).optional(),
     },
     'expected a spec, found nothing',
   )
@@ -77,15 +78,20 @@ const specSchema = z
     path: ['validationSplit'],
     message: 'expected 0 where eval_dataset names the held-out examples',
   })
-  .refine((spec) => !spec.offloadLayerInputs || spec.gradientCheckpointing, {
+  .refine((spec) => !spec.gradientCheckpointing || spec.recomputeLayers === undefined, {
+    path: ['recomputeLayers'],
+    message: 'expected nothing where gradient_checkpointing asks for all layers',
+  })
+  .refine((spec) => !spec.offloadLayerInputs || spec.recomputeLayers !== 0, {
     path: ['offloadLayerInputs'],
-    message: 'expected gradient_checkpointing with it: the inputs of layers that keep their activations stay with them',
+    message: 'expected false with recompute_layers 0: the inputs of layers that keep their activations stay with them',
   })
   .transform((spec) => ({
     ...spec,
     dataSeed: spec.dataSeed ?? spec.seed,
     maxSteps: spec.maxSteps,
     evalSteps: spec.evalSteps,
+    recomputeLayers: spec.recomputeLayers,
   }));
 
 /** A checked spec. */
@@ -93,6 +99,9 @@ export type CheckedSpec = z.output<typeof specSchema>;
 
 /** CreateTrainingJobRequest. */
 export const createSchema = z.object({ spec: specSchema, requestId, validateOnly: z.boolean() });
+
+/** EstimateTrainingJobRequest. */
+export const estimateSchema = z.object({ spec: specSchema });
 
 /** TrainRequest. */
 export const trainSchema = z.object({

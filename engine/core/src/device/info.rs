@@ -1,6 +1,7 @@
 //! What the device is.
 
 use crate::ops::cpu::Real;
+use crate::system::meminfo_bytes;
 
 /// Field for field the `EngineInfo` of `src/engine/engine.ts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl DeviceInfo {
             threads,
             instruction_set: f32::kernels().name.to_owned(),
             compute_dtype: "float32".to_owned(),
-            total_memory_bytes: memory_bytes().unwrap_or(0),
+            total_memory_bytes: meminfo_bytes("MemTotal").unwrap_or(0),
         }
     }
 }
@@ -39,12 +40,4 @@ fn processor_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// `MemTotal` of `/proc/meminfo`; 0 on systems without it.
-fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -15,7 +15,7 @@ use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
 use crate::quant::WeightStorage;
-use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
+use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -225,7 +225,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
-        recompute_layers: 0,
+        recompute_layers: Recompute::Layers(0),
         offload_layer_inputs: false,
         loss_scaling: None,
     };

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 #[cfg(feature = "cuda")]
 use super::backend::Accelerator;
 use super::backend::{Backend, Processor};
+use super::estimate::EstimateQuery;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
 use super::model::{LoadedAdapter, LoadedModel};
@@ -23,6 +24,7 @@ use crate::ops::cuda::{CudaOps, NumberType};
 use crate::quant::WeightStorage;
 #[cfg(feature = "cuda")]
 use crate::train::LossScaling;
+use crate::train::TrainingEstimate;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
@@ -86,6 +88,13 @@ impl Device {
     /// Loads a model on the calling thread; see [`LoadedModel`].
     pub fn load(&self, path: &Path, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<LoadedModel> {
         LoadedModel::load(&*self.backend, path, storage, embedding)
+    }
+
+    /// What a run would be and need, without loading a model. Reads files, on the calling thread.
+    ///
+    /// Errors: those of [`crate::load::open`], of an adapter's files and of [`crate::train::estimate`].
+    pub fn estimate(&self, query: &EstimateQuery) -> Result<TrainingEstimate> {
+        query.estimate(&*self.backend)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

@@ -8,7 +8,7 @@ use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::{BaseModel, TensorSource, TokenExamples};
 use luthier_core::ops::{EmbeddingPlace, Ops};
-use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{LrSchedulerType, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{ErrorCode, HostTensor, ModelConfig, Result, WeightStorage};
 
 /// The tiny model whose output layer is its own, with its two blocks one after the other as often as it takes.
@@ -73,7 +73,7 @@ fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
         eval_steps: Some(1),
         shuffle: false,
         data_seed: 0,
-        recompute_layers,
+        recompute_layers: Recompute::Layers(recompute_layers),
         offload_layer_inputs,
         loss_scaling: None,
     }

@@ -22,6 +22,7 @@ mod loss;
 mod memory;
 mod parallel;
 mod pool;
+mod prices;
 mod product;
 mod product_blocked;
 mod real;
