@@ -130,8 +130,8 @@ export interface TrainingConfig {
    * memory that is free. More than there are: of all.
    */
   readonly recomputeLayers: number | 'auto' | 'all';
-  /** On a GPU: the inputs of those wait in locked memory of the host between the forward and the backward pass. */
-  readonly offloadLayerInputs: boolean;
+  /** On a GPU: the inputs of those, and what takes longest to compute again, wait in locked memory of the host for the backward pass. */
+  readonly offloadActivations: boolean;
 }
 
 /** Settings to change so that a run fits; null: stays. */
@@ -141,7 +141,7 @@ export interface MemorySuggestion {
   readonly totalBytes: number;
   readonly recomputeLayers: number | null;
   /** False: stays. */
-  readonly offloadLayerInputs: boolean;
+  readonly offloadActivations: boolean;
   readonly perDeviceTrainBatchSize: number | null;
   readonly gradientAccumulationSteps: number | null;
   readonly perDeviceEvalBatchSize: number | null;
@@ -169,7 +169,7 @@ export interface MemoryEstimate {
   readonly marginBytes: number;
   readonly recomputeLayers: number;
   /** As asked for: the inputs of those wait in the host's memory. */
-  readonly offloadLayerInputs: boolean;
+  readonly offloadActivations: boolean;
   /** Blocks of the model. */
   readonly layers: number;
   /** Null where it fits; else why a run is refused, with the numbers and what would fit. */

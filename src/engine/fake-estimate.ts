@@ -53,7 +53,7 @@ function priced({ model, loaded, config, targetModules, train }: FakePlanRequest
     pinnedHostBytes: 0,
     heldBytes: loaded ? weightBytes : 0,
     recomputeLayers,
-    offloadLayerInputs: config.offloadLayerInputs,
+    offloadActivations: config.offloadActivations,
   } satisfies Priced;
 }
 
@@ -73,7 +73,7 @@ function chosen(request: FakePlanRequest) {
 
 const NOTHING: Omit<MemorySuggestion, 'description' | 'totalBytes'> = {
   recomputeLayers: null,
-  offloadLayerInputs: false,
+  offloadActivations: false,
   perDeviceTrainBatchSize: null,
   gradientAccumulationSteps: null,
   perDeviceEvalBatchSize: null,

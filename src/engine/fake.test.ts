@@ -31,7 +31,7 @@ const config: TrainingConfig = {
   shuffle: false,
   dataSeed: 0,
   recomputeLayers: 'auto',
-  offloadLayerInputs: false,
+  offloadActivations: false,
 };
 
 /** Three examples of four tokens with two, three and one label. */

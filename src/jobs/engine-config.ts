@@ -39,7 +39,7 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
     shuffle: spec.shuffle ?? true,
     dataSeed: number(spec.dataSeed),
     recomputeLayers: spec.gradientCheckpointing ? 'all' : (spec.recomputeLayers ?? 'auto'),
-    offloadLayerInputs: spec.offloadLayerInputs,
+    offloadActivations: spec.offloadActivations,
   };
 }
 

@@ -19,8 +19,8 @@ export async function estimateJob(
   const { prepared, model, estimate } = await prepareJob(dependencies, spec, signal);
   const { contentHash, storage } = model;
   const { memory, runTokens, maxSteps } = estimate;
-  const { recomputeLayers, offloadLayerInputs } = memory;
-  const rate = dependencies.rates.of({ contentHash, storage, recomputeLayers, offloadLayerInputs });
+  const { recomputeLayers, offloadActivations } = memory;
+  const rate = dependencies.rates.of({ contentHash, storage, recomputeLayers, offloadActivations });
   return EstimateTrainingJobResponse.fromPartial({
     peakBytes: memory.totalBytes,
     fits: memory.refusal === null,

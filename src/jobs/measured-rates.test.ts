@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { MeasuredRates } from './measured-rates.ts';
 
-const key = { contentHash: 'a', storage: 'nf4', recomputeLayers: 2, offloadLayerInputs: false };
+const key = { contentHash: 'a', storage: 'nf4', recomputeLayers: 2, offloadActivations: false };
 
 test("a rate is the job's mean over time, and the latest job's", () => {
   const rates = new MeasuredRates();
@@ -22,7 +22,7 @@ test('other weights, bases, recomputed layers and places of their inputs have ra
     { storage: 'bf16' },
     { contentHash: 'b' },
     { recomputeLayers: 0 },
-    { offloadLayerInputs: true },
+    { offloadActivations: true },
   ]) {
     expect(rates.of({ ...key, ...other })).toBeNull();
   }

@@ -5,11 +5,11 @@ export interface RateKey {
   readonly contentHash: string;
   readonly storage: string;
   readonly recomputeLayers: number;
-  readonly offloadLayerInputs: boolean;
+  readonly offloadActivations: boolean;
 }
 
-const text = ({ contentHash, storage, recomputeLayers, offloadLayerInputs }: RateKey): string =>
-  `${contentHash} ${storage} ${recomputeLayers} ${offloadLayerInputs}`;
+const text = ({ contentHash, storage, recomputeLayers, offloadActivations }: RateKey): string =>
+  `${contentHash} ${storage} ${recomputeLayers} ${offloadActivations}`;
 
 /** Rates of the latest job of each kind, kept while the server runs: the next one may have another device. */
 export class MeasuredRates {

@@ -45,7 +45,7 @@ export const suggestionMessage = (suggestion: MemorySuggestion): TrainingSuggest
     description: suggestion.description,
     totalBytes: suggestion.totalBytes,
     recomputeLayers: suggestion.recomputeLayers ?? undefined,
-    offloadLayerInputs: suggestion.offloadLayerInputs,
+    offloadActivations: suggestion.offloadActivations,
     perDeviceTrainBatchSize: suggestion.perDeviceTrainBatchSize ?? undefined,
     gradientAccumulationSteps: suggestion.gradientAccumulationSteps ?? undefined,
     perDeviceEvalBatchSize: suggestion.perDeviceEvalBatchSize ?? undefined,

@@ -88,8 +88,8 @@ async function follow(
   try {
     for await (const event of run.events()) {
       if (event.kind === 'started') {
-        const { recomputeLayers, offloadLayerInputs } = event.memory;
-        measure = rates.measure({ contentHash, storage, recomputeLayers, offloadLayerInputs });
+        const { recomputeLayers, offloadActivations } = event.memory;
+        measure = rates.measure({ contentHash, storage, recomputeLayers, offloadActivations });
       } else if (event.kind === 'step') measure?.(event.step.tokens, event.step.tokensPerSecond);
       const body = eventBody(event, prepared, metadata);
       if (body !== null) await log.append(name, body);

@@ -63,7 +63,7 @@ const config: TrainingConfig = {
   shuffle: false,
   dataSeed: 0,
   recomputeLayers: 0,
-  offloadLayerInputs: false,
+  offloadActivations: false,
 };
 
 const examples = {
@@ -124,8 +124,8 @@ describe('devices', () => {
 
 describe('training', () => {
   it('with every layer recomputed, the same numbers in less memory', async () => {
-    const steps = async (recomputeLayers: 0 | 'all', offloadLayerInputs: boolean) => {
-      const { all } = await events({ recomputeLayers, offloadLayerInputs });
+    const steps = async (recomputeLayers: 0 | 'all', offloadActivations: boolean) => {
+      const { all } = await events({ recomputeLayers, offloadActivations });
       return all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
     };
     const [kept, again, offloaded] = [await steps(0, false), await steps('all', false), await steps('all', true)];

@@ -273,8 +273,8 @@ test.each([
   [{ dataset: 'datasets/none' }, 'DATASET_NOT_FOUND', ''],
   [{ perDeviceTrainBatchSize: 0 }, 'INVALID_REQUEST', 'spec.per_device_train_batch_size'],
   [{ gradientCheckpointing: true, recomputeLayers: 1 }, 'INVALID_REQUEST', 'spec.recompute_layers'],
-  [{ offloadLayerInputs: true, recomputeLayers: 0 }, 'INVALID_REQUEST', 'spec.offload_layer_inputs'],
-  [{ offloadLayerInputs: true }, 'INVALID_REQUEST', 'spec.offload_layer_inputs'],
+  [{ offloadActivations: true, recomputeLayers: 0 }, 'INVALID_REQUEST', 'spec.offload_activations'],
+  [{ offloadActivations: true }, 'INVALID_REQUEST', 'spec.offload_activations'],
   [{ lora: { targetModules: ['nothing'] } }, 'UNKNOWN_TARGET_MODULE', 'spec.lora.target_modules[0]'],
   [{ maxSeqLength: 3 }, 'SEQUENCE_TOO_LONG', ''],
 ])('an estimate refuses what a job refuses: %j', async (more, reason, field) => {

@@ -48,7 +48,7 @@ pub struct NativeTrainingConfig {
     pub data_seed: u32,
     /// `auto`, `all` or a number.
     pub recompute_layers: String,
-    pub offload_layer_inputs: bool,
+    pub offload_activations: bool,
 }
 
 impl TryFrom<NativeTrainingConfig> for TrainConfig {
@@ -81,7 +81,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             recompute_layers: found.recompute_layers.parse()?,
-            offload_layer_inputs: found.offload_layer_inputs,
+            offload_activations: found.offload_activations,
             // The device that trains knows.
             loss_scaling: None,
         })

@@ -12,16 +12,16 @@ const checked = (settings: Partial<TrainingSpec>) =>
 test.each([{}, { gradientCheckpointing: true }, { recomputeLayers: 3 }])(
   'layer inputs go to the host from a GPU with %j',
   (recompute) => {
-    const offloading = checked({ offloadLayerInputs: true, ...recompute });
+    const offloading = checked({ offloadActivations: true, ...recompute });
     refuseWithoutUse(offloading, 'cuda:0');
     refuseWithoutUse(checked({ gradientCheckpointing: true }), 'cpu');
-    expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_layer_inputs: expected false on cpu');
+    expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_activations: expected false on cpu');
   },
 );
 
 test('layer inputs stay where no layer is recomputed', () => {
   checked({ recomputeLayers: 0 });
-  expect(() => checked({ offloadLayerInputs: true, recomputeLayers: 0 })).toThrow(
+  expect(() => checked({ offloadActivations: true, recomputeLayers: 0 })).toThrow(
     'expected false with recompute_layers 0',
   );
 });

@@ -69,7 +69,7 @@ const specSchema = z
       packing: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
-      offloadLayerInputs: z.boolean(),
+      offloadActivations: z.boolean(),
       recomputeLayers: wholeNumber(0, UINT32).optional(),
     },
     'expected a spec, found nothing',
@@ -82,8 +82,8 @@ const specSchema = z
     path: ['recomputeLayers'],
     message: 'expected nothing where gradient_checkpointing asks for all layers',
   })
-  .refine((spec) => !spec.offloadLayerInputs || spec.recomputeLayers !== 0, {
-    path: ['offloadLayerInputs'],
+  .refine((spec) => !spec.offloadActivations || spec.recomputeLayers !== 0, {
+    path: ['offloadActivations'],
     message: 'expected false with recompute_layers 0: the inputs of layers that keep their activations stay with them',
   })
   .transform((spec) => ({
@@ -148,8 +148,8 @@ export function refuseNotBuilt(
  * @throws LuthierError INVALID_REQUEST with the field's name
  */
 export function refuseWithoutUse(spec: CheckedSpec, device: string): void {
-  if (!spec.offloadLayerInputs || device !== 'cpu') return;
-  const field = 'spec.offload_layer_inputs';
+  if (!spec.offloadActivations || device !== 'cpu') return;
+  const field = 'spec.offload_activations';
   const description = 'expected false on cpu: the processor has one memory; leave it out, or compute on a GPU';
   throw new LuthierError('INVALID_REQUEST', `${field}: ${description}`, {
     violations: [{ field, description, reason: '' }],

@@ -36,7 +36,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainC
         shuffle: false,
         data_seed: 0,
         recompute_layers,
-        offload_layer_inputs: false,
+        offload_activations: false,
         loss_scaling: None,
     }
 }

@@ -226,7 +226,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         shuffle: false,
         data_seed: 0,
         recompute_layers: Recompute::Layers(0),
-        offload_layer_inputs: false,
+        offload_activations: false,
         loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };

@@ -62,9 +62,9 @@ pub struct TrainConfig {
     pub shuffle: bool,
     pub data_seed: u64,
     pub recompute_layers: Recompute,
-    /// The inputs of recomputed blocks wait outside the device's memory, a GPU's in locked memory of the host: less memory of the device, the same
-    /// numbers. The processor has one memory and gains nothing.
-    pub offload_layer_inputs: bool,
+    /// The inputs of recomputed blocks, and what takes longest to compute again, wait outside the device's memory, a GPU's in locked memory of
+    /// the host: less memory of the device, the same numbers. The processor has one memory and gains nothing.
+    pub offload_activations: bool,
     /// For devices that compute in f16: a step whose gradients overflow is skipped. None: such a step is an error.
     pub loss_scaling: Option<LossScaling>,
 }
@@ -143,7 +143,7 @@ pub(super) mod tests {
             shuffle: true,
             data_seed: 42,
             recompute_layers: Recompute::Auto,
-            offload_layer_inputs: false,
+            offload_activations: false,
             loss_scaling: None,
         }
     }

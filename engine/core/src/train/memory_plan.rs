@@ -34,7 +34,7 @@ pub struct MemoryPlan {
     /// Blocks whose activations the backward pass computes again.
     pub recompute_layers: usize,
     /// Whether the inputs of those wait outside the device's memory.
-    pub offload_layer_inputs: bool,
+    pub offload_activations: bool,
 }
 
 impl MemoryPlan {
@@ -52,17 +52,17 @@ pub(super) struct RunShape<'a> {
     pub weights: &'a WeightForms,
     pub layout: &'a LoraLayout,
     pub sizes: Sizes,
-    pub offload_layer_inputs: bool,
+    pub offload_activations: bool,
     pub dropout: bool,
 }
 
 impl RunShape<'_> {
     /// The bytes of `Workspace::new` and of the device's own scratch, with so many blocks recomputed.
     pub fn plan(&self, recompute_layers: usize) -> MemoryPlan {
-        let Self { prices, config, weights, layout, sizes, offload_layer_inputs, dropout } = *self;
+        let Self { prices, config, weights, layout, sizes, offload_activations, dropout } = *self;
         let rows = sizes.rows();
         let activations = |rows, keep| activation_bytes(prices, config, layout, rows, keep);
-        let keep = Keep::AllBut { recomputed: recompute_layers, offload: offload_layer_inputs };
+        let keep = Keep::AllBut { recomputed: recompute_layers, offload: offload_activations };
         let PlacedBytes { device, pinned_host } = activations(sizes.train.rows, keep);
         let device_scratch_bytes = prices.scratch(&self.demand());
         MemoryPlan {
@@ -83,7 +83,7 @@ impl RunShape<'_> {
             device_scratch_bytes,
             pinned_host_bytes: weights.pinned_host_bytes(prices) + pinned_host,
             recompute_layers,
-            offload_layer_inputs,
+            offload_activations,
         }
     }
 
@@ -144,10 +144,10 @@ pub(super) struct MemoryRequest<'a> {
 }
 
 impl<'a> MemoryRequest<'a> {
-    pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes, offload_layer_inputs: bool) -> RunShape<'a> {
+    pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes, offload_activations: bool) -> RunShape<'a> {
         let Self { prices, model, layout, config, .. } = *self;
         let dropout = config.lora.lora_dropout > 0.0;
-        RunShape { prices, config: model, weights, layout, sizes, offload_layer_inputs, dropout }
+        RunShape { prices, config: model, weights, layout, sizes, offload_activations, dropout }
     }
 
     /// Of a plan's bytes, those that are held already.
@@ -179,7 +179,7 @@ impl<'a> MemoryRequest<'a> {
     pub fn estimate(&self) -> MemoryEstimate {
         let layers = self.model.num_hidden_layers;
         let sizes = Sizes::new(self.config, self.train, self.evaluation);
-        let shape = self.shape(self.weights, sizes, self.config.offload_layer_inputs);
+        let shape = self.shape(self.weights, sizes, self.config.offload_activations);
         let loaded = self.loaded.then_some(self.weights);
         let plan = match self.config.recompute_layers {
             Recompute::Auto => self.fewest(&shape, loaded, 0..=layers).unwrap_or_else(|| shape.plan(layers)),

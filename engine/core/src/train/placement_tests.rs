@@ -120,8 +120,8 @@ fn estimate(free_bytes: Option<u64>, config: &TrainConfig) -> MemoryEstimate {
     request.estimate()
 }
 
-fn settings(recompute_layers: Recompute, offload_layer_inputs: bool) -> TrainConfig {
-    TrainConfig { recompute_layers, offload_layer_inputs, ..config() }
+fn settings(recompute_layers: Recompute, offload_activations: bool) -> TrainConfig {
+    TrainConfig { recompute_layers, offload_activations, ..config() }
 }
 
 #[test]
@@ -156,17 +156,17 @@ fn offloading_is_suggested_where_it_makes_a_run_fit() {
     let away = estimate(None, &all(true)).plan;
     let memory = estimate(Some(away.total_bytes()), &all(false));
     assert!(!memory.fits);
-    let found = memory.suggestions.iter().find(|found| found.offload_layer_inputs).unwrap();
+    let found = memory.suggestions.iter().find(|found| found.offload_activations).unwrap();
     assert_eq!((found.total_bytes, found.recompute_layers), (away.total_bytes(), None));
-    assert!(found.to_string().starts_with("offload_layer_inputs ("), "{found}");
+    assert!(found.to_string().starts_with("offload_activations ("), "{found}");
     assert!(estimate(Some(away.total_bytes()), &all(true)).fits);
     // More blocks must be recomputed with it where fewer were asked for.
     let memory = estimate(Some(away.total_bytes()), &settings(Recompute::Layers(0), false));
-    let found = memory.suggestions.iter().find(|found| found.offload_layer_inputs).unwrap();
+    let found = memory.suggestions.iter().find(|found| found.offload_activations).unwrap();
     assert_eq!(found.recompute_layers, Some(LAYERS));
     // Asked for already, it is no advice; and a refusal tells what the host would lock.
     let memory = estimate(Some(away.total_bytes() - 1), &all(true));
-    assert!(memory.suggestions.iter().all(|found| !found.offload_layer_inputs), "{:?}", memory.suggestions);
+    assert!(memory.suggestions.iter().all(|found| !found.offload_activations), "{:?}", memory.suggestions);
     let message = memory.refusal().unwrap().message;
     assert!(message.contains("4.00 MiB locked in the host's memory"), "{message}");
 }

@@ -20,7 +20,7 @@ pub struct Suggestion {
     /// Blocks that are recomputed then; named where the settings ask for fewer.
     pub recompute_layers: Option<usize>,
     /// The inputs of recomputed blocks wait outside the device's memory.
-    pub offload_layer_inputs: bool,
+    pub offload_activations: bool,
     /// Smaller micro-batches, more of them to a step: the same steps.
     pub per_device_train_batch_size: Option<usize>,
     pub gradient_accumulation_steps: Option<usize>,
@@ -40,7 +40,7 @@ impl fmt::Display for Suggestion {
             number("per_device_eval_batch_size", self.per_device_eval_batch_size),
             number("max_seq_length", self.max_seq_length),
             number("recompute_layers", self.recompute_layers),
-            self.offload_layer_inputs.then(|| "offload_layer_inputs".to_owned()),
+            self.offload_activations.then(|| "offload_activations".to_owned()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         write!(f, "{} ({})", parts.join(" with "), shown(self.total_bytes))
@@ -122,14 +122,14 @@ impl<'a> Search<'a> {
         Suggestion {
             total_bytes: plan.total_bytes(),
             recompute_layers: more.then_some(plan.recompute_layers),
-            offload_layer_inputs: plan.offload_layer_inputs && !self.request.config.offload_layer_inputs,
+            offload_activations: plan.offload_activations && !self.request.config.offload_activations,
             ..Suggestion::default()
         }
     }
 
     /// More recomputed blocks, and nothing else.
     fn recomputed(&self) -> Option<Suggestion> {
-        let offload = self.request.config.offload_layer_inputs;
+        let offload = self.request.config.offload_activations;
         self.plan(None, self.sizes, offload).map(|plan| self.suggestion(&plan))
     }
 
@@ -137,10 +137,10 @@ impl<'a> Search<'a> {
     fn find(&self, change: Change) -> Option<Suggestion> {
         let weights = if change.four_bits { Some(self.four_bits.as_ref()?) } else { None };
         let config = self.request.config;
-        if change.offload && config.offload_layer_inputs {
+        if change.offload && config.offload_activations {
             return None;
         }
-        let offload = change.offload || config.offload_layer_inputs;
+        let offload = change.offload || config.offload_activations;
         let batches = if change.batch { smaller_batches(config) } else { vec![config.clone()] };
         // Alone, the largest batch that fits; beside shorter examples, the smallest one, which leaves them longest.
         let batches = if change.length { vec![batches.last().unwrap_or(config).clone()] } else { batches };

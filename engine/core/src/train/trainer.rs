@@ -103,7 +103,7 @@ impl<O: Ops> Trainer<O> {
         };
         let plan = TrainingPlan::new(&config, train.len());
         let keep =
-            Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_layer_inputs };
+            Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
         let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(

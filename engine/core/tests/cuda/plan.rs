@@ -77,14 +77,14 @@ fn a_run_on_the_gpu_takes_what_was_planned() {
 #[test]
 fn with_own_attention_the_plan_is_exact() {
     for (kind, stored, storage) in cases() {
-        for (r, offload_layer_inputs, place) in
+        for (r, offload_activations, place) in
             [(8, false, EmbeddingPlace::Device), (40, true, EmbeddingPlace::Device), (17, true, EmbeddingPlace::Host)]
         {
             let ops = Arc::into_inner(open(kind)).map(|ops| Arc::new(ops.without_cudnn())).unwrap();
             let base = Arc::new(BaseModel::load_placed(&*ops, &model(stored), storage, place).unwrap());
             let pinned = ops.memory().pinned_host_bytes;
             assert_eq!(pinned > 0, place == EmbeddingPlace::Host);
-            let mut config = TrainConfig { offload_layer_inputs, ..settings(r, 2, 2, Recompute::Layers(3)) };
+            let mut config = TrainConfig { offload_activations, ..settings(r, 2, 2, Recompute::Layers(3)) };
             config.lora.lora_dropout = if r == 17 { 0.1 } else { 0.0 };
             let [found, planned] = run(&ops, base, config, Some([40; 2]));
             assert_eq!(found, planned, "{stored:?} as {} on {kind:?}, rank {r}, {place:?}", storage.name());

@@ -56,7 +56,7 @@ fn a_run_takes_what_was_planned() {
             kind => Some(examples(&evaluation[kind - 1], 1 + below(9), vocab_size)),
         };
         let mut config = settings(1 + below(4), 1 + below(3), 1 + below(3), recompute);
-        config.offload_layer_inputs = below(2) == 0;
+        config.offload_activations = below(2) == 0;
         config.lora.lora_dropout = [0.0, 0.1][below(2)];
         let last = format!("model.layers.{}.self_attn.v_proj", layers - 1);
         config.lora.target_modules = match below(4) {

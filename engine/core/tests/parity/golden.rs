@@ -86,7 +86,7 @@ impl Golden {
             shuffle: config["shuffle"].as_bool().unwrap(),
             data_seed: count(&config["data_seed"]),
             recompute_layers: Recompute::Layers(0),
-            offload_layer_inputs: false,
+            offload_activations: false,
             loss_scaling: None,
         }
     }

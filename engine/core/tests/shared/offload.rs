@@ -54,7 +54,7 @@ fn examples(lengths: &[u32]) -> TokenExamples {
 }
 
 /// Micro-batches of differing sizes, accumulated; evaluations between steps. Everything is learned fast, so that no gradient stays zero.
-fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
+fn config(recompute_layers: usize, offload_activations: bool) -> TrainConfig {
     TrainConfig {
         lora: LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 3 },
         learning_rate: 0.01,
@@ -74,7 +74,7 @@ fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
         shuffle: false,
         data_seed: 0,
         recompute_layers: Recompute::Layers(recompute_layers),
-        offload_layer_inputs,
+        offload_activations,
         loss_scaling: None,
     }
 }

@@ -112,7 +112,7 @@ pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layer
         shuffle: true,
         data_seed: 3,
         recompute_layers,
-        offload_layer_inputs: false,
+        offload_activations: false,
         loss_scaling: None,
     }
 }

@@ -256,10 +256,10 @@ export interface TrainingSpec {
    */
   gradientCheckpointing: boolean;
   /**
-   * On a GPU: the inputs of recomputed layers wait in the host's memory between the forward and the backward pass. Less memory of the GPU, the
-   * same numbers. Refused with recompute_layers 0.
+   * On a GPU: the inputs of recomputed layers, and what takes longest to compute again, wait in the host's memory between the forward and the
+   * backward pass. Less memory of the GPU and less time than recomputing alone, the same numbers. Refused with recompute_layers 0.
    */
-  offloadLayerInputs: boolean;
+  offloadActivations: boolean;
   /** Of how many blocks, the first ones; more than there are: of all. Absent: of as few as fit into the memory that is free. */
   recomputeLayers?: number | undefined;
 }
@@ -384,7 +384,7 @@ export interface TrainingSuggestion {
     | number
     | undefined;
   /** False: stays. */
-  offloadLayerInputs: boolean;
+  offloadActivations: boolean;
 }
 
 /** One optimizer step. */
@@ -744,7 +744,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     packing: false,
     computeDtype: "",
     gradientCheckpointing: false,
-    offloadLayerInputs: false,
+    offloadActivations: false,
     recomputeLayers: undefined,
   };
 }
@@ -847,8 +847,8 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== false) {
       writer.uint32(256).bool(message.gradientCheckpointing);
     }
-    if (message.offloadLayerInputs !== false) {
-      writer.uint32(264).bool(message.offloadLayerInputs);
+    if (message.offloadActivations !== false) {
+      writer.uint32(264).bool(message.offloadActivations);
     }
     if (message.recomputeLayers !== undefined) {
       writer.uint32(272).uint32(message.recomputeLayers);
@@ -1130,7 +1130,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
               break;
             }
 
-            message.offloadLayerInputs = reader.bool();
+            message.offloadActivations = reader.bool();
             continue;
           }
           case 34: {
@@ -1283,10 +1283,10 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.gradient_checkpointing)
         ? globalThis.Boolean(object.gradient_checkpointing)
         : false,
-      offloadLayerInputs: isSet(object.offloadLayerInputs)
-        ? globalThis.Boolean(object.offloadLayerInputs)
-        : isSet(object.offload_layer_inputs)
-        ? globalThis.Boolean(object.offload_layer_inputs)
+      offloadActivations: isSet(object.offloadActivations)
+        ? globalThis.Boolean(object.offloadActivations)
+        : isSet(object.offload_activations)
+        ? globalThis.Boolean(object.offload_activations)
         : false,
       recomputeLayers: isSet(object.recomputeLayers)
         ? globalThis.Number(object.recomputeLayers)
@@ -1394,8 +1394,8 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== undefined) {
       obj.gradientCheckpointing = message.gradientCheckpointing;
     }
-    if (message.offloadLayerInputs !== undefined) {
-      obj.offloadLayerInputs = message.offloadLayerInputs;
+    if (message.offloadActivations !== undefined) {
+      obj.offloadActivations = message.offloadActivations;
     }
     if (message.recomputeLayers !== undefined) {
       obj.recomputeLayers = Math.round(message.recomputeLayers);
@@ -1440,7 +1440,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.packing = object.packing ?? false;
     message.computeDtype = object.computeDtype ?? "";
     message.gradientCheckpointing = object.gradientCheckpointing ?? false;
-    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
+    message.offloadActivations = object.offloadActivations ?? false;
     message.recomputeLayers = object.recomputeLayers ?? undefined;
     return message;
   },
@@ -2644,7 +2644,7 @@ function createBaseTrainingSuggestion(): TrainingSuggestion {
     perDeviceEvalBatchSize: undefined,
     loadIn: 0,
     maxSeqLength: undefined,
-    offloadLayerInputs: false,
+    offloadActivations: false,
   };
 }
 
@@ -2674,8 +2674,8 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     if (message.maxSeqLength !== undefined) {
       writer.uint32(64).uint32(message.maxSeqLength);
     }
-    if (message.offloadLayerInputs !== false) {
-      writer.uint32(72).bool(message.offloadLayerInputs);
+    if (message.offloadActivations !== false) {
+      writer.uint32(72).bool(message.offloadActivations);
     }
     return writer;
   },
@@ -2762,7 +2762,7 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
               break;
             }
 
-            message.offloadLayerInputs = reader.bool();
+            message.offloadActivations = reader.bool();
             continue;
           }
         }
@@ -2815,10 +2815,10 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
         : isSet(object.max_seq_length)
         ? globalThis.Number(object.max_seq_length)
         : undefined,
-      offloadLayerInputs: isSet(object.offloadLayerInputs)
-        ? globalThis.Boolean(object.offloadLayerInputs)
-        : isSet(object.offload_layer_inputs)
-        ? globalThis.Boolean(object.offload_layer_inputs)
+      offloadActivations: isSet(object.offloadActivations)
+        ? globalThis.Boolean(object.offloadActivations)
+        : isSet(object.offload_activations)
+        ? globalThis.Boolean(object.offload_activations)
         : false,
     };
   },
@@ -2849,8 +2849,8 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     if (message.maxSeqLength !== undefined) {
       obj.maxSeqLength = Math.round(message.maxSeqLength);
     }
-    if (message.offloadLayerInputs !== undefined) {
-      obj.offloadLayerInputs = message.offloadLayerInputs;
+    if (message.offloadActivations !== undefined) {
+      obj.offloadActivations = message.offloadActivations;
     }
     return obj;
   },
@@ -2868,7 +2868,7 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
     message.perDeviceEvalBatchSize = object.perDeviceEvalBatchSize ?? undefined;
     message.loadIn = object.loadIn ?? 0;
     message.maxSeqLength = object.maxSeqLength ?? undefined;
-    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
+    message.offloadActivations = object.offloadActivations ?? false;
     return message;
   },
 };
