@@ -86,7 +86,7 @@ export interface NativeModel {
   close(): void;
 }
 
-export interface NativeEstimatedModel extends EstimatedModel {
+interface NativeEstimatedModel extends EstimatedModel {
   readonly embeddingInHostMemory: boolean;
 }
 
