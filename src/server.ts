@@ -174,8 +174,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
-      const { device, deviceName, computeDtype, deviceReason, gpus } = engine.info();
-      logger.info({ device, deviceName, computeDtype, reason: deviceReason, gpus }, 'device');
+      const { device, deviceName, computeDtype, attention, deviceReason, gpus } = engine.info();
+      logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };
     },

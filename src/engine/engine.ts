@@ -19,6 +19,8 @@ export interface EngineInfo {
   readonly instructionSet: string;
   /** Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`. */
   readonly computeDtype: string;
+  /** What computes attention in training, for people: `own kernels`, or a library with its version. */
+  readonly attention: string;
   readonly totalMemoryBytes: number;
   /** Why this device was chosen, as a clause for people. */
   readonly deviceReason: string;

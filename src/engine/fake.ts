@@ -205,6 +205,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       threads: 1,
       instructionSet: 'scalar',
       computeDtype: 'float32',
+      attention: 'none',
       totalMemoryBytes: 1 << 30,
       deviceReason: 'fake',
       gpus: [],

@@ -186,9 +186,14 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
     'layers whose activations are computed again, for less memory and more time: auto (as few as fit; default), all or a number',
     applyRecompute,
   ),
-  flag('offload-activations', 'boolean', "on a GPU: they leave more in the host's memory instead: less memory, and faster", (spec, v) => {
-    spec.offloadActivations = v;
-  }),
+  flag(
+    'offload-activations',
+    'boolean',
+    "on a GPU: they leave more in the host's memory instead: less memory, and faster",
+    (spec, v) => {
+      spec.offloadActivations = v;
+    },
+  ),
   flag('compute-dtype', 'text', "the server's own: float32 on a processor, bfloat16 or float16 on a GPU", (spec, v) => {
     spec.computeDtype = v;
   }),

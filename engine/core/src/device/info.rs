@@ -17,6 +17,8 @@ pub struct DeviceInfo {
     pub instruction_set: String,
     /// Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`.
     pub compute_dtype: String,
+    /// What computes attention in training, for people: `own kernels`, or a library with its version.
+    pub attention: String,
     /// Of the device.
     pub total_memory_bytes: u64,
 }
@@ -30,6 +32,7 @@ impl DeviceInfo {
             threads,
             instruction_set: f32::kernels().name.to_owned(),
             compute_dtype: "float32".to_owned(),
+            attention: "own kernels".to_owned(),
             total_memory_bytes: meminfo_bytes("MemTotal").unwrap_or(0),
         }
     }

@@ -64,8 +64,9 @@ impl Device {
             NumberType::BF16 => "bfloat16",
         };
         let compute_dtype = compute_dtype.to_owned();
+        let attention = gpu.attention_library();
         let processor = DeviceInfo::of_processor(threads);
-        let info = DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..processor };
+        let info = DeviceInfo { device, device_name, compute_dtype, attention, total_memory_bytes, ..processor };
         let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
         Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling }), info)
     }
