@@ -1,5 +1,5 @@
 //! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS
-//! [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory]`.
+//! [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory] [--lora-dropout=P]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
 //! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`; `q4_0`, `q8_0`, `q4_k`, `q6_k`: all matrices stored so), LoRA
@@ -20,17 +20,20 @@ use luthier_core::train::{LossScaling, Progress, Recompute, TrainConfig, Trainer
 mod random_model;
 mod workload;
 
-const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory]";
+const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory] [--lora-dropout=P]";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (options, arguments): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
-    let (mut offload_activations, mut embedding) = (false, EmbeddingPlace::Device);
+    let (mut offload_activations, mut embedding, mut dropout) = (false, EmbeddingPlace::Device, 0.0);
     for option in options {
         match option.as_str() {
             "--offload-activations" => offload_activations = true,
             "--embedding-in-host-memory" => embedding = EmbeddingPlace::Host,
-            _ => return Err(USAGE.into()),
+            other => match other.strip_prefix("--lora-dropout=") {
+                Some(share) => dropout = share.parse()?,
+                None => return Err(USAGE.into()),
+            },
         }
     }
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
@@ -62,7 +65,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
     let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
-    let settings = TrainConfig { offload_activations, loss_scaling, ..workload::config(batch, steps, recompute) };
+    let mut settings = TrainConfig { offload_activations, loss_scaling, ..workload::config(batch, steps, recompute) };
+    settings.lora.lora_dropout = dropout;
     let mut trainer = Trainer::new(ops.clone(), base, settings, examples, None, None)?;
     let planned = trainer.estimate().memory.plan;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
@@ -94,6 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "planned_bytes": planned.total_bytes(),
         "planned_pinned_host_bytes": planned.pinned_host_bytes,
         "offload_activations": offload_activations,
+        "lora_dropout": dropout,
         "embedding_in_host_memory": embedding == EmbeddingPlace::Host,
         "tokens_per_second": (batch * seq) as f64 / median,
         "seconds_per_step": median,

@@ -100,7 +100,7 @@ fn a_run_that_does_not_fit_on_the_gpu_is_refused_before_it_takes_anything() {
     let base = Arc::new(BaseModel::load(&*ops, &wide, WeightStorage::Stored).unwrap());
     let before = ops.memory();
     let (train, config) = (examples(&[4000; 128], 10, VOCABULARY), settings(8, 128, 1, Recompute::Auto));
-    let error = Trainer::new(ops.clone(), base, config, train, None, None).err().expect("it cannot fit");
+    let error = Trainer::new(ops.clone(), base.clone(), config, train, None, None).err().expect("it cannot fit");
     assert_eq!(error.code, ErrorCode::OutOfMemory);
     assert!(error.message.contains("per_device_train_batch_size"), "{}", error.message);
     assert_eq!(ops.memory(), before);
