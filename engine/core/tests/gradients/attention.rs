@@ -92,7 +92,8 @@ fn gradients_of_attention() {
         let found = gradients(&ops, shape, &inputs, &grad);
         // Of one key alone, the softmax is 1 whatever the query and the key are; only the values have gradients.
         let first = if window == Some(1) { 2 } else { 0 };
-        assert!(found[..first].iter().flatten().all(|value| value.abs() < 1e-15));
+        let rest = found[..first].iter().flatten().fold(0f64, |most, value| most.max(value.abs()));
+        assert!(rest < 1e-12, "{rest:e}");
         check(&format!("attention, window {window:?}"), &inputs[first..], &found[first..], |moved| {
             let all = [&inputs[..first], moved].concat();
             dot(&values(&ops, &forward(&ops, shape, &all)[0], WIDE), &grad)
@@ -122,8 +123,6 @@ fn a_window_of_nothing_is_refused() {
     let [query, key, value] = inputs(8).map(|values| buffer(&ops, &values));
     let views = || AttentionInputs { query: (&query).into(), key: (&key).into(), value: (&value).into() };
     let [mut output, mut sums] = [WIDE, ROWS * 6].map(|len| buffer(&ops, &vec![0.0; len]));
-    assert!(
-        ops.attention(shape, &indices(&ops, &BORDERS), views(), (&mut output).into(), (&mut sums).into()).is_err()
-    );
+    assert!(ops.attention(shape, &indices(&ops, &BORDERS), views(), (&mut output).into(), (&mut sums).into()).is_err());
     assert!(ops.cached_attention(shape, 1, 1, views(), (&mut output).into()).is_err());
 }

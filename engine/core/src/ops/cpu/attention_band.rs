@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use super::attention_panels::band_step;
 use super::real::Real;
 use crate::ops::seen_positions;
 
 /// Queries that are worked on together; a multiple of the rows that the products take together.
 pub(super) const QUERIES: usize = 64;
 
-/// A block of queries of one sequence, with the keys from the first panel that its window reaches. Keys are counted from there.
+/// A block of queries of one sequence, with the keys from the first panels that its window reaches on. Keys are counted from there.
 pub(super) struct Band {
     /// The block's first query and their number.
     pub begin: usize,
@@ -27,8 +28,8 @@ impl Band {
     pub fn new<E: Real>(block: usize, len: usize, window: Option<usize>) -> Option<Self> {
         let begin = block * QUERIES;
         let count = len.checked_sub(begin).filter(|count| *count > 0)?.min(QUERIES);
-        let width = E::kernels().panel_width();
-        let first = seen_positions(begin, window).start / width * width;
+        let step = band_step::<E>();
+        let first = seen_positions(begin, window).start / step * step;
         Some(Self { begin, count, first, keys: begin + count - first, seen: begin + 1 - first, window })
     }
 

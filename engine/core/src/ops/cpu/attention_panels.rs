@@ -9,6 +9,12 @@ use super::real::Real;
 /// Rows of a product that share one range of the inner dimension.
 const GROUP: usize = 8;
 
+/// Where a band of keys may begin: multiples of this, at which a panel begins and a group of keys, too.
+pub(super) fn band_step<E: Real>() -> usize {
+    let width = E::kernels().panel_width();
+    (width..).step_by(width).find(|step| step.is_multiple_of(GROUP)).unwrap_or(width)
+}
+
 /// One head's rows inside rows of several heads.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<E> {
@@ -110,8 +116,8 @@ fn product<E: Real>((c, row_stride): Place<E>, columns: usize) -> Product<'stati
     }
 }
 
-/// `c [rows, columns] = left [rows, head_dim] · right`, for queries of which the first sees `seen` keys and each next one more. What all
-/// queries of a panel's keys come before is left as it is.
+/// `c [rows, columns] = left [rows, head_dim] · right`, for queries of which the first sees `seen` keys, one more than whole groups, and each
+/// next one more. What all queries of a panel's keys come before is left as it is.
 ///
 /// # Safety
 /// Left side and result are whole, and nothing else writes the result.
