@@ -42,13 +42,19 @@ impl Case for Attention {
             value: ViewMut::from(&mut dv),
         };
         ops.attention_backward(self.shape, &borders, inputs(), saved, grads).unwrap();
-        vec![
+        let mut results = vec![
             ("output", read(ops, &output, wide)),
             ("log_sum_exp", read(ops, &sums, rows * heads)),
-            ("query gradient", read(ops, &dq, wide)),
-            ("key gradient", read(ops, &dk, narrow)),
             ("value gradient", read(ops, &dv, narrow)),
-        ]
+        ];
+        let gradients = [("query gradient", read(ops, &dq, wide)), ("key gradient", read(ops, &dk, narrow))];
+        if self.shape.window == Some(1) {
+            // Of one key alone, the softmax is 1 whatever the query and the key are: what is left is rounding, with nothing to compare.
+            assert!(gradients.iter().flat_map(|(_, values)| values).all(|value| value.abs() < 0.01));
+        } else {
+            results.extend(gradients);
+        }
+        results
     }
 }
 
