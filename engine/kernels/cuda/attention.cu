@@ -124,7 +124,7 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
                 here = fmaxf(here, scores[i][j]);
             }
             const float top = fmaxf(largest[i], over_row<false>(here));
-            // A row may see nothing of its tile's first keys; −∞ − −∞ would be no number.
+            // A row may see nothing of its first tile; −∞ − −∞ would be no number.
             const float shift = top == -INFINITY ? 0.0f : top;
             const float keep = expf(largest[i] - shift);
             float sum = 0.0f;

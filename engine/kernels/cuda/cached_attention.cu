@@ -1,9 +1,10 @@
 // Attention of one sequence's new rows over the keys and values of all its positions: any head size up to 128, computed in f32.
 //
 // Queries and output [rows, heads, head_dim], keys and values [positions, key_value_heads, head_dim]. The new rows are the last positions:
-// row i is position positions − rows + i and sees those before it, of the window where there is one. A block takes ROWS rows of one head, its warps share the positions, 32 at a time: first each
-// lane scores a position, then the lanes have parts of the head each and add the values up. Every warp keeps an online softmax (M. Milakov
-// and N. Gimelshein, 2018) of the positions it saw; they are joined at the end, in the order of the warps.
+// row i is position positions − rows + i and sees itself and those before it, of the window only. A block takes ROWS rows of one head, its
+// warps share the positions, 32 at a time: first each lane scores a position, then the lanes have parts of the head each and add the values
+// up. Every warp keeps an online softmax (M. Milakov and N. Gimelshein, 2018) of the positions it saw; they are joined at the end, in the
+// order of the warps.
 #include "attention.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, MOST_DIM = 128, EACH = MOST_DIM / 32;
