@@ -14,6 +14,9 @@ const HEADERS = ['cudnn.h', 'cudnn_frontend.h'];
 const ownFolder = () => join(cacheFolder(), 'cudnn-9');
 const includeFolders = (root) => [join(root, 'include'), join(root, 'nvidia', 'cudnn', 'include')];
 
+/** Where its library lies once this script has set it up. */
+export const ownCudnnLibraries = () => join(ownFolder(), 'nvidia', 'cudnn', 'lib');
+
 /** Whether every header lies in one of the folders. */
 const complete = (folders) => HEADERS.every((name) => folders.some((folder) => existsSync(join(folder, name))));
 
@@ -46,6 +49,6 @@ export async function cudnnEnvironment(home, env) {
   if (!complete(includeFolders(root))) await setUp(root);
   return {
     LUTHIER_CUDNN_INCLUDE: includeFolders(root).join(delimiter),
-    LUTHIER_CUDA_LIBRARIES: [env.LUTHIER_CUDA_LIBRARIES, join(root, 'nvidia', 'cudnn', 'lib')].join(delimiter),
+    LUTHIER_CUDA_LIBRARIES: [env.LUTHIER_CUDA_LIBRARIES, ownCudnnLibraries()].join(delimiter),
   };
 }

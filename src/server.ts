@@ -15,6 +15,7 @@ import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
 import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
 import { JobRunner } from './jobs/job-runner.ts';
 import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
+import { MeasuredRates } from './jobs/measured-rates.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
@@ -115,7 +116,18 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     inUse,
   });
   const { modelRoots } = options;
-  const runner = new JobRunner({ store: jobs, registry, datasets, adapters, folder: folder.jobs, modelRoots, logger });
+  const rates = new MeasuredRates();
+  const runner = new JobRunner({
+    store: jobs,
+    engine,
+    registry,
+    datasets,
+    adapters,
+    folder: folder.jobs,
+    modelRoots,
+    rates,
+    logger,
+  });
   parts.add(() => runner.close());
   parts.add(() => adapters.close());
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
@@ -149,8 +161,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog }));
   const { maxQueuedJobs } = options;
-  const info = engine.info();
-  const training = { store: jobs, runner, registry, datasets, adapters, modelRoots, maxQueuedJobs, engine: info };
+  const training = { store: jobs, runner, engine, registry, datasets, adapters, modelRoots, maxQueuedJobs, rates };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {
@@ -163,8 +174,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const bound = hostAndPort(options.host, port);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
-      const { device, deviceName, computeDtype, deviceReason, gpus } = info;
-      logger.info({ device, deviceName, computeDtype, reason: deviceReason, gpus }, 'device');
+      const { device, deviceName, computeDtype, attention, deviceReason, gpus } = engine.info();
+      logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       return { address: bound };
     },

@@ -46,7 +46,7 @@ export function checkGpus(probe: GpuProbe): Finding[] {
   return [driver, ...found];
 }
 
-/** Libraries that the CUDA addon is linked with, as it finds them: where it loads, with the folder it was built with. */
+/** Libraries that the CUDA addon uses, as it finds them: where it loads, with the folder it was built with. */
 export function checkCudaLibraries(system: System): Finding[] {
   const addon = firstOf([system.addons.cuda, system.addons.cpu]);
   if (addon === null) return [];

@@ -72,7 +72,7 @@ async function report(parts: Parts, device: 'auto' | 'cpu' | 'cuda' = 'auto', da
 }
 
 test('a machine without a GPU starts on the processor; what a GPU needs is absent, with what to do', async () => {
-  const missing = ['libcuda.so.1', 'libcublasLt.so.13'];
+  const missing = ['libcuda.so.1', 'libcublasLt.so.13', 'libcudnn.so.9'];
   const { canStart, device, of, gpus } = await report({ missing });
   expect({ canStart, device, gpus }).toEqual({ canStart: true, device: 'cpu', gpus: nothing });
   expect(of('engine')).toMatchObject({ status: 'ok', found: 'engine/binding/luthier.node 1.2.3' });
@@ -81,6 +81,7 @@ test('a machine without a GPU starts on the processor; what a GPU needs is absen
   expect(of('GPU driver')).toMatchObject({ status: 'absent', found: 'no driver', advice: 'install it' });
   expect(of('libcuda.so.1')).toMatchObject({ status: 'absent', advice: "install NVIDIA's driver 580 or later" });
   expect(of('libcublasLt.so.13')?.found).toBe('libcublasLt.so.13: not found');
+  expect(of('libcudnn.so.9')).toMatchObject({ status: 'absent', found: 'libcudnn.so.9: not found' });
   expect(of('CUDA engine')).toMatchObject({ status: 'absent', found: 'not built', advice: 'run `npm run build:cuda`' });
   expect(of('device')?.found).toBe('cpu (--device auto): no GPU is used: no driver; install it');
 });

@@ -1,6 +1,7 @@
 /** What the doctor looks at, behind an interface: tests bring machines that are not there. */
 import { totalmem } from 'node:os';
 import { ownToolkit } from '../../scripts/cuda-toolkit.mjs';
+import { ownCudnnLibraries } from '../../scripts/cudnn.mjs';
 import { isSupported } from '../../scripts/node24.mjs';
 import { type Addons, INSTALLED_ADDONS } from '../engine/addon-files.ts';
 
@@ -27,6 +28,6 @@ export function thisSystem(): System {
       totalBytes: Math.min(process.constrainedMemory() || totalmem(), totalmem()),
       availableBytes: process.availableMemory(),
     },
-    libraryFolders: [`${ownToolkit()}/lib`],
+    libraryFolders: [`${ownToolkit()}/lib`, ownCudnnLibraries()],
   };
 }

@@ -34,13 +34,18 @@ export interface Addons {
   cuda(): Addon;
 }
 
-/** Libraries that the CUDA addon is linked with, and what provides them. */
+/** Libraries that the CUDA addon is linked with or, as the last one, opens where it is, and what provides them. */
 export const CUDA_LIBRARIES: readonly { readonly name: string; readonly advice: string }[] = [
   { name: 'libcuda.so.1', advice: "install NVIDIA's driver 580 or later" },
   {
     name: 'libcublasLt.so.13',
     advice:
       'run `npm run build:cuda` on this machine, or install cuBLAS of CUDA 13 and name its folder in LD_LIBRARY_PATH',
+  },
+  {
+    name: 'libcudnn.so.9',
+    advice:
+      "attention is then our kernels', at 95 % of the speed; install cuDNN 9 for CUDA 13 and name its folder in LD_LIBRARY_PATH",
   },
 ];
 

@@ -19,6 +19,8 @@ export interface EngineInfo {
   readonly instructionSet: string;
   /** Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`. */
   readonly computeDtype: string;
+  /** What computes attention in training, for people: `own kernels`, or a library with its version. */
+  readonly attention: string;
   readonly totalMemoryBytes: number;
   /** Why this device was chosen, as a clause for people. */
   readonly deviceReason: string;
@@ -125,10 +127,77 @@ export interface TrainingConfig {
   /** True: torch's order from dataSeed + epoch; false: file order. */
   readonly shuffle: boolean;
   readonly dataSeed: number;
-  /** The backward pass computes activations again instead of keeping them. */
-  readonly gradientCheckpointing: boolean;
-  /** With it, on a GPU: layer inputs wait in locked memory of the host between the forward and the backward pass. */
-  readonly offloadLayerInputs: boolean;
+  /**
+   * Of how many blocks, the first ones, the backward pass computes activations again instead of keeping them: `auto`: of as few as fit into the
+   * memory that is free. More than there are: of all.
+   */
+  readonly recomputeLayers: number | 'auto' | 'all';
+  /** On a GPU: the inputs of those, and what takes longest to compute again, wait in locked memory of the host for the backward pass. */
+  readonly offloadActivations: boolean;
+}
+
+/** Settings to change so that a run fits; null: stays. */
+export interface MemorySuggestion {
+  /** For people. */
+  readonly description: string;
+  readonly totalBytes: number;
+  readonly recomputeLayers: number | null;
+  /** False: stays. */
+  readonly offloadActivations: boolean;
+  readonly perDeviceTrainBatchSize: number | null;
+  readonly gradientAccumulationSteps: number | null;
+  readonly perDeviceEvalBatchSize: number | null;
+  readonly loadIn4bit: boolean;
+  readonly maxSeqLength: number | null;
+}
+
+/** Bytes on the device at a run's peak, by part, beside what there is. */
+export interface MemoryEstimate {
+  /** All parts together. */
+  readonly totalBytes: number;
+  readonly weightBytes: number;
+  /** The adapter, its gradients and moments. */
+  readonly adapterBytes: number;
+  readonly activationBytes: number;
+  readonly evaluationBytes: number;
+  readonly scratchBytes: number;
+  /** Beside the total: locked memory of the host that a GPU uses. */
+  readonly pinnedHostBytes: number;
+  /** Of the total, those that a loaded model and earlier work hold already. */
+  readonly heldBytes: number;
+  /** Null: unknown, and every plan fits. */
+  readonly freeBytes: number | null;
+  /** Of the free bytes, those that a plan leaves alone. */
+  readonly marginBytes: number;
+  readonly recomputeLayers: number;
+  /** As asked for: the inputs of those wait in the host's memory. */
+  readonly offloadActivations: boolean;
+  /** Blocks of the model. */
+  readonly layers: number;
+  /** Null where it fits; else why a run is refused, with the numbers and what would fit. */
+  readonly refusal: string | null;
+  /** Where it does not fit: what would. */
+  readonly suggestions: readonly MemorySuggestion[];
+}
+
+/** What a run will be and need. */
+export interface TrainingEstimate {
+  readonly maxSteps: number;
+  /** Tokens of all steps. */
+  readonly runTokens: number;
+  readonly trainableParameters: number;
+  readonly targetModules: readonly string[];
+  readonly memory: MemoryEstimate;
+}
+
+/** A base model that need not be loaded. */
+export interface EstimatedModel {
+  readonly path: string;
+  readonly storage: WeightStorage;
+  /** Whether it is loaded in this form. */
+  readonly loaded: boolean;
+  /** As `ModelMetadata.contentHash`: what an adapter to start from must have been made for. */
+  readonly contentHash: string;
 }
 
 /** Examples, concatenated. Example i is `[offsets[i], offsets[i+1])`. Labels are not shifted; -100 is ignored. */
@@ -172,12 +241,7 @@ export interface EvaluationResult {
 }
 
 export type TrainingEvent =
-  | {
-      readonly kind: 'started';
-      readonly maxSteps: number;
-      readonly trainableParameters: number;
-      readonly targetModules: readonly string[];
-    }
+  | ({ readonly kind: 'started' } & TrainingEstimate)
   | { readonly kind: 'step'; readonly step: TrainingStep }
   | { readonly kind: 'evaluation'; readonly evaluation: EvaluationResult }
   | { readonly kind: 'finished' }
@@ -283,6 +347,7 @@ export interface BaseModel {
   /** Bytes of the weights as they are held, mapped files included. */
   readonly loadedBytes: number;
   loadAdapter(folder: string): Promise<AdapterHandle>;
+  /** OUT_OF_MEMORY before anything is allocated where the run's plan does not fit. */
   train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores>;
@@ -296,6 +361,16 @@ export interface Engine {
   readMetadata(path: string): Promise<ModelMetadata>;
   /** MODEL_UNSUPPORTED where a weight does not fit the storage type, such as a number beyond the range of f16. */
   loadModel(path: string, storage: WeightStorage): Promise<BaseModel>;
+  /**
+   * What a run would be and need, as the device's memory is now. Reads headers only; a run that does not fit is no error. Throws what `train`
+   * throws otherwise.
+   */
+  estimateTraining(
+    model: EstimatedModel,
+    config: TrainingConfig,
+    train: TokenExamples,
+    evaluation: TokenExamples | null,
+  ): Promise<TrainingEstimate>;
   /** Reads and checks an adapter's files without a base model. */
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;

@@ -7,12 +7,14 @@ import type {
   SavedAdapter,
   TokenExamples,
   TrainingConfig,
+  TrainingEstimate,
   TrainingEvent,
   TrainingRun,
   TrainingStep,
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { writeFakeAdapter } from './fake-adapter.ts';
+import { stepsPerEpoch } from './fake-estimate.ts';
 import { EventQueue } from './fake-events.ts';
 
 const IGNORED_LABEL = -100;
@@ -23,7 +25,7 @@ export type BeforeStep = (globalStep: number) => void | Promise<void>;
 interface FakeTrainingRequest {
   readonly model: ModelMetadata;
   readonly config: TrainingConfig;
-  readonly targetModules: readonly string[];
+  readonly estimate: TrainingEstimate;
   readonly train: TokenExamples;
   readonly evaluation: TokenExamples | null;
   readonly beforeStep: BeforeStep;
@@ -81,7 +83,8 @@ export class FakeTrainingRun implements TrainingRun {
     if (!this.#queue.ended) {
       throw new EngineError('INVALID_ARGUMENT', 'the run is still going; wait for its end or cancel it');
     }
-    const { model, config, targetModules } = this.#request;
+    const { model, config, estimate } = this.#request;
+    const { targetModules } = estimate;
     return writeFakeAdapter(folder, model, { ...config.lora, targetModules }, this.#stepsDone, metadata);
   }
 
@@ -97,14 +100,11 @@ export class FakeTrainingRun implements TrainingRun {
   }
 
   get #stepsPerEpoch(): number {
-    const { config, train } = this.#request;
-    const batches = Math.ceil(countOf(train) / config.perDeviceTrainBatchSize);
-    return Math.ceil(batches / config.gradientAccumulationSteps);
+    return stepsPerEpoch(this.#request.config, this.#request.train);
   }
 
   get #maxSteps(): number {
-    const { config } = this.#request;
-    return config.maxSteps ?? Math.ceil(this.#stepsPerEpoch * config.numTrainEpochs);
+    return this.#request.estimate.maxSteps;
   }
 
   async #run(): Promise<void> {
@@ -117,10 +117,8 @@ export class FakeTrainingRun implements TrainingRun {
   }
 
   async #train(): Promise<void> {
-    const { model, config, targetModules, evaluation, beforeStep } = this.#request;
-    const width = 2 * model.hiddenSize * config.lora.r;
-    const trainableParameters = model.numHiddenLayers * targetModules.length * width;
-    this.#queue.push({ kind: 'started', maxSteps: this.#maxSteps, trainableParameters, targetModules });
+    const { config, estimate, evaluation, beforeStep } = this.#request;
+    this.#queue.push({ kind: 'started', ...estimate });
     if (evaluation !== null) this.#evaluate(evaluation);
     for (let globalStep = 1; globalStep <= this.#maxSteps; globalStep++) {
       await Promise.race([this.#stopped.promise, setImmediate().then(() => beforeStep(globalStep))]);

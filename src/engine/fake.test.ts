@@ -30,8 +30,8 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
-  gradientCheckpointing: false,
-  offloadLayerInputs: false,
+  recomputeLayers: 'auto',
+  offloadActivations: false,
 };
 
 /** Three examples of four tokens with two, three and one label. */

@@ -13,6 +13,7 @@ import type {
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
+import { fakeEstimate } from './fake-estimate.ts';
 import { type BeforeToken, FakeGenerationRun } from './fake-generation.ts';
 import { fakeMetadata } from './fake-metadata.ts';
 import { type BeforeStep, checkExamples, FakeTrainingRun } from './fake-training.ts';
@@ -22,10 +23,44 @@ export interface FakeEngineOptions {
   readonly models?: Readonly<Record<string, Partial<ModelMetadata>>> | null;
   /** Awaited by every `loadModel`; what it throws fails the load. */
   readonly beforeLoad?: (path: string, storage: WeightStorage) => void | Promise<void>;
+  /** Bytes that the device has left, as the engine's plans see it; null: unknown, so that everything fits. */
+  readonly freeBytes?: number | null;
   readonly beforeStep?: BeforeStep;
   readonly beforeToken?: BeforeToken;
   /** Ids to draw for a prompt, repeated up to `maxNewTokens`; without it the prompt is echoed. */
   readonly generate?: (inputIds: readonly number[]) => readonly number[];
+}
+
+interface PlanRequest {
+  readonly model: ModelMetadata;
+  readonly loaded: boolean;
+  readonly config: TrainingConfig;
+  readonly train: TokenExamples;
+  readonly evaluation: TokenExamples | null;
+  readonly freeBytes: number | null;
+}
+
+/** Refuses what the engine refuses; the settings with what the initial adapter brings, and the plan. */
+async function planTraining({ evaluation, ...request }: PlanRequest) {
+  const { model, config, train } = request;
+  if (!Number.isFinite(config.learningRate) || config.learningRate < 0) {
+    throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
+  }
+  const { linearModules } = model;
+  const unknown = config.lora.targetModules?.find((name) => !linearModules.includes(name));
+  if (unknown !== undefined) {
+    throw new EngineError(
+      'UNKNOWN_TARGET_MODULE',
+      `there is no module ${unknown}; expected ${linearModules.join(', ')}`,
+    );
+  }
+  const initial = config.initAdapterPath === null ? null : await readFakeAdapterFor(model, config.initAdapterPath);
+  const targetModules = initial?.targetModules ?? config.lora.targetModules ?? linearModules;
+  checkExamples(model, train, 'training');
+  if (evaluation !== null) checkExamples(model, evaluation, 'evaluation');
+  const lora = initial === null ? config.lora : { ...config.lora, ...initial, targetModules };
+  const whole = { ...config, lora };
+  return { config: whole, estimate: fakeEstimate({ ...request, config: whole, targetModules }) };
 }
 
 /** Types of weights that are not as stored. */
@@ -80,27 +115,13 @@ class FakeModel implements BaseModel {
 
   async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null) {
     this.#checkOpen();
-    if (!Number.isFinite(config.learningRate) || config.learningRate < 0) {
-      throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
-    }
-    const { linearModules } = this.metadata;
-    const unknown = config.lora.targetModules?.find((name) => !linearModules.includes(name));
-    if (unknown !== undefined) {
-      throw new EngineError(
-        'UNKNOWN_TARGET_MODULE',
-        `there is no module ${unknown}; expected ${linearModules.join(', ')}`,
-      );
-    }
-    const initial =
-      config.initAdapterPath === null ? null : await readFakeAdapterFor(this.metadata, config.initAdapterPath);
-    const targetModules = initial?.targetModules ?? config.lora.targetModules ?? linearModules;
-    checkExamples(this.metadata, train, 'training');
-    if (evaluation !== null) checkExamples(this.metadata, evaluation, 'evaluation');
-    const lora = initial === null ? config.lora : { ...config.lora, ...initial, targetModules };
+    const freeBytes = this.#options.freeBytes ?? null;
+    const planned = await planTraining({ model: this.metadata, loaded: true, config, train, evaluation, freeBytes });
+    const { refusal } = planned.estimate.memory;
+    if (refusal !== null) throw new EngineError('OUT_OF_MEMORY', refusal);
     const run = new FakeTrainingRun({
       model: this.metadata,
-      config: { ...config, lora },
-      targetModules,
+      ...planned,
       train,
       evaluation,
       beforeStep: this.#options.beforeStep ?? (() => undefined),
@@ -184,6 +205,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       threads: 1,
       instructionSet: 'scalar',
       computeDtype: 'float32',
+      attention: 'none',
       totalMemoryBytes: 1 << 30,
       deviceReason: 'fake',
       gpus: [],
@@ -193,6 +215,10 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       const metadata = metadataAt(path);
       await options.beforeLoad?.(path, storage);
       return new FakeModel(metadata, storage, options, runs);
+    },
+    estimateTraining: async ({ path, loaded }, config, train, evaluation) => {
+      const [model, freeBytes] = [metadataAt(path), options.freeBytes ?? null];
+      return (await planTraining({ model, loaded, config, train, evaluation, freeBytes })).estimate;
     },
     readAdapter: async (folder) => {
       checkOpen();

@@ -4,6 +4,7 @@ import type {
   AdapterMetadata,
   BaseModel,
   EngineInfo,
+  EstimatedModel,
   EvaluationResult,
   GeneratedTokens,
   GgufTokenizerMetadata,
@@ -14,6 +15,7 @@ import type {
   TokenExamples,
   TokenScores,
   TrainingConfig,
+  TrainingEstimate,
   TrainingStep,
   WeightStorage,
 } from './engine.ts';
@@ -27,20 +29,18 @@ export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
 type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedBytes'>;
 
 export interface NativeTrainingConfig
-  extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps'> {
+  extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'recomputeLayers'> {
   readonly lora: Omit<LoraConfig, 'targetModules'> & { readonly targetModules: string[] | undefined };
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;
+  /** `auto`, `all` or a number. */
+  readonly recomputeLayers: string;
 }
 
 export interface NativeTrainingEvent {
   readonly kind: 'started' | 'step' | 'evaluation' | 'finished' | 'cancelled';
-  readonly plan: {
-    readonly maxSteps: number;
-    readonly trainableParameters: number;
-    readonly targetModules: readonly string[];
-  } | null;
+  readonly plan: TrainingEstimate | null;
   readonly step: TrainingStep | null;
   readonly evaluation: EvaluationResult | null;
 }
@@ -86,11 +86,21 @@ export interface NativeModel {
   close(): void;
 }
 
+interface NativeEstimatedModel extends EstimatedModel {
+  readonly embeddingInHostMemory: boolean;
+}
+
 export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
   loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
+  estimateTraining(
+    model: NativeEstimatedModel,
+    config: NativeTrainingConfig,
+    train: TokenExamples,
+    evaluation: TokenExamples | null,
+  ): Promise<TrainingEstimate>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   close(): Promise<void>;
 }

@@ -7,6 +7,7 @@ import type {
   AdapterMetadata,
   BaseModel,
   Engine,
+  EstimatedModel,
   GeneratedTokens,
   GenerationRun,
   ModelMetadata,
@@ -14,6 +15,7 @@ import type {
   TokenExamples,
   TokenScores,
   TrainingConfig,
+  TrainingEstimate,
   TrainingEvent,
   TrainingRun,
   WeightStorage,
@@ -66,7 +68,14 @@ function toMetadata({ tokenizerGguf, tokenizerFolder, ...rest }: NativeModelMeta
   };
 }
 
-function toNativeConfig({ lora, initAdapterPath, maxSteps, evalSteps, ...rest }: TrainingConfig): NativeTrainingConfig {
+function toNativeConfig({
+  lora,
+  initAdapterPath,
+  maxSteps,
+  evalSteps,
+  recomputeLayers,
+  ...rest
+}: TrainingConfig): NativeTrainingConfig {
   const targetModules = lora.targetModules === null ? undefined : [...lora.targetModules];
   return {
     ...rest,
@@ -74,6 +83,7 @@ function toNativeConfig({ lora, initAdapterPath, maxSteps, evalSteps, ...rest }:
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
+    recomputeLayers: String(recomputeLayers),
   };
 }
 
@@ -247,6 +257,16 @@ class AddonEngine implements Engine {
 
   async loadModel(path: string, storage: WeightStorage): Promise<BaseModel> {
     return new NativeBaseModel(await settled(this.#open.loadModel(path, storage, this.#embeddingInHostMemory)));
+  }
+
+  async estimateTraining(
+    model: EstimatedModel,
+    config: TrainingConfig,
+    train: TokenExamples,
+    evaluation: TokenExamples | null,
+  ): Promise<TrainingEstimate> {
+    const asked = { ...model, embeddingInHostMemory: this.#embeddingInHostMemory };
+    return settled(this.#open.estimateTraining(asked, toNativeConfig(config), train, evaluation));
   }
 
   async readAdapter(folder: string) {

@@ -38,8 +38,8 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
     evalSteps: spec.evalSteps ?? null,
     shuffle: spec.shuffle ?? true,
     dataSeed: number(spec.dataSeed),
-    gradientCheckpointing: spec.gradientCheckpointing,
-    offloadLayerInputs: spec.offloadLayerInputs,
+    recomputeLayers: spec.gradientCheckpointing ? 'all' : (spec.recomputeLayers ?? 'auto'),
+    offloadActivations: spec.offloadActivations,
   };
 }
 

@@ -4,12 +4,14 @@ import { tmpdir } from 'node:os';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
+import { createFakeEngine } from '../engine/fake.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { openDatabase } from '../store/database.ts';
 import { JobRunner } from './job-runner.ts';
 import { SqliteJobStore } from './job-store-sqlite.ts';
+import { MeasuredRates } from './measured-rates.ts';
 
 /** Refuses the first transitions to FAILED, as a full disk does. */
 class FullStore extends SqliteJobStore {
@@ -34,11 +36,13 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
   const logger = { info: vi.fn(), warn: vi.fn(), error: vi.fn() };
   const runner = new JobRunner({
     store,
+    engine: createFakeEngine(),
     registry: {} as ModelRegistry,
     datasets: datasets as DatasetStore,
     adapters: { has: () => false, ...adapters } as ManagedAdapterStore,
     folder,
     modelRoots: [],
+    rates: new MeasuredRates(),
     logger,
   });
   onTestFinished(async () => {

@@ -2,58 +2,27 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
-import type { DatasetStore } from '../datasets/dataset-store.ts';
-import { countOf } from '../datasets/example-collector.ts';
-import { type PreparedExamples, prepareExamples } from '../datasets/prepare-examples.ts';
-import { learnedLabels } from '../datasets/tokenize-examples.ts';
-import type { ModelMetadata, TokenExamples, TrainingEvent, TrainingRun } from '../engine/engine.ts';
+import type { PreparedExamples } from '../datasets/prepare-examples.ts';
+import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
-import type { ModelRegistry } from '../models/model-registry.ts';
-import { overLengthField, trainOnField } from '../services/validate/dataset.ts';
-import { engineConfig, initAdapterFolder } from './engine-config.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
+import type { MeasuredRates } from './measured-rates.ts';
+import { planMessage } from './plan-message.ts';
+import { type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
 
-export interface TrainJobDependencies {
+export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly log: EventLog;
-  readonly registry: ModelRegistry;
-  readonly datasets: DatasetStore;
-  readonly adapters: ManagedAdapterStore;
   /** Where runs write, on the adapter store's file system. */
   readonly folder: string;
-  readonly modelRoots: readonly string[];
-}
-
-/** Labels that are learned: those after each example's first position. */
-function labelTokens(examples: TokenExamples): number {
-  const { labels, offsets } = examples;
-  let count = 0;
-  for (let index = 0; index < countOf(examples); index++) {
-    count += learnedLabels(labels.subarray(offsets[index], offsets[index + 1]));
-  }
-  return count;
+  readonly rates: MeasuredRates;
 }
 
 /** What an event of the engine becomes in the log; null: nothing. */
 function eventBody(event: TrainingEvent, prepared: PreparedExamples, metadata: ModelMetadata): LoggedEvent | null {
   switch (event.kind) {
-    case 'started': {
-      const { train, evaluation, template } = prepared;
-      return {
-        $case: 'plan',
-        value: {
-          maxSteps: event.maxSteps,
-          examples: countOf(train),
-          evalExamples: evaluation === null ? 0 : countOf(evaluation),
-          tokens: train.inputIds.length,
-          labelTokens: labelTokens(train),
-          trainableParameters: event.trainableParameters,
-          targetModules: [...event.targetModules],
-          template: template === null ? undefined : { ...template },
-          baseModelHash: metadata.contentHash,
-        },
-      };
-    }
+    case 'started':
+      return { $case: 'plan', value: planMessage(event, prepared, metadata.contentHash) };
     case 'step':
       return { $case: 'step', value: event.step };
     case 'evaluation':
@@ -75,27 +44,25 @@ export async function trainJob(
   job: TrainingJob,
   signal: AbortSignal,
 ): Promise<void> {
-  const { log, registry, datasets, adapters, modelRoots } = dependencies;
+  const { log, registry } = dependencies;
   const { name } = job;
   const spec = job.spec ?? TrainingSpec.create();
-  const initAdapter = await initAdapterFolder(spec.initAdapter, adapters, modelRoots);
-  const prepared = await prepareExamples(
-    { registry, openDataset: (dataset) => datasets.open(dataset) },
-    { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },
-    signal,
-  );
+  const { prepared, config, estimate } = await prepareJob(dependencies, spec, signal);
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }
+  // Before the weights take memory themselves.
+  const { refusal } = estimate.memory;
+  if (refusal !== null) throw new LuthierError('OUT_OF_MEMORY', refusal);
   await log.move(name, JobState.JOB_STATE_LOADING);
   const lease = await registry.acquire(spec.model, spec.loadIn);
   try {
     signal.throwIfAborted();
     const { metadata } = lease.model;
-    const run = await lease.model.train(engineConfig(spec, initAdapter), prepared.train, prepared.evaluation);
+    const run = await lease.model.train(config, prepared.train, prepared.evaluation);
     try {
       await log.move(name, JobState.JOB_STATE_RUNNING);
-      await follow(log, name, run, prepared, metadata, signal);
+      await follow(dependencies, name, run, prepared, lease.model, signal);
       await keep(dependencies, job, run, prepared, lease.registered.name, metadata);
     } finally {
       run.close();
@@ -106,18 +73,24 @@ export async function trainJob(
 }
 
 async function follow(
-  log: EventLog,
+  { log, rates }: TrainJobDependencies,
   name: string,
   run: TrainingRun,
   prepared: PreparedExamples,
-  metadata: ModelMetadata,
+  { metadata, storage }: BaseModel,
   signal: AbortSignal,
 ): Promise<void> {
+  const { contentHash } = metadata;
+  let measure: ReturnType<MeasuredRates['measure']> | null = null;
   const cancel = (): void => run.cancel();
   signal.addEventListener('abort', cancel, { once: true });
   if (signal.aborted) cancel();
   try {
     for await (const event of run.events()) {
+      if (event.kind === 'started') {
+        const { recomputeLayers, offloadActivations } = event.memory;
+        measure = rates.measure({ contentHash, storage, recomputeLayers, offloadActivations });
+      } else if (event.kind === 'step') measure?.(event.step.tokens, event.step.tokensPerSecond);
       const body = eventBody(event, prepared, metadata);
       if (body !== null) await log.append(name, body);
     }

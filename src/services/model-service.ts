@@ -92,6 +92,7 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
         modelRoots: [...dependencies.modelRoots],
         exportRoots: [...dependencies.exportRoots],
         deviceReason: info.deviceReason,
+        attention: info.attention,
         gpus: info.gpus.map((gpu) => Gpu.create({ ...gpu, problem: gpu.problem ?? '' })),
       });
     },

@@ -1,34 +1,27 @@
 import { z } from 'zod';
-import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
-import type { DatasetStore } from '../datasets/dataset-store.ts';
-import type { EngineInfo } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
 import { initAdapterFolder } from '../jobs/engine-config.ts';
+import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
-import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
   type CheckedSpec,
   createSchema,
+  estimateSchema,
   refuseNotBuilt,
   refuseWithoutUse,
   specMessage,
   trainSchema,
 } from './validate/training.ts';
 
-export interface TrainingServiceDependencies {
+export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly store: JobStore & EventLog;
   readonly runner: JobRunner;
-  readonly registry: ModelRegistry;
-  readonly datasets: DatasetStore;
-  readonly adapters: ManagedAdapterStore;
-  readonly modelRoots: readonly string[];
   readonly maxQueuedJobs: number;
-  readonly engine: Pick<EngineInfo, 'device' | 'computeDtype'>;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -66,8 +59,9 @@ export function createTrainingService(
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
-    refuseNotBuilt(spec, dependencies.engine);
-    refuseWithoutUse(spec, dependencies.engine.device);
+    const engine = dependencies.engine.info();
+    refuseNotBuilt(spec, engine);
+    refuseWithoutUse(spec, engine.device);
     const { metadata } = await registry.get(spec.model);
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);
@@ -116,6 +110,12 @@ export function createTrainingService(
       if (!validateOnly) return { job: await shownOne(await create(spec, id)) };
       await check(spec);
       return { job: TrainingJob.create({ spec: specMessage(spec) }) };
+    },
+
+    estimateTrainingJob: async (request, { signal }) => {
+      const { spec } = parseRequest(estimateSchema, request);
+      await check(spec);
+      return estimateJob(dependencies, specMessage(spec), signal);
     },
 
     getTrainingJob: async (request) => ({

@@ -62,8 +62,8 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
-  gradientCheckpointing: false,
-  offloadLayerInputs: false,
+  recomputeLayers: 0,
+  offloadActivations: false,
 };
 
 const examples = {
@@ -123,18 +123,48 @@ describe('devices', () => {
 });
 
 describe('training', () => {
-  it('with gradient checkpointing, the same numbers in less memory', async () => {
-    const steps = async (gradientCheckpointing: boolean, offloadLayerInputs: boolean) => {
-      const { all } = await events({ gradientCheckpointing, offloadLayerInputs });
+  it('with every layer recomputed, the same numbers in less memory', async () => {
+    const steps = async (recomputeLayers: 0 | 'all', offloadActivations: boolean) => {
+      const { all } = await events({ recomputeLayers, offloadActivations });
       return all.flatMap((event) => (event.kind === 'step' ? [event.step] : []));
     };
-    const [kept, again, offloaded] = [await steps(false, false), await steps(true, false), await steps(true, true)];
+    const [kept, again, offloaded] = [await steps(0, false), await steps('all', false), await steps('all', true)];
     for (const other of [again, offloaded]) {
       expect(other.map(({ loss, gradNorm }) => [loss, gradNorm])).toEqual(
         kept.map(({ loss, gradNorm }) => [loss, gradNorm]),
       );
     }
     expect(again[0]?.allocatedBytes).toBeLessThan(kept[0]?.allocatedBytes ?? 0);
+  });
+
+  it('is planned before the model is loaded, as it is then run', async () => {
+    const { path, contentHash } = model.metadata;
+    const asked = { path, storage: 'stored', loaded: false, contentHash } as const;
+    const estimate = await engine.estimateTraining(asked, config, examples, examples);
+    const { memory } = estimate;
+    expect(memory).toMatchObject({ recomputeLayers: 0, pinnedHostBytes: 0, refusal: null, suggestions: [] });
+    // Scratch of earlier runs at most: the weights count as still to be loaded.
+    expect(memory.heldBytes).toBeLessThanOrEqual(memory.scratchBytes);
+    expect(memory.weightBytes + memory.adapterBytes + memory.activationBytes + memory.scratchBytes).toBe(
+      memory.totalBytes,
+    );
+    expect(memory.freeBytes).toBeGreaterThan(memory.totalBytes);
+    const started = (await events({})).all.find((event) => event.kind === 'started');
+    const { maxSteps, runTokens, trainableParameters, targetModules } = estimate;
+    expect(started).toMatchObject({ maxSteps, runTokens, trainableParameters, targetModules });
+    expect(started?.memory.totalBytes).toBe(memory.totalBytes);
+  });
+
+  it('refuses an estimate of what cannot be run', async () => {
+    const { path, contentHash } = model.metadata;
+    const asked = { path, storage: 'stored', loaded: false, contentHash } as const;
+    const estimate = (settings: Partial<TrainingConfig>, model = {}) =>
+      engine.estimateTraining({ ...asked, ...model }, { ...config, ...settings }, examples, null);
+    await expect(estimate({ learningRate: Number.NaN })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(estimate({}, { path: '/nowhere.gguf' })).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    const lora = { ...config.lora, targetModules: ['nothing'] };
+    await expect(estimate({ lora })).rejects.toMatchObject({ code: 'UNKNOWN_TARGET_MODULE' });
+    await expect(estimate({ initAdapterPath: scratch })).rejects.toMatchObject({ code: 'ADAPTER_NOT_FOUND' });
   });
 
   it('tells every step, saves an adapter, and generates with it', async () => {

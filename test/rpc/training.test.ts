@@ -11,6 +11,8 @@ import { createLogger } from '../../src/logging/logger.ts';
 import { createServer } from '../../src/server.ts';
 
 interface Options {
+  /** Bytes that the device has left. */
+  readonly freeBytes?: number;
   readonly beforeStep?: (step: number) => void | Promise<void>;
   readonly dataDir?: string;
   readonly maxQueuedJobs?: number;
@@ -22,7 +24,7 @@ function scratch(): string {
   return folder;
 }
 
-async function start({ beforeStep, dataDir = scratch(), maxQueuedJobs = 10 }: Options = {}) {
+async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs = 10 }: Options = {}) {
   const settings = serverConfigSchema.parse({
     port: 0,
     dataDir,
@@ -31,7 +33,7 @@ async function start({ beforeStep, dataDir = scratch(), maxQueuedJobs = 10 }: Op
     drainSeconds: 0,
     maxQueuedJobs,
   });
-  const engine = createFakeEngine(beforeStep ? { beforeStep } : {});
+  const engine = createFakeEngine({ freeBytes: freeBytes ?? null, ...(beforeStep ? { beforeStep } : {}) });
   const logger = createLogger({ level: 'silent', format: 'json' });
   const server = await createServer(settings, { engine, logger });
   const { address } = await server.start();
@@ -197,4 +199,106 @@ test('jobs are listed newest first, page by page, and by state', async () => {
   expect([...first.jobs, ...second.jobs].map(({ name }) => name)).toEqual(names);
   expect(second.nextPageToken).toBe('');
   expect((await client.listTrainingJobs({ states: [JobState.JOB_STATE_FAILED] })).jobs).toEqual([]);
+});
+
+test('an estimate is what the job then does, and changes nothing', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const job = spec(dataset, { validationSplit: 0.5 });
+  const estimate = await client.estimateTrainingJob(job);
+  expect(estimate).toMatchObject({ fits: true, steps: 2, seconds: undefined, suggestions: [], warnings: [] });
+  expect((await client.listTrainingJobs()).jobs).toEqual([]);
+  expect((await client.getModel('models/fake')).loaded).toBe(false);
+  const memory = estimate.plan?.memory;
+  expect(estimate.peakBytes).toBe(memory?.totalBytes);
+  expect(memory).toMatchObject({ heldBytes: 0, freeBytes: undefined, recomputeLayers: 0, layers: 2 });
+
+  const { name } = await client.createTrainingJob({ spec: job });
+  const events = await all(client.watchTrainingJob(name));
+  const plan = events.flatMap(({ event }) => (event?.$case === 'plan' ? [event.value] : []))[0];
+  // The weights are loaded by then.
+  const heldBytes = memory?.weightBytes;
+  expect(plan).toEqual({ ...estimate.plan, memory: { ...memory, heldBytes } });
+
+  // The rate of that job tells how long the next one takes.
+  const again = await client.estimateTrainingJob(job);
+  expect(again.seconds).toBeCloseTo(again.runTokens / 1000);
+  expect((await client.estimateTrainingJob({ ...job, gradientCheckpointing: true })).seconds).toBeUndefined();
+});
+
+test('layers are recomputed as asked, or as few as fit', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const recomputed = async (more: Record<string, unknown>) =>
+    (await client.estimateTrainingJob(spec(dataset, more))).plan?.memory?.recomputeLayers;
+  expect(await recomputed({})).toBe(0);
+  expect(await recomputed({ recomputeLayers: 1 })).toBe(1);
+  expect(await recomputed({ recomputeLayers: 99 })).toBe(2);
+  expect(await recomputed({ gradientCheckpointing: true })).toBe(2);
+  const kept = await client.estimateTrainingJob(spec(dataset));
+  const small = await start({ freeBytes: kept.peakBytes - 1 });
+  const there = await small.upload();
+  expect((await small.client.estimateTrainingJob(spec(there))).plan?.memory?.recomputeLayers).toBe(2);
+});
+
+test('a job that does not fit is refused with numbers, its estimate says what would fit, and that runs', async () => {
+  const roomy = await start();
+  const { peakBytes } = await roomy.client.estimateTrainingJob(spec(await roomy.upload()));
+  const { client, upload } = await start({ freeBytes: peakBytes - 1 });
+  const job = spec(await upload(), { recomputeLayers: 0 });
+  const estimate = await client.estimateTrainingJob(job);
+  expect(estimate).toMatchObject({ fits: false, peakBytes });
+  expect(estimate.suggestions).toMatchObject([
+    { description: 'recompute_layers 2', recomputeLayers: 2 },
+    { perDeviceTrainBatchSize: 1, gradientAccumulationSteps: 2 },
+  ]);
+  for (const { totalBytes } of estimate.suggestions) expect(totalBytes).toBeLessThan(peakBytes);
+
+  const tight = await start({ freeBytes: 100 });
+  const refused = spec(await tight.upload());
+  const { name } = await tight.client.createTrainingJob({ spec: refused });
+  await all(tight.client.watchTrainingJob(name));
+  expect(await tight.client.getTrainingJob(name)).toMatchObject({
+    state: JobState.JOB_STATE_FAILED,
+    failure: { reason: 'OUT_OF_MEMORY', message: expect.stringContaining('100 are free') },
+  });
+
+  const { perDeviceTrainBatchSize, gradientAccumulationSteps } = estimate.suggestions[1] ?? {};
+  const changed = { ...job, perDeviceTrainBatchSize, gradientAccumulationSteps };
+  expect(await client.estimateTrainingJob(changed)).toMatchObject({ fits: true, steps: estimate.steps });
+});
+
+test.each([
+  [{ model: 'models/none' }, 'MODEL_NOT_FOUND', ''],
+  [{ dataset: 'datasets/none' }, 'DATASET_NOT_FOUND', ''],
+  [{ perDeviceTrainBatchSize: 0 }, 'INVALID_REQUEST', 'spec.per_device_train_batch_size'],
+  [{ gradientCheckpointing: true, recomputeLayers: 1 }, 'INVALID_REQUEST', 'spec.recompute_layers'],
+  [{ offloadActivations: true, recomputeLayers: 0 }, 'INVALID_REQUEST', 'spec.offload_activations'],
+  [{ offloadActivations: true }, 'INVALID_REQUEST', 'spec.offload_activations'],
+  [{ lora: { targetModules: ['nothing'] } }, 'UNKNOWN_TARGET_MODULE', 'spec.lora.target_modules[0]'],
+  [{ maxSeqLength: 3 }, 'SEQUENCE_TOO_LONG', ''],
+])('an estimate refuses what a job refuses: %j', async (more, reason, field) => {
+  const { client, upload } = await start();
+  const wrong = client.estimateTrainingJob(spec(await upload(), more));
+  await expect(wrong).rejects.toMatchObject({ reason });
+  if (field !== '') await expect(wrong).rejects.toMatchObject({ violations: [{ field }] });
+});
+
+test('memory that runs out in a step fails the job; the server and the next job go on', async () => {
+  let failures = 1;
+  const { client, upload } = await start({
+    beforeStep: (step) => {
+      if (step === 2 && failures-- > 0) throw new EngineError('OUT_OF_MEMORY', 'allocating 7 bytes (5 are free)');
+    },
+  });
+  const dataset = await upload();
+  const bad = await client.createTrainingJob({ spec: spec(dataset) });
+  const good = await client.createTrainingJob({ spec: spec(dataset) });
+  await all(client.watchTrainingJob(bad.name));
+  expect(await client.getTrainingJob(bad.name)).toMatchObject({
+    state: JobState.JOB_STATE_FAILED,
+    failure: { reason: 'OUT_OF_MEMORY', message: 'allocating 7 bytes (5 are free)' },
+    lastStep: { globalStep: 1 },
+  });
+  expect(states(await all(client.watchTrainingJob(good.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
 });

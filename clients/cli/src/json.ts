@@ -5,16 +5,28 @@
 
 /** Fields of 64 bits, which canonical JSON writes as text. */
 export const UINT64_FIELDS: ReadonlySet<string> = new Set([
+  'activationBytes',
+  'adapterBytes',
   'allocatedBytes',
+  'deviceMemoryBytes',
+  'evaluationBytes',
+  'freeBytes',
+  'heldBytes',
   'loadedBytes',
+  'marginBytes',
   'parameterCount',
   'peakAllocatedBytes',
   'peakBytes',
+  'pinnedHostBytes',
   'offset',
+  'runTokens',
+  'scratchBytes',
   'sizeBytes',
   'storedBytes',
+  'totalBytes',
   'totalMemoryBytes',
   'trainableParameters',
+  'weightBytes',
 ]);
 
 type Entries = Readonly<Record<string, unknown>>;

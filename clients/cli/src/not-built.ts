@@ -1,10 +1,5 @@
 /** Commands and options that have a place in the interface, but no code behind them yet. Refused by name, never ignored. */
 
-/** Commands, with what to use instead. */
-export const COMMANDS_NOT_BUILT: Readonly<Record<string, string>> = {
-  estimate: 'A job reports its steps and tokens before the first step, and its memory with every step.',
-};
-
 /** Subcommands, by group. */
 export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
   jobs: ['pause', 'resume', 'delete'],

@@ -8,6 +8,8 @@ import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/ge
 import { ModelServiceService } from '../../typescript/src/gen/luthier/v1/model_service.ts';
 import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
 import {
+  type EstimateTrainingJobRequest,
+  EstimateTrainingJobResponse,
   type GenerateRequest,
   GenerateResponse,
   type GetModelRequest,
@@ -43,7 +45,12 @@ const services = {
   ...ModelServiceService,
 };
 let uploads = 0;
-const requests: { train?: TrainRequest; generate: GenerateRequest[] } = { generate: [] };
+const requests: {
+  train?: TrainRequest;
+  estimate?: EstimateTrainingJobRequest;
+  generate: GenerateRequest[];
+  deleted: string[];
+} = { generate: [], deleted: [] };
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
     requests.train = call.request;
@@ -61,6 +68,25 @@ const methods = {
     uploads += 1;
     call.on('data', () => {});
     call.on('end', () => done(null, UploadDatasetResponse.create({ dataset: { name: 'datasets/d', examples: 2 } })));
+  },
+  estimateTrainingJob: (call: ServerUnaryCall<EstimateTrainingJobRequest, object>, done: sendUnaryData<object>) => {
+    requests.estimate = call.request;
+    const memory = {
+      totalBytes: 3072,
+      activationBytes: 1024,
+      freeBytes: 2048,
+      marginBytes: 100,
+      pinnedHostBytes: 5120,
+      recomputeLayers: 3,
+      layers: 4,
+    };
+    const suggestions = [{ description: 'max_seq_length 64', totalBytes: 2000 }];
+    const answer = { peakBytes: 3072, steps: 5, deviceMemoryBytes: 8192, plan: { maxSteps: 5, memory }, suggestions };
+    done(null, EstimateTrainingJobResponse.fromPartial(answer));
+  },
+  deleteDataset: (call: ServerUnaryCall<{ name: string }, object>, done: sendUnaryData<object>) => {
+    requests.deleted.push(call.request.name);
+    done(null, {});
   },
   getModel: (call: ServerUnaryCall<GetModelRequest, object>, done: sendUnaryData<object>) =>
     call.request.name === 'models/m' ? done(null, GetModelResponse.create({ model: {} })) : done(detailedError()),
@@ -122,6 +148,32 @@ test('lists walk every page, one object a line', async () => {
   expect((await luthier(['jobs', 'list'])).out()).toMatch(/^NAME +STATE .*\ntrainingJobs\/b .*\ntrainingJobs\/a /);
 });
 
+test('estimate shows the plan, tells by its exit code whether the job fits, and leaves no data set behind', async () => {
+  const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
+  const flags = ['estimate', '--model', 'models/m', '--data', data, '--recompute-layers', '3'];
+  const { code, out } = await luthier(flags);
+  expect(code).toBe(18);
+  expect(requests.estimate?.spec).toMatchObject({ dataset: 'datasets/d', recomputeLayers: 3 });
+  expect(out()).toMatch(/^memory +3\.0 KiB, of which 0 B are held already$/m);
+  expect(out()).toMatch(/^ +activations +1\.0 KiB, 3 of 4 layers recomputed$/m);
+  expect(out()).toMatch(/^free +2\.0 KiB of 8\.0 KiB, of which 100 B stay free$/m);
+  expect(out()).toMatch(/^host +5\.0 KiB locked beside it$/m);
+  expect(out()).toMatch(/^time +unknown/m);
+  expect(out()).toContain('would fit: max_seq_length 64');
+  expect(requests.deleted).toEqual(['datasets/d']);
+  const [answer] = json((await luthier([...flags, '--json'])).out());
+  expect(answer).toMatchObject({
+    peakBytes: '3072',
+    fits: false,
+    plan: { memory: { freeBytes: '2048', pinnedHostBytes: '5120' } },
+  });
+  expect(answer).not.toHaveProperty('seconds');
+  requests.deleted = [];
+  await luthier(['estimate', '--model', 'models/m', '--data', 'datasets/kept', '--recompute-layers', 'all']);
+  expect(requests.deleted).toEqual([]);
+  expect(requests.estimate?.spec).toMatchObject({ gradientCheckpointing: true, recomputeLayers: undefined });
+});
+
 test('an error goes to standard error with its fields, and the exit code is the status', async () => {
   const { code, out, err } = await luthier(['datasets', 'get', 'd', '--json']);
   expect(code).toBe(13);
@@ -165,7 +217,13 @@ test('what the server does not answer is said by name', async () => {
 
 test.each([
   [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cuda or cuda:N'],
-  [['estimate', '--model', 'm'], 22, 'luthier estimate is not built yet'],
+  [['estimate', '--model', 'models/m'], 2, '--data is missing'],
+  [
+    ['train', '--model', 'models/m', '--data', 'datasets/d', '--recompute-layers', 'some'],
+    2,
+    '--recompute-layers: expected auto, all or a number, found "some"',
+  ],
+  [['jobs', 'pause', 'x'], 22, 'luthier jobs pause is not built yet'],
   [['adapters', 'merge', 'a', '--to', 'b'], 22, 'luthier adapters merge is not built yet'],
   [['train', '--bf16'], 22, '--bf16 is not built yet'],
   [

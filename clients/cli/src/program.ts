@@ -4,6 +4,7 @@ import { adaptersCommand } from './commands/adapters.ts';
 import { chatCommand } from './commands/chat.ts';
 import { datasetsCommand } from './commands/datasets.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { estimateCommand } from './commands/estimate.ts';
 import { previewCommand, validateCommand } from './commands/examples.ts';
 import { generateCommand } from './commands/generate.ts';
 import { infoCommand } from './commands/info.ts';
@@ -16,16 +17,16 @@ import { detokenizeCommand, renderCommand, tokenizeCommand } from './commands/to
 import { trainCommand } from './commands/train.ts';
 import { describeFailure, EXIT, notBuiltYet } from './failure.ts';
 import { type Io, printLine } from './io.ts';
-import { COMMANDS_NOT_BUILT, SUBCOMMANDS_NOT_BUILT } from './not-built.ts';
+import { SUBCOMMANDS_NOT_BUILT } from './not-built.ts';
 
 /** A command that is refused by name, whatever follows it. */
-function refused(path: string, instead: string): Command {
+function refused(path: string): Command {
   return new Command(path.split(' ').at(-1))
     .helpOption(false)
     .allowUnknownOption()
     .argument('[rest...]')
     .action(() => {
-      throw notBuiltYet(`luthier ${path}`, instead);
+      throw notBuiltYet(`luthier ${path}`, '');
     });
 }
 
@@ -49,6 +50,7 @@ function buildProgram(io: Io, setExitCode: SetExitCode): Command {
     demoCommand(setExitCode),
     doctorCommand(io, setExitCode),
     trainCommand(io, setExitCode),
+    estimateCommand(io, setExitCode),
     generateCommand(io, setExitCode),
     chatCommand(io),
     scoreCommand(io),
@@ -65,12 +67,9 @@ function buildProgram(io: Io, setExitCode: SetExitCode): Command {
   ];
   for (const command of commands) {
     for (const name of SUBCOMMANDS_NOT_BUILT[command.name()] ?? []) {
-      command.addCommand(refused(`${command.name()} ${name}`, ''), { hidden: true });
+      command.addCommand(refused(`${command.name()} ${name}`), { hidden: true });
     }
     program.addCommand(command);
-  }
-  for (const [name, instead] of Object.entries(COMMANDS_NOT_BUILT)) {
-    program.addCommand(refused(name, instead), { hidden: true });
   }
   settle(program, io);
   return program;

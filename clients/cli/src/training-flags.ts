@@ -131,6 +131,13 @@ function applyTargets(spec: SpecDraft, modules: string[]): void {
   lora(spec).targetModules = modules;
 }
 
+function applyRecompute(spec: SpecDraft, value: string): void {
+  if (value === 'auto') return;
+  if (value === 'all') spec.gradientCheckpointing = true;
+  else if (/^\d{1,9}$/.test(value)) spec.recomputeLayers = Number(value);
+  else throw new CliError(`--recompute-layers: expected auto, all or a number, found ${JSON.stringify(value)}`);
+}
+
 export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('model', 'text', 'base model: a registered name or a path', (spec, v) => {
     spec.model = modelName(v);
@@ -170,12 +177,23 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('load-in', 'text', LOAD_IN_HELP, (spec, v) => {
     spec.loadIn = loadInOf(v);
   }),
-  flag('gradient-checkpointing', 'boolean', 'less memory, more time: activations are computed again', (spec, v) => {
+  flag('gradient-checkpointing', 'boolean', 'as --recompute-layers all', (spec, v) => {
     spec.gradientCheckpointing = v;
   }),
-  flag('offload-layer-inputs', 'boolean', "with it, on a GPU: layer inputs wait in the host's memory", (spec, v) => {
-    spec.offloadLayerInputs = v;
-  }),
+  flag(
+    'recompute-layers',
+    'text',
+    'layers whose activations are computed again, for less memory and more time: auto (as few as fit; default), all or a number',
+    applyRecompute,
+  ),
+  flag(
+    'offload-activations',
+    'boolean',
+    "on a GPU: they leave more in the host's memory instead: less memory, and faster",
+    (spec, v) => {
+      spec.offloadActivations = v;
+    },
+  ),
   flag('compute-dtype', 'text', "the server's own: float32 on a processor, bfloat16 or float16 on a GPU", (spec, v) => {
     spec.computeDtype = v;
   }),

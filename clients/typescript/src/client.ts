@@ -137,6 +137,15 @@ export class LuthierClient {
     return required(job, 'job');
   }
 
+  /** What a job would be and need; a job that does not fit is an answer with suggestions. */
+  estimateTrainingJob(
+    spec: DeepPartial<training.TrainingSpec>,
+    options: CallOptions = {},
+  ): Promise<training.EstimateTrainingJobResponse> {
+    const method = training.TrainingServiceService.estimateTrainingJob;
+    return this.#read(method, training.EstimateTrainingJobRequest, { spec }, options);
+  }
+
   async getTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
     const method = training.TrainingServiceService.getTrainingJob;
     const { job } = await this.#read(method, training.GetTrainingJobRequest, { name }, options);

@@ -14,6 +14,7 @@ pub struct NativeEngineInfo {
     pub threads: u32,
     pub instruction_set: String,
     pub compute_dtype: String,
+    pub attention: String,
     pub total_memory_bytes: f64,
 }
 
@@ -26,6 +27,7 @@ impl From<&DeviceInfo> for NativeEngineInfo {
             threads: info.threads as u32,
             instruction_set: info.instruction_set.clone(),
             compute_dtype: info.compute_dtype.clone(),
+            attention: info.attention.clone(),
             total_memory_bytes: info.total_memory_bytes as f64,
         }
     }

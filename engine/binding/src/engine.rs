@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use luthier_core::device::Device;
+use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
 use luthier_core::ops::EmbeddingPlace;
@@ -15,8 +15,10 @@ use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
 use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeModelMetadata};
-use crate::model::NativeModel;
+use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
+use crate::model::{NativeModel, NativeTokenExamples};
 use crate::promise::{background, to_napi};
+use crate::training::NativeTrainingConfig;
 
 /// What this build can compute on, besides the processor.
 #[napi(object, object_from_js = false)]
@@ -51,6 +53,10 @@ fn open(device: &str, threads: usize, compute_type: &str) -> Result<Device> {
             "device {device}: this engine was built without CUDA; use the device cpu, or the engine that `npm run build:cuda` makes"
         )
     }))
+}
+
+fn place(embedding_in_host_memory: bool) -> EmbeddingPlace {
+    if embedding_in_host_memory { EmbeddingPlace::Host } else { EmbeddingPlace::Device }
 }
 
 /// A device and its thread.
@@ -88,10 +94,32 @@ impl NativeEngine {
         embedding_in_host_memory: bool,
     ) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
-        let embedding = if embedding_in_host_memory { EmbeddingPlace::Host } else { EmbeddingPlace::Device };
+        let embedding = place(embedding_in_host_memory);
         background(env, move || {
             let model = device.load(&PathBuf::from(path), storage.parse()?, embedding)?;
             Ok(NativeModel::new(device, model))
+        })
+    }
+
+    /// What a run would be and need, without loading its model.
+    #[napi]
+    pub fn estimate_training<'env>(
+        &self,
+        env: &'env Env,
+        model: NativeEstimatedModel,
+        config: NativeTrainingConfig,
+        train: NativeTokenExamples,
+        evaluation: Option<NativeTokenExamples>,
+    ) -> napi::Result<Object<'env>> {
+        let device = self.0.clone();
+        let (train, evaluation) = (train.into(), evaluation.map(Into::into));
+        background(env, move || {
+            let NativeEstimatedModel { path, storage, embedding_in_host_memory, loaded, content_hash } = model;
+            let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
+            let (storage, config) = (storage.parse()?, config.try_into()?);
+            let (path, embedding) = (PathBuf::from(path), place(embedding_in_host_memory));
+            let query = EstimateQuery { path, storage, embedding, loaded, config, train, evaluation, initial };
+            Ok(NativeTrainingEstimate::from(device.estimate(&query)?))
         })
     }
 

@@ -8,6 +8,7 @@
 mod adapter;
 mod dto;
 mod engine;
+mod estimate;
 mod generation;
 mod gpus;
 mod model;

@@ -13,6 +13,7 @@ use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
 use crate::dto::{NativeAdapterMetadata, NativeSavedAdapter};
+use crate::estimate::NativeTrainingEstimate;
 use crate::promise::{background, promise};
 
 #[napi(object, object_to_js = false)]
@@ -45,8 +46,9 @@ pub struct NativeTrainingConfig {
     pub eval_steps: Option<u32>,
     pub shuffle: bool,
     pub data_seed: u32,
-    pub gradient_checkpointing: bool,
-    pub offload_layer_inputs: bool,
+    /// `auto`, `all` or a number.
+    pub recompute_layers: String,
+    pub offload_activations: bool,
 }
 
 impl TryFrom<NativeTrainingConfig> for TrainConfig {
@@ -78,8 +80,8 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             eval_steps: found.eval_steps.map(u64::from),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
-            recompute_layers: if found.gradient_checkpointing { usize::MAX } else { 0 },
-            offload_layer_inputs: found.offload_layer_inputs,
+            recompute_layers: found.recompute_layers.parse()?,
+            offload_activations: found.offload_activations,
             // The device that trains knows.
             loss_scaling: None,
         })
@@ -146,18 +148,11 @@ impl From<EvaluationResult> for NativeEvaluation {
     }
 }
 
-#[napi(object, object_from_js = false)]
-pub struct NativeTrainingPlan {
-    pub max_steps: f64,
-    pub trainable_parameters: f64,
-    pub target_modules: Vec<String>,
-}
-
 /// `kind` is `started`, `step`, `evaluation`, `finished` or `cancelled`; the object of that name is set where there is one.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct NativeTrainingEvent {
     pub kind: String,
-    pub plan: Option<NativeTrainingPlan>,
+    pub plan: Option<NativeTrainingEstimate>,
     pub step: Option<NativeTrainingStep>,
     pub evaluation: Option<NativeEvaluation>,
 }
@@ -166,10 +161,8 @@ impl From<RunEvent> for NativeTrainingEvent {
     fn from(event: RunEvent) -> Self {
         let bare = |kind: &str| Self { kind: kind.to_owned(), plan: None, step: None, evaluation: None };
         match event {
-            RunEvent::Training(TrainingEvent::Started { max_steps, trainable_parameters, target_modules }) => {
-                let (max_steps, trainable_parameters) = (max_steps as f64, trainable_parameters as f64);
-                let plan = NativeTrainingPlan { max_steps, trainable_parameters, target_modules };
-                Self { plan: Some(plan), ..bare("started") }
+            RunEvent::Training(TrainingEvent::Started(estimate)) => {
+                Self { plan: Some((*estimate).into()), ..bare("started") }
             }
             RunEvent::Training(TrainingEvent::Step(step)) => Self { step: Some(step.into()), ..bare("step") },
             RunEvent::Training(TrainingEvent::Evaluation(result)) => {

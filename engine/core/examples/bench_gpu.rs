@@ -1,5 +1,5 @@
-//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS
-//! [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]`.
+//! Speed and memory of training on one GPU: `bench_gpu SHAPE TYPE WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS
+//! [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory]`.
 //!
 //! A model of the shape `baichuan-7b` or `smollm2-135m` with random weights, activations of TYPE (`bf16`, `f16`, `f32`), weights of that type
 //! or held as WEIGHTS says (`stored`, `int8`, `nf4`, `nf4_double_quant`; `q4_0`, `q8_0`, `q4_k`, `q6_k`: all matrices stored so), LoRA
@@ -15,27 +15,27 @@ use luthier_core::model::BaseModel;
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::quant::WeightStorage;
-use luthier_core::train::{LossScaling, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{LossScaling, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
 
 mod random_model;
 mod workload;
 
-const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-layer-inputs] [--embedding-in-host-memory]";
+const USAGE: &str = "usage: bench_gpu baichuan-7b|smollm2-135m bf16|f16|f32 WEIGHTS BATCH SEQ STEPS [auto|all|RECOMPUTED_LAYERS [LABEL_SHARE]] [--offload-activations] [--embedding-in-host-memory]";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (options, arguments): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
-    let (mut offload_layer_inputs, mut embedding) = (false, EmbeddingPlace::Device);
+    let (mut offload_activations, mut embedding) = (false, EmbeddingPlace::Device);
     for option in options {
         match option.as_str() {
-            "--offload-layer-inputs" => offload_layer_inputs = true,
+            "--offload-activations" => offload_activations = true,
             "--embedding-in-host-memory" => embedding = EmbeddingPlace::Host,
             _ => return Err(USAGE.into()),
         }
     }
     let [shape, kind, held, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
-    let (counts, recompute, share): (_, usize, f64) = match numbers {
-        [batch, seq, steps] => ([batch, seq, steps], 0, 0.5),
+    let (counts, recompute, share): (_, Recompute, f64) = match numbers {
+        [batch, seq, steps] => ([batch, seq, steps], Recompute::Layers(0), 0.5),
         [batch, seq, steps, recompute] => ([batch, seq, steps], recompute.parse()?, 0.5),
         [batch, seq, steps, recompute, share] => ([batch, seq, steps], recompute.parse()?, share.parse()?),
         _ => return Err(USAGE.into()),
@@ -62,8 +62,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weight_bytes = ops.memory().allocated_bytes;
     let examples = workload::examples(config.vocab_size, batch, seq, share);
     let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
-    let settings = TrainConfig { offload_layer_inputs, loss_scaling, ..workload::config(batch, steps, recompute) };
+    let settings = TrainConfig { offload_activations, loss_scaling, ..workload::config(batch, steps, recompute) };
     let mut trainer = Trainer::new(ops.clone(), base, settings, examples, None, None)?;
+    let planned = trainer.estimate().memory.plan;
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::new());
     let mut begin = Instant::now();
     loop {
@@ -89,8 +90,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weights": held,
         "batch": batch,
         "seq": seq,
-        "recomputed_layers": recompute,
-        "offload_layer_inputs": offload_layer_inputs,
+        "recomputed_layers": planned.recompute_layers,
+        "planned_bytes": planned.total_bytes(),
+        "planned_pinned_host_bytes": planned.pinned_host_bytes,
+        "offload_activations": offload_activations,
         "embedding_in_host_memory": embedding == EmbeddingPlace::Host,
         "tokens_per_second": (batch * seq) as f64 / median,
         "seconds_per_step": median,

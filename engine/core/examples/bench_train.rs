@@ -12,7 +12,7 @@ use luthier_core::model::{BaseModel, LINEAR_MODULES};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Matrix, MatrixMut, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{Progress, Trainer, TrainingEvent};
+use luthier_core::train::{Progress, Recompute, Trainer, TrainingEvent};
 use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 
 use crate::workload::RANK;
@@ -41,7 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let roof_before = gemm_roof(&ops, threads)?;
     let examples = workload::examples(model.vocab_size, batch, seq, share);
     let labelled: usize = (0..batch).map(|index| examples.label_count(index)).sum();
-    let mut trainer = Trainer::new(ops.clone(), base, workload::config(batch, steps, 0), examples, None, None)?;
+    let mut trainer =
+        Trainer::new(ops.clone(), base, workload::config(batch, steps, Recompute::Layers(0)), examples, None, None)?;
     let mut seconds = Vec::with_capacity(steps);
     let mut begin = Instant::now();
     loop {

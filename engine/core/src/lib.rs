@@ -14,6 +14,7 @@ pub mod ops;
 mod philox;
 pub mod quant;
 pub mod random;
+mod system;
 pub mod tensor;
 pub mod train;
 

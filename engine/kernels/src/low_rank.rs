@@ -1,22 +1,17 @@
 //! Launchers of the low-rank halves' kernels.
 
 use crate::error::Result;
+use crate::low_rank_sizes::{BLOCK_COLUMNS, LowRankSizes, MAX_LAYERS, MAX_RANK, RUN, TILE_ROWS, steps};
 use crate::matmul::Operand;
 use crate::stream::{DevicePointer, Launch, NumberType, Stream, launch};
 
-/// Largest rank, and columns that large operands are a multiple of.
-const MAX_RANK: usize = 32;
-const RUN: usize = 8;
 /// As in `low_rank.cu`.
 const EXPAND_COLUMNS: usize = 4 * 64;
 const EXPAND_ROWS: usize = 32;
 const EXPAND_THREADS: u32 = 128;
-const TILE_ROWS: usize = 64;
-const BLOCK_COLUMNS: usize = 256;
 const BLOCK_THREADS: u32 = 128;
 const STAGES: usize = 3;
 const PAD: usize = 8;
-const MAX_LAYERS: usize = 3;
 
 /// `out [rows, columns] = start + left [rows, rank] · right [rank, columns]`
 #[derive(Clone, Copy, Debug)]
@@ -111,39 +106,22 @@ struct Gradients {
     scale: f32,
 }
 
-/// Steps of eight that a kernel takes for a rank: 1, 2 or 4.
-fn steps(rank: usize) -> usize {
-    rank.div_ceil(8).next_power_of_two()
-}
-
 impl LowRankGradients<'_> {
+    /// Calls `work` with its sizes.
+    fn with_sizes<R>(&self, work: impl FnOnce(LowRankSizes<'_>) -> R) -> R {
+        let out_features: Vec<usize> = self.layers.iter().map(|layer| layer.out_features).collect();
+        work(LowRankSizes { rows: self.rows, rank: self.rank, out_features: &out_features })
+    }
+
     /// Whether the kernels take numbers of this type and these sizes.
     pub fn fits(&self, kind: NumberType) -> bool {
-        let layer =
-            |layer: &LowRankLayer| layer.out_features.is_multiple_of(RUN) && layer.output_grad.is_multiple_of(16);
-        let counts = (1..=MAX_RANK).contains(&self.rank) && (1..=MAX_LAYERS).contains(&self.layers.len());
-        kind != NumberType::F32 && self.rows > 0 && counts && self.layers.iter().all(layer)
+        let aligned = self.layers.iter().all(|layer| layer.output_grad.is_multiple_of(16));
+        aligned && self.with_sizes(|sizes| sizes.fit(kind))
     }
 
-    fn width(&self) -> usize {
-        8 * steps(self.rank)
-    }
-
-    /// Rows of a block.
-    fn block_rows(&self) -> usize {
-        TILE_ROWS * if steps(self.rank) == 4 { 2 } else { 4 }
-    }
-
-    /// Numbers of a layer's sums over columns and over rows.
-    fn sums(&self, layer: &LowRankLayer) -> [usize; 2] {
-        let of_columns = layer.out_features.div_ceil(BLOCK_COLUMNS) * self.rows * self.width();
-        let of_rows = self.rows.div_ceil(self.block_rows()) * layer.out_features * self.width();
-        [of_columns, of_rows]
-    }
-
-    /// Bytes of scratch that [`Stream::low_rank_gradients`] takes.
+    /// As [`LowRankSizes::scratch_bytes`].
     pub fn scratch_bytes(&self) -> usize {
-        self.layers.iter().flat_map(|layer| self.sums(layer)).sum::<usize>() * size_of::<f32>()
+        self.with_sizes(|sizes| sizes.scratch_bytes())
     }
 }
 
@@ -192,8 +170,10 @@ impl Stream {
             scale,
         };
         let mut free = scratch;
+        let sizes = LowRankSizes { rows, rank, out_features: &[] };
         for (to, layer) in arguments.layers.iter_mut().zip(layers) {
-            let [of_columns, of_rows] = gradients.sums(layer).map(|numbers| (numbers * size_of::<f32>()) as u64);
+            let [of_columns, of_rows] =
+                sizes.sums(layer.out_features).map(|numbers| (numbers * size_of::<f32>()) as u64);
             *to = Layer {
                 output_grad: layer.output_grad,
                 b: layer.b,
@@ -206,7 +186,7 @@ impl Stream {
             };
             free += of_columns + of_rows;
         }
-        let (width, block_rows) = (gradients.width(), gradients.block_rows());
+        let (width, block_rows) = (sizes.width(), sizes.block_rows());
         let widest = layers.iter().map(|layer| layer.out_features).max().unwrap_or(0);
         let blocks = [widest.div_ceil(BLOCK_COLUMNS) as u32, rows.div_ceil(block_rows) as u32, layers.len() as u32];
         let numbers = STAGES * TILE_ROWS * TILE_ROWS + width * (block_rows + BLOCK_COLUMNS + 2 * PAD);

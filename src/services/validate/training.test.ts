@@ -9,12 +9,21 @@ const checked = (settings: Partial<TrainingSpec>) =>
     validateOnly: false,
   }).spec;
 
-test('layer inputs go to the host from a GPU, and with gradient checkpointing', () => {
-  const offloading = checked({ offloadLayerInputs: true, gradientCheckpointing: true });
-  refuseWithoutUse(offloading, 'cuda:0');
-  refuseWithoutUse(checked({ gradientCheckpointing: true }), 'cpu');
-  expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_layer_inputs: expected false on cpu');
-  expect(() => checked({ offloadLayerInputs: true })).toThrow('expected gradient_checkpointing with it');
+test.each([{}, { gradientCheckpointing: true }, { recomputeLayers: 3 }])(
+  'layer inputs go to the host from a GPU with %j',
+  (recompute) => {
+    const offloading = checked({ offloadActivations: true, ...recompute });
+    refuseWithoutUse(offloading, 'cuda:0');
+    refuseWithoutUse(checked({ gradientCheckpointing: true }), 'cpu');
+    expect(() => refuseWithoutUse(offloading, 'cpu')).toThrow('spec.offload_activations: expected false on cpu');
+  },
+);
+
+test('layer inputs stay where no layer is recomputed', () => {
+  checked({ recomputeLayers: 0 });
+  expect(() => checked({ offloadActivations: true, recomputeLayers: 0 })).toThrow(
+    'expected false with recompute_layers 0',
+  );
 });
 
 test.each([

@@ -69,7 +69,8 @@ const specSchema = z
       packing: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
-      offloadLayerInputs: z.boolean(),
+      offloadActivations: z.boolean(),
+      recomputeLayers: wholeNumber(0, UINT32).optional(),
     },
     'expected a spec, found nothing',
   )
@@ -77,15 +78,20 @@ const specSchema = z
     path: ['validationSplit'],
     message: 'expected 0 where eval_dataset names the held-out examples',
   })
-  .refine((spec) => !spec.offloadLayerInputs || spec.gradientCheckpointing, {
-    path: ['offloadLayerInputs'],
-    message: 'expected gradient_checkpointing with it: the inputs of layers that keep their activations stay with them',
+  .refine((spec) => !spec.gradientCheckpointing || spec.recomputeLayers === undefined, {
+    path: ['recomputeLayers'],
+    message: 'expected nothing where gradient_checkpointing asks for all layers',
+  })
+  .refine((spec) => !spec.offloadActivations || spec.recomputeLayers !== 0, {
+    path: ['offloadActivations'],
+    message: 'expected false with recompute_layers 0: the inputs of layers that keep their activations stay with them',
   })
   .transform((spec) => ({
     ...spec,
     dataSeed: spec.dataSeed ?? spec.seed,
     maxSteps: spec.maxSteps,
     evalSteps: spec.evalSteps,
+    recomputeLayers: spec.recomputeLayers,
   }));
 
 /** A checked spec. */
@@ -93,6 +99,9 @@ export type CheckedSpec = z.output<typeof specSchema>;
 
 /** CreateTrainingJobRequest. */
 export const createSchema = z.object({ spec: specSchema, requestId, validateOnly: z.boolean() });
+
+/** EstimateTrainingJobRequest. */
+export const estimateSchema = z.object({ spec: specSchema });
 
 /** TrainRequest. */
 export const trainSchema = z.object({
@@ -139,8 +148,8 @@ export function refuseNotBuilt(
  * @throws LuthierError INVALID_REQUEST with the field's name
  */
 export function refuseWithoutUse(spec: CheckedSpec, device: string): void {
-  if (!spec.offloadLayerInputs || device !== 'cpu') return;
-  const field = 'spec.offload_layer_inputs';
+  if (!spec.offloadActivations || device !== 'cpu') return;
+  const field = 'spec.offload_activations';
   const description = 'expected false on cpu: the processor has one memory; leave it out, or compute on a GPU';
   throw new LuthierError('INVALID_REQUEST', `${field}: ${description}`, {
     violations: [{ field, description, reason: '' }],

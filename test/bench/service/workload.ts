@@ -65,7 +65,7 @@ export function trainingSpec({ batch, steps }: Shape): TrainingSpec {
     shuffle: false,
     seed: 42,
     dataSeed: 42,
-    gradientCheckpointing: false,
-    offloadLayerInputs: false,
+    offloadActivations: false,
+    recomputeLayers: 0,
   });
 }

@@ -21,6 +21,7 @@ async function info(session: Session): Promise<void> {
       ['version', found.version],
       ['device', `${found.device}, ${found.deviceName}`],
       ['chosen because', found.deviceReason],
+      ['attention', found.attention],
       ['threads', `${found.threads} with ${found.instructionSet}`],
       ['memory', formatBytes(found.totalMemoryBytes)],
       ...found.gpus.map((gpu) => [`cuda:${gpu.index}`, describeGpu(gpu)] as const),

@@ -37,9 +37,14 @@ function stepLine(step: TrainingStep): string {
 
 function planLine(plan: TrainingPlan): string {
   const held = plan.evalExamples > 0 ? `, ${plan.evalExamples} held out` : '';
+  const { memory } = plan;
+  const planned =
+    memory === undefined
+      ? ''
+      : `; ${formatBytes(memory.totalBytes)} planned, ${memory.recomputeLayers} of ${memory.layers} layers recomputed`;
   return (
     `${plan.examples} examples${held}, ${formatCount(plan.labelTokens)} of ${formatCount(plan.tokens)} tokens learned, ` +
-    `${plan.maxSteps} steps, ${formatCount(plan.trainableParameters)} trainable parameters in ${plan.targetModules.join(', ')}`
+    `${plan.maxSteps} steps, ${formatCount(plan.trainableParameters)} trainable parameters in ${plan.targetModules.join(', ')}${planned}`
   );
 }
 

@@ -3,13 +3,13 @@
 use luthier_core::lora::LoraConfig;
 use luthier_core::model::{IGNORED_LABEL, TokenExamples};
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{LrSchedulerType, TrainConfig};
+use luthier_core::train::{LrSchedulerType, Recompute, TrainConfig};
 
 /// Rank of the adapter.
 pub const RANK: usize = 8;
 
 /// `steps` steps of one micro-batch of `batch` examples, in their order, on every linear layer.
-pub fn config(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfig {
+pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainConfig {
     TrainConfig {
         lora: LoraConfig {
             r: RANK,
@@ -36,7 +36,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: usize) -> TrainConfi
         shuffle: false,
         data_seed: 0,
         recompute_layers,
-        offload_layer_inputs: false,
+        offload_activations: false,
         loss_scaling: None,
     }
 }

@@ -18,9 +18,9 @@ use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
+use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
 #[cfg(any(feature = "cuda", test))]
 use crate::train::{LossScaling, TrainConfig};
-use crate::train::{Progress, Trainer};
 
 /// A device that can hold models.
 pub(super) trait Backend: Send + Sync {
@@ -33,6 +33,11 @@ pub(super) trait Backend: Send + Sync {
         storage: WeightStorage,
         embedding: EmbeddingPlace,
     ) -> Result<Box<dyn Weights>>;
+
+    /// What a run would need here.
+    ///
+    /// Errors: those of [`estimate`].
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate>;
 }
 
 /// A model's weights where its device computes: the one copy that trains, generates and scores.
@@ -111,6 +116,10 @@ impl Backend for Processor {
         let decode = Arc::new(DecodeModel::new(&base));
         Ok(Box::new(ProcessorWeights { ops: self.ops.clone(), decoder: self.decoder.clone(), base, decode }))
     }
+
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
+        estimate(&*self.ops, request)
+    }
 }
 
 /// Both read the same tensors.
@@ -163,6 +172,10 @@ impl<O: Ops> Backend for Accelerator<O> {
         let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
         let model = Arc::new(OpsModel::new(self.ops.clone(), base)?);
         Ok(Box::new(AcceleratorWeights { model, loss_scaling: self.loss_scaling }))
+    }
+
+    fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
+        estimate(&*self.ops, request)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the device is.
 
 use crate::ops::cpu::Real;
+use crate::system::meminfo_bytes;
 
 /// Field for field the `EngineInfo` of `src/engine/engine.ts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct DeviceInfo {
     pub instruction_set: String,
     /// Type of the activations in training, as torch names it: `float32`, `bfloat16` or `float16`.
     pub compute_dtype: String,
+    /// What computes attention in training, for people: `own kernels`, or a library with its version.
+    pub attention: String,
     /// Of the device.
     pub total_memory_bytes: u64,
 }
@@ -29,7 +32,8 @@ impl DeviceInfo {
             threads,
             instruction_set: f32::kernels().name.to_owned(),
             compute_dtype: "float32".to_owned(),
-            total_memory_bytes: memory_bytes().unwrap_or(0),
+            attention: "own kernels".to_owned(),
+            total_memory_bytes: meminfo_bytes("MemTotal").unwrap_or(0),
         }
     }
 }
@@ -39,12 +43,4 @@ fn processor_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// `MemTotal` of `/proc/meminfo`; 0 on systems without it.
-fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

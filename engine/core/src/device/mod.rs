@@ -11,6 +11,7 @@
 
 mod backend;
 mod channel;
+mod estimate;
 mod generation;
 mod info;
 mod model;
@@ -21,6 +22,7 @@ mod thread;
 mod training;
 
 pub use channel::{Batch, Events};
+pub use estimate::EstimateQuery;
 pub use generation::{GenerationEnd, GenerationRun};
 pub use info::DeviceInfo;
 pub use model::{LoadedAdapter, LoadedModel};

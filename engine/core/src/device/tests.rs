@@ -15,7 +15,7 @@ use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
 use crate::quant::WeightStorage;
-use crate::train::{LrSchedulerType, TrainConfig, TrainingEvent};
+use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -225,8 +225,8 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
-        recompute_layers: 0,
-        offload_layer_inputs: false,
+        recompute_layers: Recompute::Layers(0),
+        offload_activations: false,
         loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };

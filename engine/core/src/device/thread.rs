@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 #[cfg(feature = "cuda")]
 use super::backend::Accelerator;
 use super::backend::{Backend, Processor};
+use super::estimate::EstimateQuery;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
 use super::model::{LoadedAdapter, LoadedModel};
@@ -23,6 +24,7 @@ use crate::ops::cuda::{CudaOps, NumberType};
 use crate::quant::WeightStorage;
 #[cfg(feature = "cuda")]
 use crate::train::LossScaling;
+use crate::train::TrainingEstimate;
 
 /// A device and its thread. Shared freely; everything that is asked of it is answered through callbacks from its thread, or at once.
 pub struct Device {
@@ -62,8 +64,9 @@ impl Device {
             NumberType::BF16 => "bfloat16",
         };
         let compute_dtype = compute_dtype.to_owned();
+        let attention = gpu.attention_library();
         let processor = DeviceInfo::of_processor(threads);
-        let info = DeviceInfo { device, device_name, compute_dtype, total_memory_bytes, ..processor };
+        let info = DeviceInfo { device, device_name, compute_dtype, attention, total_memory_bytes, ..processor };
         let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
         Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling }), info)
     }
@@ -86,6 +89,13 @@ impl Device {
     /// Loads a model on the calling thread; see [`LoadedModel`].
     pub fn load(&self, path: &Path, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<LoadedModel> {
         LoadedModel::load(&*self.backend, path, storage, embedding)
+    }
+
+    /// What a run would be and need, without loading a model. Reads files, on the calling thread.
+    ///
+    /// Errors: those of [`crate::load::open`], of an adapter's files and of [`crate::train::estimate`].
+    pub fn estimate(&self, query: &EstimateQuery) -> Result<TrainingEstimate> {
+        query.estimate(&*self.backend)
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

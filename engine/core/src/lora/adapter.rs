@@ -57,18 +57,8 @@ impl<O: Ops> LoraAdapter<O> {
     ///
     /// Errors: `ADAPTER_MISMATCH` where the model has no such module or another shape; `OUT_OF_MEMORY`.
     pub fn from_peft(ops: &O, model: &ModelConfig, peft: &PeftAdapter) -> Result<Self> {
-        let wanted = |layer: usize, module: crate::model::LinearModule| {
-            peft.modules.contains_key(&format!("model.layers.{layer}.{}", module.path()))
-        };
-        let layout = LoraLayout::new(model, peft.r, wanted);
+        let layout = LoraLayout::of_peft(model, peft)?;
         let mismatch = |what: String| EngineError::new(ErrorCode::AdapterMismatch, what);
-        if layout.modules().count() != peft.modules.len() {
-            let known: Vec<String> = layout.modules().map(|module| module.path()).collect();
-            let unknown = peft.modules.keys().find(|path| !known.contains(path)).map_or("", String::as_str);
-            return Err(mismatch(format!(
-                "the adapter has matrices for `{unknown}`; the model has no such linear layer"
-            )));
-        }
         let mut values = vec![O::Elem::from_f64(0.0); layout.len()];
         for module in layout.modules() {
             let matrices = &peft.modules[&module.path()];

@@ -1,5 +1,6 @@
 //! Where an adapter's matrices lie in one flat buffer.
 
+use super::peft::PeftAdapter;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::model::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
@@ -127,6 +128,20 @@ impl LoraLayout {
         Ok(Self::new(config, r, |layer, module| targets.iter().any(|target| matches(target, layer, module))))
     }
 
+    /// The layout of an adapter read from PEFT's files.
+    ///
+    /// Errors: `ADAPTER_MISMATCH` for matrices of a module that the model does not have.
+    pub fn of_peft(config: &ModelConfig, peft: &PeftAdapter) -> Result<Self> {
+        let layout = Self::new(config, peft.r, |layer, module| peft.modules.contains_key(&module_path(layer, module)));
+        if layout.modules().count() == peft.modules.len() {
+            return Ok(layout);
+        }
+        let known: Vec<String> = layout.modules().map(LoraModule::path).collect();
+        let unknown = peft.modules.keys().find(|path| !known.contains(path)).map_or("", String::as_str);
+        let message = format!("the adapter has matrices for `{unknown}`; the model has no such linear layer");
+        Err(EngineError::new(ErrorCode::AdapterMismatch, message))
+    }
+
     /// Elements of the flat buffer.
     pub fn len(&self) -> usize {
         self.len
@@ -142,9 +157,29 @@ impl LoraLayout {
         &self.layers[layer][group as usize]
     }
 
+    /// Every block's groups, empty ones among them.
+    pub fn groups(&self) -> impl Iterator<Item = &LoraGroup> {
+        self.layers.iter().flatten()
+    }
+
     /// Columns of all groups of a block together: the width of its products with A.
     pub fn columns(&self, layer: usize) -> usize {
         self.layers[layer].iter().map(|group| group.columns).sum()
+    }
+
+    /// The widest block's.
+    pub fn most_columns(&self) -> usize {
+        (0..self.layers.len()).map(|layer| self.columns(layer)).max().unwrap_or(0)
+    }
+
+    /// Most in_features of a layer with matrices.
+    pub fn widest_input(&self) -> usize {
+        self.modules().map(|module| module.in_features).max().unwrap_or(0)
+    }
+
+    /// The lowest block with matrices: below it nothing is learned.
+    pub fn lowest_layer(&self) -> Option<usize> {
+        self.modules().map(|module| module.layer).min()
     }
 
     /// Every module with matrices, block by block in the order of use.

@@ -1,11 +1,11 @@
 //! Memory of a micro-batch: what the forward pass leaves for the backward pass, and what both use in passing. Made once, reused.
 
-use super::parked::ParkedActivations;
-use super::streams::{StreamPlaces, Streams};
+use super::parked::{ParkedActivations, parked_bytes};
+use super::streams::{Keep, StreamPlaces, Streams, stream_bytes};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraLayout;
-use crate::ops::Ops;
+use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
 /// What a block leaves for its backward pass, besides its input. Rows are tokens.
 pub struct LayerActivations<O: Ops> {
@@ -56,19 +56,14 @@ impl<O: Ops> LayerActivations<O> {
     }
 }
 
-/// What a forward pass keeps for a backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: no backward pass follows.
-    Nothing,
-    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
-    /// inputs of those wait outside the device's memory.
-    AllBut { recomputed: usize, offload: bool },
-}
-
-impl Keep {
-    /// Everything, of every block.
-    pub const ALL: Self = Self::AllBut { recomputed: 0, offload: false };
+/// Bytes of [`LayerActivations::new`].
+fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> u64 {
+    2 * prices.activations(rows * config.query_size())
+        + 2 * prices.activations(rows * config.key_value_size())
+        + prices.buffer(rows * config.num_attention_heads)
+        + prices.activations(rows * config.hidden_size)
+        + 2 * prices.buffer(rows)
+        + 2 * prices.activations(rows * config.intermediate_size)
 }
 
 /// One block's part of the activations in the forward pass.
@@ -102,15 +97,8 @@ pub struct Activations<O: Ops> {
 impl<O: Ops> Activations<O> {
     /// Room for `rows` tokens.
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, keep: Keep) -> Result<Self> {
-        let blocks = config.num_hidden_layers;
-        let columns = (0..blocks).map(|layer| layout.columns(layer)).max().unwrap_or(0);
-        let (layers, low_rank) = match keep {
-            Keep::Nothing => (1, 1),
-            Keep::AllBut { recomputed, .. } => {
-                let recomputed = recomputed.min(blocks);
-                (blocks - recomputed + usize::from(recomputed > 0), blocks)
-            }
-        };
+        let (blocks, columns) = (config.num_hidden_layers, layout.most_columns());
+        let [layers, low_rank] = keep.places(blocks);
         let places = StreamPlaces::new(keep, blocks);
         Ok(Self {
             rows,
@@ -168,6 +156,23 @@ impl<O: Ops> Activations<O> {
     }
 }
 
+/// Bytes of [`Activations::new`].
+pub(crate) fn activation_bytes(
+    prices: &dyn MemoryPrices,
+    config: &ModelConfig,
+    layout: &LoraLayout,
+    rows: usize,
+    keep: Keep,
+) -> PlacedBytes {
+    let [layers, low_rank] = keep.places(config.num_hidden_layers).map(|count| count as u64);
+    let places = StreamPlaces::new(keep, config.num_hidden_layers);
+    let device =
+        layers * layer_bytes(prices, config, rows) + low_rank * prices.activations(rows * layout.most_columns());
+    PlacedBytes { device, pinned_host: 0 }
+        + stream_bytes(prices, places, rows * config.hidden_size)
+        + parked_bytes(prices, config, rows, places)
+}
+
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
     pub(super) normed: O::Buffer,
@@ -197,7 +202,7 @@ impl<O: Ops> Scratch<O> {
     pub fn new(ops: &O, config: &ModelConfig, layout: &LoraLayout, rows: usize, backward: bool) -> Result<Self> {
         let (query, key_value) = (rows * config.query_size(), rows * config.key_value_size());
         let (hidden, inner) = (rows * config.hidden_size, rows * config.intermediate_size);
-        let columns = (0..config.num_hidden_layers).map(|layer| layout.columns(layer)).max().unwrap_or(0);
+        let columns = layout.most_columns();
         let backward = backward.then(|| -> Result<_> {
             Ok(BackwardScratch {
                 hidden: ops.allocate_activations(hidden)?,
@@ -219,7 +224,22 @@ impl<O: Ops> Scratch<O> {
 
     /// The same with room for the dropout of `rows` tokens.
     pub fn with_dropout(self, ops: &O, layout: &LoraLayout, rows: usize) -> Result<Self> {
-        let widest = layout.modules().map(|module| module.in_features).max().unwrap_or(0);
-        Ok(Self { dropped: Some(ops.allocate_activations(rows * widest)?), ..self })
+        Ok(Self { dropped: Some(ops.allocate_activations(rows * layout.widest_input())?), ..self })
     }
+}
+
+/// Bytes of [`Scratch::new`] with room for the backward pass.
+pub(crate) fn scratch_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, layout: &LoraLayout, rows: usize) -> u64 {
+    let (hidden, query) = (rows * config.hidden_size, rows * config.query_size());
+    2 * prices.activations(hidden)
+        + 2 * prices.activations(rows * config.intermediate_size)
+        + prices.activations(query)
+        + 2 * prices.activations(rows * config.key_value_size())
+        + prices.activations(hidden.max(query))
+        + prices.activations(rows * layout.most_columns())
+}
+
+/// Bytes of [`Scratch::with_dropout`] beside those.
+pub(crate) fn dropout_bytes(prices: &dyn MemoryPrices, layout: &LoraLayout, rows: usize) -> u64 {
+    prices.activations(rows * layout.widest_input())
 }

@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::ops::Ops;
+use crate::ops::{MemoryPrices, Ops};
 
 /// Label of a position that is not learned.
 pub const IGNORED_LABEL: i32 = -100;
@@ -99,15 +99,20 @@ impl TokenExamples {
 
     /// Most tokens that `count` examples have together.
     pub fn largest_batch(&self, count: usize) -> usize {
-        let mut lengths: Vec<usize> = (0..self.len()).map(|index| self.example_len(index)).collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        lengths.iter().take(count).sum()
+        most_together((0..self.len()).map(|index| self.example_len(index)), count)
     }
 
     /// Tokens of the longest example.
     pub fn longest(&self) -> usize {
         (0..self.len()).map(|index| self.example_len(index)).max().unwrap_or(0)
     }
+}
+
+/// The largest sum of `count` numbers.
+pub(crate) fn most_together(numbers: impl Iterator<Item = usize>, count: usize) -> usize {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.iter().take(count).sum()
 }
 
 /// A micro-batch on the device: examples end to end, positions restarting at each.
@@ -174,4 +179,9 @@ impl<O: Ops> PackedBatch<O> {
     pub fn label_count(&self) -> usize {
         self.targets.len()
     }
+}
+
+/// Bytes of [`PackedBatch::new`].
+pub(crate) fn batch_bytes(prices: &dyn MemoryPrices, rows: usize) -> u64 {
+    2 * prices.indices(rows) + prices.indices(rows + 1)
 }

@@ -23,6 +23,11 @@ pub struct Decoder<'a, O: Ops> {
     pub dropout: Option<Dropout>,
 }
 
+/// Numbers that [`rope_angles`] allocates.
+pub(crate) fn rope_angle_count(config: &ModelConfig, positions: usize) -> usize {
+    positions * config.head_dim
+}
+
 /// Cosines and sines of rope for `positions` positions: `[positions, head_dim]`, at each the cosines, then the sines.
 ///
 /// Angles are `position · theta^(−2i/head_dim)`, frequency and product rounded to f32 as transformers computes them; on f64 devices nothing
@@ -30,7 +35,7 @@ pub struct Decoder<'a, O: Ops> {
 pub fn rope_angles<O: Ops>(ops: &O, config: &ModelConfig, positions: usize) -> Result<O::Buffer> {
     let half = config.head_dim / 2;
     let single = size_of::<O::Elem>() == size_of::<f32>();
-    let mut values = Vec::with_capacity(positions * config.head_dim);
+    let mut values = Vec::with_capacity(rope_angle_count(config, positions));
     let frequency = |i: usize| {
         let exponent = 2.0 * i as f64 / config.head_dim as f64;
         if single {
@@ -110,8 +115,8 @@ impl<O: Ops> Decoder<'_, O> {
         gradients: &mut O::Buffer,
     ) -> Result<()> {
         let layout = &self.adapter.layout;
-        // Below the lowest block with matrices nothing is learned.
-        let Some(lowest) = layout.modules().map(|module| module.layer).min() else { return Ok(()) };
+        // Below it nothing is learned.
+        let Some(lowest) = layout.lowest_layer() else { return Ok(()) };
         let len = batch.rows * self.base.config.hidden_size;
         for layer in (lowest..self.base.layers.len()).rev() {
             activations.streams.fetch(self.ops, layer, len)?;

@@ -5,7 +5,7 @@ use super::batch::PackedBatch;
 use super::weights::BaseModel;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
-use crate::ops::{Element, LinearGradTerm, Ops, View, ViewMut};
+use crate::ops::{Element, LinearGradTerm, MemoryPrices, Ops, View, ViewMut};
 
 /// Memory of the output layer; shared by training and evaluation.
 pub struct HeadScratch<O: Ops> {
@@ -28,7 +28,7 @@ pub struct HeadScratch<O: Ops> {
 impl<O: Ops> HeadScratch<O> {
     /// Memory for batches of up to `labelled` labelled rows, taken a piece at a time.
     pub fn new(ops: &O, config: &ModelConfig, labelled: usize) -> Result<Self> {
-        let rows = labelled.min((O::LOGITS_AT_ONCE / config.vocab_size).max(1));
+        let rows = piece_rows(labelled, O::LOGITS_AT_ONCE, config);
         let hidden = rows * config.hidden_size;
         Ok(Self {
             rows,
@@ -94,4 +94,19 @@ impl<O: Ops> HeadScratch<O> {
         ops.read((&self.losses).into(), &mut self.losses_on_host)?;
         Ok(self.losses_on_host.iter().map(|loss| loss.to_f64()).sum())
     }
+}
+
+/// Rows of one piece.
+fn piece_rows(labelled: usize, logits_at_once: usize, config: &ModelConfig) -> usize {
+    labelled.min((logits_at_once / config.vocab_size).max(1))
+}
+
+/// Bytes of [`HeadScratch::new`].
+pub(crate) fn head_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, labelled: usize) -> u64 {
+    let rows = piece_rows(labelled, prices.logits_at_once(), config);
+    prices.activations(rows * config.vocab_size)
+        + 4 * prices.activations(rows * config.hidden_size)
+        + prices.buffer(rows)
+        + prices.buffer(labelled)
+        + 2 * prices.indices(rows)
 }

@@ -4,7 +4,7 @@ use super::activations::LayerActivations;
 use super::streams::StreamPlaces;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::ops::Ops;
+use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
 /// Values, attention's output and the residual stream after it.
 struct Moving<T> {
@@ -123,4 +123,21 @@ impl<O: Ops> ParkedActivations<O> {
         std::mem::swap(&mut self.blocks[layer].log_sum_exp, &mut saved.log_sum_exp);
         Ok(())
     }
+}
+
+/// Bytes of [`ParkedActivations::new`].
+pub(super) fn parked_bytes(
+    prices: &dyn MemoryPrices,
+    config: &ModelConfig,
+    rows: usize,
+    places: StreamPlaces,
+) -> PlacedBytes {
+    if places.parked == 0 {
+        return PlacedBytes::default();
+    }
+    let lengths = [config.key_value_size(), config.query_size(), config.hidden_size].map(|width| rows * width);
+    let spare = lengths.iter().map(|len| prices.activations(*len)).sum();
+    let sums = PlacedBytes { device: prices.buffer(rows * config.num_attention_heads), pinned_host: 0 };
+    let block = lengths.iter().fold(sums, |bytes, len| bytes + prices.parked(*len));
+    block * places.parked + PlacedBytes { device: spare, pinned_host: 0 }
 }

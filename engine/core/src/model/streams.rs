@@ -1,12 +1,37 @@
-//! The residual stream before each block and after the last, and where each of them lies.
+//! What a forward pass keeps, the residual stream before each block and after the last, and where each of them lies.
 
-use super::activations::Keep;
 use crate::error::Result;
-use crate::ops::Ops;
+use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
 /// Buffers that streams share which are not kept, or kept elsewhere: one that a block reads, and one that it writes or that the next one comes
 /// back to.
 const SHARED: usize = 2;
+
+/// What a forward pass keeps for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: no backward pass follows.
+    Nothing,
+    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
+    /// inputs of those wait outside the device's memory.
+    AllBut { recomputed: usize, offload: bool },
+}
+
+impl Keep {
+    /// Everything, of every block.
+    pub const ALL: Self = Self::AllBut { recomputed: 0, offload: false };
+
+    /// Blocks' activations and blocks' products with A that there is room for, of so many blocks.
+    pub(super) fn places(self, blocks: usize) -> [usize; 2] {
+        match self {
+            Self::Nothing => [1, 1],
+            Self::AllBut { recomputed, .. } => {
+                let recomputed = recomputed.min(blocks);
+                [blocks - recomputed + usize::from(recomputed > 0), blocks]
+            }
+        }
+    }
+}
 
 /// Places of the residual streams of a micro-batch, each `[rows, hidden_size]` activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +129,12 @@ impl<O: Ops> Streams<O> {
             self.held[stream % SHARED] = Some(stream);
         }
     }
+}
+
+/// Bytes of [`Streams::new`].
+pub(super) fn stream_bytes(prices: &dyn MemoryPrices, places: StreamPlaces, len: usize) -> PlacedBytes {
+    let buffers = PlacedBytes { device: prices.activations(len), pinned_host: 0 };
+    buffers * places.on_device + prices.parked(len) * places.parked
 }
 
 #[cfg(test)]

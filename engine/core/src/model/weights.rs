@@ -1,5 +1,6 @@
 //! A base model's frozen weights on a device.
 
+use super::forms::WeightForms;
 use super::linear::{LINEAR_MODULES, LinearModule};
 use super::source::TensorSource;
 use crate::config::ModelConfig;
@@ -37,6 +38,8 @@ pub struct BaseModel<O: Ops> {
     pub norm: O::Buffer,
     /// `[vocab_size, hidden_size]`; none: the embedding table is the output layer.
     pub lm_head: Option<O::Weight>,
+    /// Sizes and types of all of them.
+    pub forms: WeightForms,
 }
 
 impl<O: Ops> BaseModel<O> {
@@ -96,6 +99,7 @@ impl<O: Ops> BaseModel<O> {
             ),
         };
         Ok(Self {
+            forms: WeightForms::read(source, storage, ops.embedding_place(&embed_tokens))?,
             embed_tokens: checked(table, embed_tokens, (vocab_size, hidden_size))?,
             norm: norm("model.norm")?,
             layers,

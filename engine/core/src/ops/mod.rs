@@ -5,11 +5,13 @@ pub mod cpu;
 pub mod cuda;
 mod dropout;
 mod low_rank;
+mod prices;
 mod view;
 mod window;
 
 pub use dropout::DropoutMask;
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
+pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 pub(crate) use window::seen_positions;
@@ -217,6 +219,8 @@ pub trait Ops: Send + Sync + 'static {
     fn upload_weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
     /// As [`Ops::upload_weight`], a table that only [`Ops::embedding`] reads; `place` is for devices with memory of their own.
     fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<Self::Weight>;
+    /// Where [`Ops::upload_embedding`] has put a table.
+    fn embedding_place(&self, table: &Self::Weight) -> EmbeddingPlace;
     /// `(rows, columns)` of a weight.
     fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
     /// Bytes that hold a weight, its scales included, in memory of their own or not.
@@ -238,6 +242,10 @@ pub trait Ops: Send + Sync + 'static {
     fn fetch(&self, len: usize, from: &Self::Parked, to: &mut Self::Buffer) -> Result<()>;
     /// Bytes allocated now and at most.
     fn memory(&self) -> MemoryUse;
+    /// What memory costs here.
+    fn prices(&self) -> Box<dyn MemoryPrices + '_>;
+    /// What can still be had.
+    fn room(&self) -> MemoryRoom;
 
     /// Sets `len` elements to zero.
     fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;

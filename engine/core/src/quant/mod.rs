@@ -17,6 +17,7 @@
 mod convert;
 mod dequantize;
 mod dynamic_map;
+mod form;
 pub mod int8;
 pub mod llm_int8;
 mod nested;
@@ -27,6 +28,7 @@ pub use convert::convert;
 pub(crate) use dequantize::elements;
 pub use dequantize::{dequantize, dequantize_rows};
 pub use dynamic_map::DYNAMIC_MAP;
+pub use form::MatrixForm;
 pub use nested::NestedScales;
 pub use storage::WeightStorage;
 

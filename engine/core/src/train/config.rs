@@ -1,9 +1,38 @@
 //! Settings of a run.
 
+use std::str::FromStr;
+
 use super::loss_scale::LossScaling;
 use super::schedule::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
+
+/// Of how many blocks, the first ones, the backward pass computes activations again instead of keeping them: less memory, more time, the same
+/// numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// As few as fit into the memory that is free.
+    #[default]
+    Auto,
+    /// So many. More than there are: of all.
+    Layers(usize),
+    All,
+}
+
+impl FromStr for Recompute {
+    type Err = EngineError;
+
+    /// `auto`, `all` or a number. `INVALID_ARGUMENT` for anything else.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "all" => Ok(Self::All),
+            number => number.parse().map(Self::Layers).map_err(|_| {
+                EngineError::invalid(format!("recompute_layers is `{text}`; expected auto, all or a number of layers"))
+            }),
+        }
+    }
+}
 
 /// How to train. Field for field the `TrainingConfig` of `src/engine/engine.ts`; names and meanings are those of transformers'
 /// `TrainingArguments`.
@@ -32,12 +61,10 @@ pub struct TrainConfig {
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
-    /// Of so many of the first blocks, the backward pass computes activations again instead of keeping them: less memory, more time, the same
-    /// numbers. More than there are: of all.
-    pub recompute_layers: usize,
-    /// The inputs of recomputed blocks wait outside the device's memory, a GPU's in locked memory of the host: less memory of the device, the same
-    /// numbers. The processor has one memory and gains nothing.
-    pub offload_layer_inputs: bool,
+    pub recompute_layers: Recompute,
+    /// The inputs of recomputed blocks, and what takes longest to compute again, wait outside the device's memory, a GPU's in locked memory of
+    /// the host: less memory of the device, the same numbers. The processor has one memory and gains nothing.
+    pub offload_activations: bool,
     /// For devices that compute in f16: a step whose gradients overflow is skipped. None: such a step is an error.
     pub loss_scaling: Option<LossScaling>,
 }
@@ -115,9 +142,19 @@ pub(super) mod tests {
             eval_steps: None,
             shuffle: true,
             data_seed: 42,
-            recompute_layers: 0,
-            offload_layer_inputs: false,
+            recompute_layers: Recompute::Auto,
+            offload_activations: false,
             loss_scaling: None,
+        }
+    }
+
+    #[test]
+    fn what_is_recomputed_is_read_by_name_or_number() {
+        assert_eq!("auto".parse::<Recompute>().unwrap(), Recompute::Auto);
+        assert_eq!("all".parse::<Recompute>().unwrap(), Recompute::All);
+        assert_eq!("12".parse::<Recompute>().unwrap(), Recompute::Layers(12));
+        for wrong in ["", "-1", "half", "1.5"] {
+            assert_eq!(wrong.parse::<Recompute>().unwrap_err().code, ErrorCode::InvalidArgument, "{wrong}");
         }
     }
 

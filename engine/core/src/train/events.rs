@@ -1,16 +1,13 @@
 //! What a run reports.
 
+use super::estimate::TrainingEstimate;
+
 /// One event of a run. The counterpart of `TrainingEvent` in `src/engine/engine.ts`, which adds `cancelled`: a run is cancelled by not
 /// advancing it any more.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TrainingEvent {
     /// The first event.
-    Started {
-        max_steps: u64,
-        trainable_parameters: u64,
-        /// Module names with matrices, such as `q_proj`.
-        target_modules: Vec<String>,
-    },
+    Started(Box<TrainingEstimate>),
     /// An optimizer step was taken, or skipped.
     Step(TrainingStep),
     /// The evaluation examples were gone through.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::TrainConfig;
+use super::estimate::{EstimateRequest, TrainingEstimate, estimate};
 use super::evaluation::EvaluationSums;
 use super::events::{Progress, TrainingEvent, TrainingStep};
 use super::loss_scale::LossScaler;
 use super::meter::Meter;
 use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
-use super::workspace::{Sizes, Workspace};
+use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::{LoraAdapter, LoraConfig};
@@ -30,6 +31,7 @@ pub struct Trainer<O: Ops> {
     train: TokenExamples,
     evaluation: Option<TokenExamples>,
     workspace: Workspace<O>,
+    estimate: TrainingEstimate,
     meter: Meter,
     clock: Instant,
     /// Where activations are in f16.
@@ -68,7 +70,7 @@ impl<O: Ops> Trainer<O> {
     /// dropout and seed hold all the same.
     ///
     /// Errors: `INVALID_ARGUMENT` (a setting, or examples that are empty or malformed), `SEQUENCE_TOO_LONG`, `NO_TRAINABLE_TOKENS`,
-    /// `UNKNOWN_TARGET_MODULE`, `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`.
+    /// `UNKNOWN_TARGET_MODULE`, `ADAPTER_MISMATCH`, `OUT_OF_MEMORY`: before anything is allocated, where the run's plan does not fit.
     pub fn new(
         ops: Arc<O>,
         base: Arc<BaseModel<O>>,
@@ -77,10 +79,20 @@ impl<O: Ops> Trainer<O> {
         evaluation: Option<TokenExamples>,
         initial: Option<PeftAdapter>,
     ) -> Result<Self> {
-        config.validate()?;
-        train.validate(&base.config, "training")?;
-        if let Some(evaluation) = &evaluation {
-            evaluation.validate(&base.config, "evaluation")?;
+        let estimate = estimate(
+            &*ops,
+            &EstimateRequest {
+                model: &base.config,
+                weights: &base.forms,
+                loaded: true,
+                config: &config,
+                train: &train,
+                evaluation: evaluation.as_ref(),
+                initial: initial.as_ref(),
+            },
+        )?;
+        if let Some(refusal) = estimate.memory.refusal() {
+            return Err(refusal);
         }
         let adapter = match &initial {
             Some(peft) => {
@@ -90,21 +102,9 @@ impl<O: Ops> Trainer<O> {
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
         let plan = TrainingPlan::new(&config, train.len());
-        let both = || {
-            [(&train, config.per_device_train_batch_size)]
-                .into_iter()
-                .chain(evaluation.iter().map(|evaluation| (evaluation, config.per_device_eval_batch_size)))
-        };
-        let sizes = Sizes {
-            train_rows: plan.largest_batch(&train),
-            evaluation_rows: evaluation
-                .as_ref()
-                .map_or(0, |all| largest_in_order(all, config.per_device_eval_batch_size)),
-            labelled_rows: both().map(|(examples, count)| most_labels(examples, count)).max().unwrap_or(0),
-            longest: both().map(|(examples, _)| examples.longest()).max().unwrap_or(0),
-        };
-        let keep = Keep::AllBut { recomputed: config.recompute_layers, offload: config.offload_layer_inputs };
-        let workspace = Workspace::new(ops.clone(), base, adapter, sizes, keep)?;
+        let keep =
+            Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
+        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,
@@ -120,6 +120,7 @@ impl<O: Ops> Trainer<O> {
             train,
             evaluation,
             workspace,
+            estimate,
             meter: Meter::default(),
             clock: Instant::now(),
             global_step: 0,
@@ -141,18 +142,18 @@ impl<O: Ops> Trainer<O> {
                 } else {
                     self.after_evaluation()
                 };
-                let layout = &self.workspace.adapter.layout;
-                Ok(Progress::Event(TrainingEvent::Started {
-                    max_steps: self.plan.max_steps(),
-                    trainable_parameters: layout.len() as u64,
-                    target_modules: layout.target_modules(),
-                }))
+                Ok(Progress::Event(TrainingEvent::Started(Box::new(self.estimate.clone()))))
             }
             Phase::Train(group) => self.train_micro_batch(group).map_err(|error| self.in_step(error)),
             Phase::Evaluate(sums) => self.evaluate_batch(sums),
             Phase::End => Ok(Progress::Event(TrainingEvent::Finished)),
             Phase::Over => Ok(Progress::Finished),
         }
+    }
+
+    /// What was known of the run before its first step.
+    pub fn estimate(&self) -> &TrainingEstimate {
+        &self.estimate
     }
 
     /// The adapter as the last whole step left it, at any time. Waits for the device.
@@ -314,17 +315,4 @@ fn non_finite_in(error: EngineError, place: &str) -> EngineError {
         error.message
     );
     EngineError::new(ErrorCode::NonFiniteLoss, message)
-}
-
-/// Most tokens of a batch of `count` examples taken in file order.
-fn largest_in_order(examples: &TokenExamples, count: usize) -> usize {
-    let tokens = |first: usize| examples.offsets[(first + count).min(examples.len())] - examples.offsets[first];
-    (0..examples.len()).step_by(count).map(tokens).max().unwrap_or(0) as usize
-}
-
-/// Most label tokens that `count` examples have together.
-fn most_labels(examples: &TokenExamples, count: usize) -> usize {
-    let mut counts: Vec<usize> = (0..examples.len()).map(|index| examples.label_count(index)).collect();
-    counts.sort_unstable_by(|a, b| b.cmp(a));
-    counts.iter().take(count).sum()
 }

@@ -2,25 +2,13 @@
 
 use std::sync::Arc;
 
+use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::model::{
     Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
 use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
-
-/// Sizes of the largest micro-batches, in tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sizes {
-    /// Of a training micro-batch.
-    pub train_rows: usize,
-    /// Of an evaluation batch; 0 where there is none.
-    pub evaluation_rows: usize,
-    /// Labelled positions of either.
-    pub labelled_rows: usize,
-    /// Of an example.
-    pub longest: usize,
-}
 
 /// An adapter in training: its matrices, their gradients and moments, and the memory of a micro-batch.
 pub(super) struct Workspace<O: Ops> {
@@ -40,7 +28,7 @@ pub(super) struct Workspace<O: Ops> {
 }
 
 impl<O: Ops> Workspace<O> {
-    /// Allocates everything. `OUT_OF_MEMORY` where the device refuses.
+    /// Allocates everything; `RunShape::plan` prices it. `OUT_OF_MEMORY` where the device refuses.
     pub fn new(
         ops: Arc<O>,
         base: Arc<BaseModel<O>>,
@@ -49,20 +37,20 @@ impl<O: Ops> Workspace<O> {
         keep: Keep,
     ) -> Result<Self> {
         let (config, layout) = (&base.config, &*adapter.layout);
-        let rows = sizes.train_rows.max(sizes.evaluation_rows);
-        let evaluation_activations = (sizes.evaluation_rows > sizes.train_rows)
-            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation_rows, Keep::Nothing));
+        let rows = sizes.rows();
+        let evaluation_activations = (sizes.evaluation.rows > sizes.train.rows)
+            .then(|| Activations::new(&*ops, config, layout, sizes.evaluation.rows, Keep::Nothing));
         let mut scratch = Scratch::new(&*ops, config, layout, rows, true)?;
         if adapter.lora_dropout > 0.0 {
-            scratch = scratch.with_dropout(&*ops, layout, sizes.train_rows)?;
+            scratch = scratch.with_dropout(&*ops, layout, sizes.train.rows)?;
         }
         Ok(Self {
             gradients: ops.allocate(layout.len())?,
             first_moments: ops.allocate(layout.len())?,
             second_moments: ops.allocate(layout.len())?,
-            angles: rope_angles(&*ops, config, sizes.longest)?,
+            angles: rope_angles(&*ops, config, sizes.longest())?,
             batch: PackedBatch::new(&*ops, rows)?,
-            activations: Activations::new(&*ops, config, layout, sizes.train_rows, keep)?,
+            activations: Activations::new(&*ops, config, layout, sizes.train.rows, keep)?,
             evaluation_activations: evaluation_activations.transpose()?,
             scratch,
             head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,

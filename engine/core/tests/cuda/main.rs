@@ -8,6 +8,9 @@ mod dropout;
 mod elementwise;
 mod generation;
 mod memory;
+mod plan;
 mod products;
+#[path = "../support/random_model.rs"]
+mod random_model;
 mod transfers;
 mod weights;

@@ -2,7 +2,10 @@
 
 use candle_core::quantized::GgmlDType;
 use luthier_core::load::{self, TokenizerSource};
-use luthier_core::{ErrorCode, StoredType};
+use luthier_core::model::{BaseModel, WeightForms};
+use luthier_core::ops::cpu::CpuOps;
+use luthier_core::ops::{EmbeddingPlace, Ops};
+use luthier_core::{ErrorCode, StoredType, TensorBytes, WeightStorage};
 
 use crate::support::{Folder, Meta, TinyModel, f32_bytes, refused};
 
@@ -44,6 +47,29 @@ fn rows_of_quantized_blocks_are_put_right_as_a_whole() {
     let tensor = files.tensor(hugging_face).unwrap();
     assert_eq!(tensor.stored, StoredType::Ggml(GgmlDType::Q4_1));
     assert!(tensor.bytes.as_slice() == quantize(&model.tensors[hugging_face].1));
+}
+
+/// What is planned from headers is what a load then holds; rows that are put right are no longer a window of the file.
+#[test]
+fn forms_are_those_of_the_tensors_and_price_what_a_load_holds() {
+    for tied in [true, false] {
+        let model = TinyModel::new(tied);
+        let folder = Folder::new(&format!("gguf-forms-{tied}"));
+        let files = load::open(&folder.file("tiny.gguf", &model.gguf().bytes())).unwrap();
+        for (name, _) in model.tensors.iter().filter(|(_, (shape, _))| shape.len() == 2) {
+            let (form, tensor) = (files.form(name).unwrap(), files.tensor(name).unwrap());
+            assert_eq!((vec![form.rows, form.columns], form.stored), (tensor.shape, tensor.stored), "{name}");
+            assert_eq!(form.mapped, matches!(tensor.bytes, TensorBytes::Mapped { .. }), "{name}");
+        }
+        for storage in WeightStorage::ALL {
+            let ops = CpuOps::<f32>::new(1);
+            let planned = WeightForms::read(&*files, storage, EmbeddingPlace::Device).unwrap();
+            let base = BaseModel::load(&ops, &*files, storage).unwrap();
+            assert_eq!(base.forms, planned);
+            assert_eq!(planned.held_bytes(&*ops.prices()), ops.memory().allocated_bytes, "{}", storage.name());
+            assert!(planned.bytes(&*ops.prices()) > planned.held_bytes(&*ops.prices()), "the tables stay in the file");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::train::{EvaluationResult, TrainConfig, Trainer, TrainingPlan, TrainingStep};
+use luthier_core::train::{EvaluationResult, Recompute, TrainConfig, Trainer, TrainingPlan, TrainingStep};
 
 use crate::device::on_device;
 use crate::golden::{Golden, close};
@@ -28,7 +28,13 @@ fn run(settings: Settings) -> (Vec<TrainingStep>, Vec<EvaluationResult>, PeftAda
     let ops = Arc::new(CpuOps::<f32>::new(settings.threads));
     let lora = LoraConfig { lora_dropout: settings.lora_dropout, seed: settings.seed, ..golden.config().lora };
     let (max_steps, recompute_layers) = (Some(6), settings.recompute_layers);
-    let config = TrainConfig { lora, max_steps, recompute_layers, warmup_steps: 0.0, ..golden.config() };
+    let config = TrainConfig {
+        lora,
+        max_steps,
+        recompute_layers: Recompute::Layers(recompute_layers),
+        warmup_steps: 0.0,
+        ..golden.config()
+    };
     let (base, initial) = (golden.model(&*ops), golden.adapter("init_adapter"));
     let mut trainer =
         Trainer::new(ops, base, config, golden.train(), Some(golden.evaluation()), Some(initial)).unwrap();
@@ -96,7 +102,8 @@ fn beside_f64<O: Ops>(ops: Arc<O>) {
     fn losses<O: Ops>(ops: Arc<O>) -> Vec<TrainingStep> {
         let golden = Golden::open("tied");
         let lora = LoraConfig { lora_dropout: 0.1, ..golden.config().lora };
-        let config = TrainConfig { lora, max_steps: Some(20), recompute_layers: 1, ..golden.config() };
+        let config =
+            TrainConfig { lora, max_steps: Some(20), recompute_layers: Recompute::Layers(1), ..golden.config() };
         let (base, initial) = (golden.model(&*ops), golden.adapter("init_adapter"));
         finish(&mut Trainer::new(ops, base, config, golden.train(), None, Some(initial)).unwrap()).0
     }

@@ -9,7 +9,7 @@ use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
 use luthier_core::model::{BaseModel, TokenExamples};
 use luthier_core::ops::Ops;
-use luthier_core::train::TrainConfig;
+use luthier_core::train::{Recompute, TrainConfig};
 use serde_json::Value;
 
 pub struct Golden {
@@ -85,8 +85,8 @@ impl Golden {
             eval_steps: config["eval_steps"].as_u64(),
             shuffle: config["shuffle"].as_bool().unwrap(),
             data_seed: count(&config["data_seed"]),
-            recompute_layers: 0,
-            offload_layer_inputs: false,
+            recompute_layers: Recompute::Layers(0),
+            offload_activations: false,
             loss_scaling: None,
         }
     }

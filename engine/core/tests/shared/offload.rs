@@ -8,7 +8,7 @@ use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::{BaseModel, TensorSource, TokenExamples};
 use luthier_core::ops::{EmbeddingPlace, Ops};
-use luthier_core::train::{LrSchedulerType, Progress, TrainConfig, Trainer, TrainingEvent};
+use luthier_core::train::{LrSchedulerType, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{ErrorCode, HostTensor, ModelConfig, Result, WeightStorage};
 
 /// The tiny model whose output layer is its own, with its two blocks one after the other as often as it takes.
@@ -54,7 +54,7 @@ fn examples(lengths: &[u32]) -> TokenExamples {
 }
 
 /// Micro-batches of differing sizes, accumulated; evaluations between steps. Everything is learned fast, so that no gradient stays zero.
-fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
+fn config(recompute_layers: usize, offload_activations: bool) -> TrainConfig {
     TrainConfig {
         lora: LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 3 },
         learning_rate: 0.01,
@@ -73,8 +73,8 @@ fn config(recompute_layers: usize, offload_layer_inputs: bool) -> TrainConfig {
         eval_steps: Some(1),
         shuffle: false,
         data_seed: 0,
-        recompute_layers,
-        offload_layer_inputs,
+        recompute_layers: Recompute::Layers(recompute_layers),
+        offload_activations,
         loss_scaling: None,
     }
 }

@@ -136,6 +136,8 @@ export interface GetServerInfoResponse {
   deviceReason: string;
   /** The GPUs found when the device was chosen; empty where none was looked for, as with the device `cpu`. */
   gpus: Gpu[];
+  /** What computes attention in training, for people: `own kernels`, or a library with its version. */
+  attention: string;
 }
 
 /** A GPU of the server's machine. */
@@ -1405,6 +1407,7 @@ function createBaseGetServerInfoResponse(): GetServerInfoResponse {
     exportRoots: [],
     deviceReason: "",
     gpus: [],
+    attention: "",
   };
 }
 
@@ -1454,6 +1457,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     }
     for (const v of message.gpus) {
       Gpu.encode(v!, writer.uint32(122).fork()).join();
+    }
+    if (message.attention !== "") {
+      writer.uint32(130).string(message.attention);
     }
     return writer;
   },
@@ -1591,6 +1597,14 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
             message.gpus.push(Gpu.decode(reader, reader.uint32()));
             continue;
           }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.attention = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1664,6 +1678,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
       gpus: globalThis.Array.isArray(object?.gpus)
         ? object.gpus.map((e: any) => Gpu.fromJSON(e))
         : [],
+      attention: isSet(object.attention) ? globalThis.String(object.attention) : "",
     };
   },
 
@@ -1714,6 +1729,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     if (message.gpus?.length) {
       obj.gpus = message.gpus.map((e) => Gpu.toJSON(e));
     }
+    if (message.attention !== undefined) {
+      obj.attention = message.attention;
+    }
     return obj;
   },
 
@@ -1737,6 +1755,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     message.exportRoots = object.exportRoots?.map((e) => e) || [];
     message.deviceReason = object.deviceReason ?? "";
     message.gpus = object.gpus?.map((e) => Gpu.fromPartial(e)) || [];
+    message.attention = object.attention ?? "";
     return message;
   },
 };

@@ -14,6 +14,7 @@ use crate::load::expected::{check_sizes, check_tensors, expected_tensors};
 use crate::load::metadata::{ModelMetadata, TokenizerSource};
 use crate::load::{ModelFiles, summarize};
 use crate::model::TensorSource;
+use crate::quant::MatrixForm;
 use crate::tensor::{HostTensor, TensorBytes};
 
 /// An opened GGUF file whose tensors are exactly those of its configuration.
@@ -47,6 +48,22 @@ impl GgufModel {
             self.names.get(name).ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
         Ok(&self.header.tensors[own])
     }
+
+    fn as_stored(&self, name: &str) -> Result<HostTensor> {
+        let entry = self.entry(name)?;
+        Ok(self.header.file.tensor(entry.stored, entry.shape.clone(), entry.window.clone()))
+    }
+
+    /// Heads of a tensor whose rows llama.cpp permutes.
+    fn permuted_heads(&self, name: &str) -> Option<usize> {
+        if name.ends_with("self_attn.q_proj.weight") {
+            Some(self.config.num_attention_heads)
+        } else if name.ends_with("self_attn.k_proj.weight") {
+            Some(self.config.num_key_value_heads)
+        } else {
+            None
+        }
+    }
 }
 
 impl TensorSource for GgufModel {
@@ -55,15 +72,20 @@ impl TensorSource for GgufModel {
     }
 
     fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let entry = self.entry(name)?;
-        let tensor = self.header.file.tensor(entry.stored, entry.shape.clone(), entry.window.clone());
-        if name.ends_with("self_attn.q_proj.weight") {
-            Ok(unpermute(&tensor, self.config.num_attention_heads))
-        } else if name.ends_with("self_attn.k_proj.weight") {
-            Ok(unpermute(&tensor, self.config.num_key_value_heads))
-        } else {
-            Ok(tensor)
-        }
+        let tensor = self.as_stored(name)?;
+        Ok(match self.permuted_heads(name) {
+            Some(heads) => unpermute(&tensor, heads),
+            None => tensor,
+        })
+    }
+
+    fn form(&self, name: &str) -> Result<MatrixForm> {
+        let tensor = self.as_stored(name)?;
+        let [rows, columns] = tensor.shape[..] else {
+            return Err(EngineError::internal(format!("`{name}` has the shape {:?}; expected a matrix", tensor.shape)));
+        };
+        let mapped = self.permuted_heads(name).is_none();
+        Ok(MatrixForm { rows, columns, stored: tensor.stored, double_quant: false, mapped })
     }
 }
 

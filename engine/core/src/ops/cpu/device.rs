@@ -10,6 +10,7 @@ use super::loss;
 use super::memory::{CpuBuffer, MemoryCounter};
 use super::parallel::{Disjoint, for_rows};
 use super::pool::ThreadPool;
+use super::prices::CpuPrices;
 use super::product::{MAX_TERMS, Product, Right, ScratchPool, Term};
 use super::real::Real;
 use super::rows;
@@ -18,12 +19,15 @@ use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
 };
+use crate::system::available_bytes;
 use crate::tensor::HostTensor;
 
 /// Numbers of a weight that are dequantized at once for a gradient; weights stored as the device computes are read in place.
-const DEQUANTIZED_NUMBERS: usize = 1 << 22;
+pub(super) const DEQUANTIZED_NUMBERS: usize = 1 << 22;
+/// 96 MiB of f32.
+pub(super) const LOGITS_AT_ONCE: usize = 24 << 20;
 /// Numbers of one piece of a flat buffer; fixed, so that sums do not depend on the number of threads.
 const FLAT_PIECE: usize = 1 << 14;
 
@@ -56,6 +60,11 @@ impl<E: Real> CpuOps<E> {
     /// Threads at work in an operation.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Refuses buffers beyond so many bytes, those allocated now among them: a share of a machine's memory.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.counter.set_limit(bytes);
     }
 
     /// Instruction set of the matrix kernels: `avx512`, `avx2` or `scalar`.
@@ -132,8 +141,7 @@ impl<E: Real> Ops for CpuOps<E> {
     type Indices = Vec<u32>;
     type Weight = CpuWeight;
     type Parked = CpuBuffer<E>;
-    /// 96 MiB of f32.
-    const LOGITS_AT_ONCE: usize = 24 << 20;
+    const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CpuBuffer<E>> {
         CpuBuffer::new(len, &self.counter)
@@ -153,6 +161,10 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn upload_embedding(&self, tensor: HostTensor, _: EmbeddingPlace) -> Result<CpuWeight> {
         self.upload_weight(tensor)
+    }
+
+    fn embedding_place(&self, _: &CpuWeight) -> EmbeddingPlace {
+        EmbeddingPlace::Device
     }
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
@@ -201,6 +213,18 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn memory(&self) -> MemoryUse {
         self.counter.current()
+    }
+
+    fn prices(&self) -> Box<dyn MemoryPrices + '_> {
+        Box::new(CpuPrices { element: size_of::<E>() })
+    }
+
+    fn room(&self) -> MemoryRoom {
+        let wide = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.counter.left();
+        // Without a limit nearly every number is left.
+        let free_bytes = available_bytes().map_or((left < u64::MAX / 2).then_some(left), |free| Some(free.min(left)));
+        MemoryRoom { free_bytes, scratch_bytes: wide.as_ref().map_or(0, CpuBuffer::bytes) }
     }
 
     fn zero(&self, to: ViewMut<'_, CpuBuffer<E>>, len: usize) -> Result<()> {

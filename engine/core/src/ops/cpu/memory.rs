@@ -9,13 +9,20 @@ use crate::error::{EngineError, ErrorCode, Result};
 use crate::ops::MemoryUse;
 
 /// A cache line, and the widest vector register.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// Bytes that buffers and weights hold now, and held at most.
-#[derive(Default)]
 pub(super) struct MemoryCounter {
     now: AtomicU64,
     peak: AtomicU64,
+    /// Buffers may not take more.
+    limit: AtomicU64,
+}
+
+impl Default for MemoryCounter {
+    fn default() -> Self {
+        Self { now: AtomicU64::new(0), peak: AtomicU64::new(0), limit: AtomicU64::new(u64::MAX) }
+    }
 }
 
 impl MemoryCounter {
@@ -25,6 +32,15 @@ impl MemoryCounter {
             peak_allocated_bytes: self.peak.load(Ordering::Relaxed),
             pinned_host_bytes: 0,
         }
+    }
+
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes below the limit.
+    pub fn left(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed).saturating_sub(self.now.load(Ordering::Relaxed))
     }
 
     fn add(&self, bytes: u64) {
@@ -71,7 +87,7 @@ unsafe impl<E: Send> Send for CpuBuffer<E> {}
 unsafe impl<E: Sync> Sync for CpuBuffer<E> {}
 
 impl<E: Real> CpuBuffer<E> {
-    /// `OUT_OF_MEMORY` where the system refuses. Pages are only taken when they are first written to.
+    /// `OUT_OF_MEMORY` where the system or the limit refuses. Pages are only taken when they are first written to.
     pub(super) fn new(len: usize, counter: &Arc<MemoryCounter>) -> Result<Self> {
         let refused = || {
             let memory = counter.current().allocated_bytes;
@@ -85,6 +101,9 @@ impl<E: Real> CpuBuffer<E> {
         let bytes =
             len.checked_mul(size_of::<E>()).and_then(|bytes| bytes.checked_add(ALIGNMENT)).ok_or_else(refused)?;
         let layout = Layout::from_size_align(bytes, align_of::<E>()).map_err(|_| refused())?;
+        if bytes as u64 > counter.left() {
+            return Err(refused());
+        }
         // SAFETY: the size is at least `ALIGNMENT`.
         let allocation = unsafe { alloc_zeroed(layout) };
         if allocation.is_null() {
@@ -101,6 +120,11 @@ impl<E> CpuBuffer<E> {
     pub fn as_slice(&self) -> &[E] {
         // SAFETY: `len` initialised numbers, borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.layout.size() as u64
     }
 
     /// The numbers, to change.

@@ -23,6 +23,7 @@ mod loss;
 mod memory;
 mod parallel;
 mod pool;
+mod prices;
 mod product;
 mod product_blocked;
 mod real;

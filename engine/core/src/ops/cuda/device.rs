@@ -10,14 +10,19 @@ use luthier_kernels::{
 use super::linear::Start;
 use super::memory::{Allocation, CudaBuffer, CudaIndices, Memory, place, place_mut};
 use super::pinned::CudaParked;
+use super::prices::CudaPrices;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryUse, Ops, View, ViewMut,
+    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View,
+    ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
+
+/// 128 MiB of a 16-bit type: 1,000 rows of a vocabulary of 64,000.
+pub(super) const LOGITS_AT_ONCE: usize = 64 << 20;
 
 /// One GPU. Operations return at once and are done in order; reading waits.
 pub struct CudaOps {
@@ -87,6 +92,11 @@ impl CudaOps {
 
     pub(super) fn multiplier(&self) -> &Multiplier {
         &self.multiplier
+    }
+
+    /// Bytes taken when the device was opened.
+    fn own_bytes(&self) -> u64 {
+        (self.multiplier.bytes() + self.norm.bytes()) as u64
     }
 
     /// Scratch of at least `bytes`. What is put there is used before the next call is worked on, as the stream keeps order.
@@ -165,8 +175,7 @@ impl Ops for CudaOps {
     type Indices = CudaIndices;
     type Weight = CudaWeight;
     type Parked = CudaParked;
-    /// 128 MiB of a 16-bit type: 1,000 rows of a vocabulary of 64,000.
-    const LOGITS_AT_ONCE: usize = 64 << 20;
+    const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
         CudaBuffer::new(&self.memory, len, NumberType::F32)
@@ -186,6 +195,10 @@ impl Ops for CudaOps {
 
     fn upload_embedding(&self, tensor: HostTensor, place: EmbeddingPlace) -> Result<CudaWeight> {
         CudaWeight::embedding(&self.memory, &tensor, place)
+    }
+
+    fn embedding_place(&self, table: &CudaWeight) -> EmbeddingPlace {
+        table.place()
     }
 
     fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
@@ -255,6 +268,16 @@ impl Ops for CudaOps {
 
     fn memory(&self) -> MemoryUse {
         self.memory.in_use()
+    }
+
+    fn prices(&self) -> Box<dyn MemoryPrices + '_> {
+        Box::new(CudaPrices { compute: self.compute, own_bytes: self.own_bytes(), cudnn: self.cudnn.as_ref().ok() })
+    }
+
+    fn room(&self) -> MemoryRoom {
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch_bytes = self.own_bytes() + scratch.as_ref().map_or(0, |found| found.bytes() as u64);
+        MemoryRoom { free_bytes: self.stream().memory().ok().map(|(free, _)| free as u64), scratch_bytes }
     }
 
     fn zero(&self, to: ViewMut<'_, CudaBuffer>, len: usize) -> Result<()> {

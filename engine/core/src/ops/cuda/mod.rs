@@ -6,6 +6,7 @@ mod linear;
 mod low_rank;
 mod memory;
 mod pinned;
+mod prices;
 mod transfer;
 mod weight;
 

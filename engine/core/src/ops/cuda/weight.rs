@@ -8,7 +8,7 @@ use super::memory::{Allocation, CudaIndices, Memory};
 use super::pinned::Pinned;
 use crate::error::{EngineError, Result};
 use crate::ops::EmbeddingPlace;
-use crate::quant::{Scales, nf4};
+use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales, nf4};
 use crate::tensor::{HostTensor, StoredType};
 
 /// A frozen matrix `[rows, columns]`.
@@ -16,6 +16,35 @@ pub struct CudaWeight {
     numbers: Numbers,
     pub(super) rows: usize,
     pub(super) columns: usize,
+}
+
+/// The type in which a matrix's numbers are held plainly; none: as codes.
+fn plain_type(stored: StoredType) -> Option<NumberType> {
+    match stored {
+        StoredType::F32 => Some(NumberType::F32),
+        StoredType::F16 => Some(NumberType::F16),
+        StoredType::BF16 => Some(NumberType::BF16),
+        StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 => None,
+    }
+}
+
+/// Bytes of [`CudaWeight::new`]: those of the tensor, and what codes of nf4 are looked up in.
+pub(super) fn bytes(form: &MatrixForm) -> u64 {
+    let (plain, codes) = form.scales();
+    // The values of nf4's codes, and those of its scales' codes.
+    let tables = if form.stored == StoredType::Nf4 { nf4::CODE_BOOK.len() } else { 0 };
+    let code_book = if form.double_quant { DYNAMIC_MAP.len() } else { 0 };
+    (form.code_bytes() + (plain + tables + code_book) * size_of::<f32>() + codes) as u64
+}
+
+/// Whether products of type `compute` read a matrix where it is; others need it converted.
+pub(super) fn is_held_as(form: &MatrixForm, compute: NumberType) -> bool {
+    plain_type(form.stored) == Some(compute)
+}
+
+/// Whether [`CudaWeight::embedding`] takes an embedding table into locked host memory, where the host locks so much.
+pub(super) fn is_placed_on_host(form: &MatrixForm, place: EmbeddingPlace) -> bool {
+    place == EmbeddingPlace::Host && !matches!(form.stored, StoredType::Int8 | StoredType::Nf4)
 }
 
 /// How its numbers are held.
@@ -110,22 +139,28 @@ impl CudaWeight {
     pub(super) fn embedding(memory: &Arc<Memory>, tensor: &HostTensor, place: EmbeddingPlace) -> Result<Self> {
         let bytes = tensor.bytes.as_slice();
         let [rows, columns] = tensor.matrix()?;
-        let kind = match tensor.stored {
-            StoredType::F32 => Some(NumberType::F32),
-            StoredType::F16 => Some(NumberType::F16),
-            StoredType::BF16 => Some(NumberType::BF16),
-            StoredType::Ggml(_) => None,
-            StoredType::Int8 | StoredType::Nf4 => return Self::new(memory, tensor),
-        };
+        if matches!(tensor.stored, StoredType::Int8 | StoredType::Nf4) {
+            return Self::new(memory, tensor);
+        }
         let pinned = (place == EmbeddingPlace::Host).then(|| Pinned::new(memory, bytes.len()));
         let Some(Ok(mut pinned)) = pinned else { return Self::new(memory, tensor) };
         pinned.write(0, bytes);
         let numbers = Place::Host(pinned);
-        let numbers = match kind {
+        let numbers = match plain_type(tensor.stored) {
             Some(kind) => Numbers::Plain { kind, numbers },
             None => Numbers::Blocks { block_type: tensor.stored.name(), blocks: numbers },
         };
         Ok(Self { numbers, rows, columns })
+    }
+
+    /// Where the numbers or their codes are.
+    pub(super) fn place(&self) -> EmbeddingPlace {
+        match &self.numbers {
+            Numbers::Plain { numbers: Place::Host(_), .. } | Numbers::Blocks { blocks: Place::Host(_), .. } => {
+                EmbeddingPlace::Host
+            }
+            _ => EmbeddingPlace::Device,
+        }
     }
 
     /// Where the numbers lie as `kind`, if they are held so.

@@ -250,13 +250,18 @@ export interface TrainingSpec {
    * `float16` (with loss scaling) on a GPU, as the server was started. Others are refused.
    */
   computeDtype: string;
-  /** Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers. */
+  /**
+   * Compute the activations of every block again in the backward pass instead of keeping them: less memory, more time, the same numbers.
+   * Refused with recompute_layers.
+   */
   gradientCheckpointing: boolean;
   /**
-   * With gradient_checkpointing on a GPU: layer inputs wait in the host's memory between the forward and the backward pass. Less memory of the
-   * GPU, the same numbers.
+   * On a GPU: the inputs of recomputed layers, and what takes longest to compute again, wait in the host's memory between the forward and the
+   * backward pass. Less memory of the GPU and less time than recomputing alone, the same numbers. Refused with recompute_layers 0.
    */
-  offloadLayerInputs: boolean;
+  offloadActivations: boolean;
+  /** Of how many blocks, the first ones; more than there are: of all. Absent: of as few as fit into the memory that is free. */
+  recomputeLayers?: number | undefined;
 }
 
 /** A job. */
@@ -327,6 +332,59 @@ export interface TrainingPlan {
   targetModules: string[];
   template: Template | undefined;
   baseModelHash: string;
+  memory: MemoryPlan | undefined;
+}
+
+/** Bytes on the device at a job's peak, by part. All below 2^53. */
+export interface MemoryPlan {
+  /** All parts together. */
+  totalBytes: number;
+  /** The base model. */
+  weightBytes: number;
+  /** The adapter, its gradients and moments. */
+  adapterBytes: number;
+  /** What the forward pass of the largest micro-batch keeps for the backward pass. */
+  activationBytes: number;
+  /** Activations of evaluation, where its batches are larger than those of training. */
+  evaluationBytes: number;
+  /** What is used in between. */
+  scratchBytes: number;
+  /** Of the total, bytes that a loaded model and earlier work hold already. */
+  heldBytes: number;
+  /** Bytes that the device could still hand out. Absent: unknown, so that every plan fits. */
+  freeBytes?:
+    | number
+    | undefined;
+  /** Of the free bytes, those that a plan leaves alone. */
+  marginBytes: number;
+  /** Blocks whose activations are computed again, as chosen or as asked for. */
+  recomputeLayers: number;
+  /** Blocks of the model. */
+  layers: number;
+  /** Beside the total: locked memory of the host that a GPU uses, for layer inputs and the embedding table where they are kept there. */
+  pinnedHostBytes: number;
+}
+
+/** Settings to change so that a job fits; what is absent stays. */
+export interface TrainingSuggestion {
+  /** For people. */
+  description: string;
+  /** Bytes on the device then. Below 2^53. */
+  totalBytes: number;
+  recomputeLayers?: number | undefined;
+  perDeviceTrainBatchSize?: number | undefined;
+  gradientAccumulationSteps?: number | undefined;
+  perDeviceEvalBatchSize?:
+    | number
+    | undefined;
+  /** Unspecified: stays. */
+  loadIn: LoadIn;
+  /** With an over_length policy that shortens examples or leaves them out. */
+  maxSeqLength?:
+    | number
+    | undefined;
+  /** False: stays. */
+  offloadActivations: boolean;
 }
 
 /** One optimizer step. */
@@ -471,11 +529,28 @@ export interface EstimateTrainingJobRequest {
 }
 
 export interface EstimateTrainingJobResponse {
-  /** Below 2^53. */
+  /** As plan.memory.total_bytes. */
   peakBytes: number;
+  /** Whether the bytes that are not held yet fit into the free ones but for the margin. */
   fits: boolean;
+  /** As plan.max_steps. */
   steps: number;
-  seconds: number;
+  /** At the rate of the latest job on this base in this form with as many recomputed blocks, their inputs in the same memory; absent where this server has run none. */
+  seconds?:
+    | number
+    | undefined;
+  /** Tokens and label tokens are those of the data set once; memory says how many blocks are recomputed. */
+  plan:
+    | TrainingPlan
+    | undefined;
+  /** Tokens of all steps. Below 2^53. */
+  runTokens: number;
+  /** All of the device's memory. Below 2^53. */
+  deviceMemoryBytes: number;
+  /** Where it does not fit: what would, as the memory is now. */
+  suggestions: TrainingSuggestion[];
+  /** As a job's warnings, such as examples that are too long. */
+  warnings: string[];
 }
 
 export interface DeleteTrainingJobRequest {
@@ -669,7 +744,8 @@ function createBaseTrainingSpec(): TrainingSpec {
     packing: false,
     computeDtype: "",
     gradientCheckpointing: false,
-    offloadLayerInputs: false,
+    offloadActivations: false,
+    recomputeLayers: undefined,
   };
 }
 
@@ -771,8 +847,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== false) {
       writer.uint32(256).bool(message.gradientCheckpointing);
     }
-    if (message.offloadLayerInputs !== false) {
-      writer.uint32(264).bool(message.offloadLayerInputs);
+    if (message.offloadActivations !== false) {
+      writer.uint32(264).bool(message.offloadActivations);
+    }
+    if (message.recomputeLayers !== undefined) {
+      writer.uint32(272).uint32(message.recomputeLayers);
     }
     return writer;
   },
@@ -1051,7 +1130,15 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
               break;
             }
 
-            message.offloadLayerInputs = reader.bool();
+            message.offloadActivations = reader.bool();
+            continue;
+          }
+          case 34: {
+            if (tag !== 272) {
+              break;
+            }
+
+            message.recomputeLayers = reader.uint32();
             continue;
           }
         }
@@ -1196,11 +1283,16 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.gradient_checkpointing)
         ? globalThis.Boolean(object.gradient_checkpointing)
         : false,
-      offloadLayerInputs: isSet(object.offloadLayerInputs)
-        ? globalThis.Boolean(object.offloadLayerInputs)
-        : isSet(object.offload_layer_inputs)
-        ? globalThis.Boolean(object.offload_layer_inputs)
+      offloadActivations: isSet(object.offloadActivations)
+        ? globalThis.Boolean(object.offloadActivations)
+        : isSet(object.offload_activations)
+        ? globalThis.Boolean(object.offload_activations)
         : false,
+      recomputeLayers: isSet(object.recomputeLayers)
+        ? globalThis.Number(object.recomputeLayers)
+        : isSet(object.recompute_layers)
+        ? globalThis.Number(object.recompute_layers)
+        : undefined,
     };
   },
 
@@ -1302,8 +1394,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.gradientCheckpointing !== undefined) {
       obj.gradientCheckpointing = message.gradientCheckpointing;
     }
-    if (message.offloadLayerInputs !== undefined) {
-      obj.offloadLayerInputs = message.offloadLayerInputs;
+    if (message.offloadActivations !== undefined) {
+      obj.offloadActivations = message.offloadActivations;
+    }
+    if (message.recomputeLayers !== undefined) {
+      obj.recomputeLayers = Math.round(message.recomputeLayers);
     }
     return obj;
   },
@@ -1345,7 +1440,8 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.packing = object.packing ?? false;
     message.computeDtype = object.computeDtype ?? "";
     message.gradientCheckpointing = object.gradientCheckpointing ?? false;
-    message.offloadLayerInputs = object.offloadLayerInputs ?? false;
+    message.offloadActivations = object.offloadActivations ?? false;
+    message.recomputeLayers = object.recomputeLayers ?? undefined;
     return message;
   },
 };
@@ -1995,6 +2091,7 @@ function createBaseTrainingPlan(): TrainingPlan {
     targetModules: [],
     template: undefined,
     baseModelHash: "",
+    memory: undefined,
   };
 }
 
@@ -2026,6 +2123,9 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
     }
     if (message.baseModelHash !== "") {
       writer.uint32(74).string(message.baseModelHash);
+    }
+    if (message.memory !== undefined) {
+      MemoryPlan.encode(message.memory, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -2115,6 +2215,14 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
             message.baseModelHash = reader.string();
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.memory = MemoryPlan.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2162,6 +2270,7 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
         : isSet(object.base_model_hash)
         ? globalThis.String(object.base_model_hash)
         : "",
+      memory: isSet(object.memory) ? MemoryPlan.fromJSON(object.memory) : undefined,
     };
   },
 
@@ -2194,6 +2303,9 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
     if (message.baseModelHash !== undefined) {
       obj.baseModelHash = message.baseModelHash;
     }
+    if (message.memory !== undefined) {
+      obj.memory = MemoryPlan.toJSON(message.memory);
+    }
     return obj;
   },
 
@@ -2213,6 +2325,550 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
       ? Template.fromPartial(object.template)
       : undefined;
     message.baseModelHash = object.baseModelHash ?? "";
+    message.memory = (object.memory !== undefined && object.memory !== null)
+      ? MemoryPlan.fromPartial(object.memory)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseMemoryPlan(): MemoryPlan {
+  return {
+    totalBytes: 0,
+    weightBytes: 0,
+    adapterBytes: 0,
+    activationBytes: 0,
+    evaluationBytes: 0,
+    scratchBytes: 0,
+    heldBytes: 0,
+    freeBytes: undefined,
+    marginBytes: 0,
+    recomputeLayers: 0,
+    layers: 0,
+    pinnedHostBytes: 0,
+  };
+}
+
+export const MemoryPlan: MessageFns<MemoryPlan> = {
+  encode(message: MemoryPlan, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.totalBytes !== 0) {
+      writer.uint32(8).uint64(message.totalBytes);
+    }
+    if (message.weightBytes !== 0) {
+      writer.uint32(16).uint64(message.weightBytes);
+    }
+    if (message.adapterBytes !== 0) {
+      writer.uint32(24).uint64(message.adapterBytes);
+    }
+    if (message.activationBytes !== 0) {
+      writer.uint32(32).uint64(message.activationBytes);
+    }
+    if (message.evaluationBytes !== 0) {
+      writer.uint32(40).uint64(message.evaluationBytes);
+    }
+    if (message.scratchBytes !== 0) {
+      writer.uint32(48).uint64(message.scratchBytes);
+    }
+    if (message.heldBytes !== 0) {
+      writer.uint32(56).uint64(message.heldBytes);
+    }
+    if (message.freeBytes !== undefined) {
+      writer.uint32(64).uint64(message.freeBytes);
+    }
+    if (message.marginBytes !== 0) {
+      writer.uint32(72).uint64(message.marginBytes);
+    }
+    if (message.recomputeLayers !== 0) {
+      writer.uint32(80).uint32(message.recomputeLayers);
+    }
+    if (message.layers !== 0) {
+      writer.uint32(88).uint32(message.layers);
+    }
+    if (message.pinnedHostBytes !== 0) {
+      writer.uint32(96).uint64(message.pinnedHostBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MemoryPlan {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMemoryPlan();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.totalBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.weightBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.adapterBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.activationBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.evaluationBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.scratchBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.heldBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.freeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.marginBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.recomputeLayers = reader.uint32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.layers = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.pinnedHostBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MemoryPlan {
+    return {
+      totalBytes: isSet(object.totalBytes)
+        ? globalThis.Number(object.totalBytes)
+        : isSet(object.total_bytes)
+        ? globalThis.Number(object.total_bytes)
+        : 0,
+      weightBytes: isSet(object.weightBytes)
+        ? globalThis.Number(object.weightBytes)
+        : isSet(object.weight_bytes)
+        ? globalThis.Number(object.weight_bytes)
+        : 0,
+      adapterBytes: isSet(object.adapterBytes)
+        ? globalThis.Number(object.adapterBytes)
+        : isSet(object.adapter_bytes)
+        ? globalThis.Number(object.adapter_bytes)
+        : 0,
+      activationBytes: isSet(object.activationBytes)
+        ? globalThis.Number(object.activationBytes)
+        : isSet(object.activation_bytes)
+        ? globalThis.Number(object.activation_bytes)
+        : 0,
+      evaluationBytes: isSet(object.evaluationBytes)
+        ? globalThis.Number(object.evaluationBytes)
+        : isSet(object.evaluation_bytes)
+        ? globalThis.Number(object.evaluation_bytes)
+        : 0,
+      scratchBytes: isSet(object.scratchBytes)
+        ? globalThis.Number(object.scratchBytes)
+        : isSet(object.scratch_bytes)
+        ? globalThis.Number(object.scratch_bytes)
+        : 0,
+      heldBytes: isSet(object.heldBytes)
+        ? globalThis.Number(object.heldBytes)
+        : isSet(object.held_bytes)
+        ? globalThis.Number(object.held_bytes)
+        : 0,
+      freeBytes: isSet(object.freeBytes)
+        ? globalThis.Number(object.freeBytes)
+        : isSet(object.free_bytes)
+        ? globalThis.Number(object.free_bytes)
+        : undefined,
+      marginBytes: isSet(object.marginBytes)
+        ? globalThis.Number(object.marginBytes)
+        : isSet(object.margin_bytes)
+        ? globalThis.Number(object.margin_bytes)
+        : 0,
+      recomputeLayers: isSet(object.recomputeLayers)
+        ? globalThis.Number(object.recomputeLayers)
+        : isSet(object.recompute_layers)
+        ? globalThis.Number(object.recompute_layers)
+        : 0,
+      layers: isSet(object.layers) ? globalThis.Number(object.layers) : 0,
+      pinnedHostBytes: isSet(object.pinnedHostBytes)
+        ? globalThis.Number(object.pinnedHostBytes)
+        : isSet(object.pinned_host_bytes)
+        ? globalThis.Number(object.pinned_host_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: MemoryPlan): unknown {
+    const obj: any = {};
+    if (message.totalBytes !== undefined) {
+      obj.totalBytes = Math.round(message.totalBytes);
+    }
+    if (message.weightBytes !== undefined) {
+      obj.weightBytes = Math.round(message.weightBytes);
+    }
+    if (message.adapterBytes !== undefined) {
+      obj.adapterBytes = Math.round(message.adapterBytes);
+    }
+    if (message.activationBytes !== undefined) {
+      obj.activationBytes = Math.round(message.activationBytes);
+    }
+    if (message.evaluationBytes !== undefined) {
+      obj.evaluationBytes = Math.round(message.evaluationBytes);
+    }
+    if (message.scratchBytes !== undefined) {
+      obj.scratchBytes = Math.round(message.scratchBytes);
+    }
+    if (message.heldBytes !== undefined) {
+      obj.heldBytes = Math.round(message.heldBytes);
+    }
+    if (message.freeBytes !== undefined) {
+      obj.freeBytes = Math.round(message.freeBytes);
+    }
+    if (message.marginBytes !== undefined) {
+      obj.marginBytes = Math.round(message.marginBytes);
+    }
+    if (message.recomputeLayers !== undefined) {
+      obj.recomputeLayers = Math.round(message.recomputeLayers);
+    }
+    if (message.layers !== undefined) {
+      obj.layers = Math.round(message.layers);
+    }
+    if (message.pinnedHostBytes !== undefined) {
+      obj.pinnedHostBytes = Math.round(message.pinnedHostBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MemoryPlan>): MemoryPlan {
+    return MemoryPlan.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MemoryPlan>): MemoryPlan {
+    const message = createBaseMemoryPlan();
+    message.totalBytes = object.totalBytes ?? 0;
+    message.weightBytes = object.weightBytes ?? 0;
+    message.adapterBytes = object.adapterBytes ?? 0;
+    message.activationBytes = object.activationBytes ?? 0;
+    message.evaluationBytes = object.evaluationBytes ?? 0;
+    message.scratchBytes = object.scratchBytes ?? 0;
+    message.heldBytes = object.heldBytes ?? 0;
+    message.freeBytes = object.freeBytes ?? undefined;
+    message.marginBytes = object.marginBytes ?? 0;
+    message.recomputeLayers = object.recomputeLayers ?? 0;
+    message.layers = object.layers ?? 0;
+    message.pinnedHostBytes = object.pinnedHostBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseTrainingSuggestion(): TrainingSuggestion {
+  return {
+    description: "",
+    totalBytes: 0,
+    recomputeLayers: undefined,
+    perDeviceTrainBatchSize: undefined,
+    gradientAccumulationSteps: undefined,
+    perDeviceEvalBatchSize: undefined,
+    loadIn: 0,
+    maxSeqLength: undefined,
+    offloadActivations: false,
+  };
+}
+
+export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
+  encode(message: TrainingSuggestion, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.description !== "") {
+      writer.uint32(10).string(message.description);
+    }
+    if (message.totalBytes !== 0) {
+      writer.uint32(16).uint64(message.totalBytes);
+    }
+    if (message.recomputeLayers !== undefined) {
+      writer.uint32(24).uint32(message.recomputeLayers);
+    }
+    if (message.perDeviceTrainBatchSize !== undefined) {
+      writer.uint32(32).uint32(message.perDeviceTrainBatchSize);
+    }
+    if (message.gradientAccumulationSteps !== undefined) {
+      writer.uint32(40).uint32(message.gradientAccumulationSteps);
+    }
+    if (message.perDeviceEvalBatchSize !== undefined) {
+      writer.uint32(48).uint32(message.perDeviceEvalBatchSize);
+    }
+    if (message.loadIn !== 0) {
+      writer.uint32(56).int32(message.loadIn);
+    }
+    if (message.maxSeqLength !== undefined) {
+      writer.uint32(64).uint32(message.maxSeqLength);
+    }
+    if (message.offloadActivations !== false) {
+      writer.uint32(72).bool(message.offloadActivations);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrainingSuggestion {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrainingSuggestion();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.description = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.totalBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.recomputeLayers = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.perDeviceTrainBatchSize = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.gradientAccumulationSteps = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.perDeviceEvalBatchSize = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.maxSeqLength = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.offloadActivations = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TrainingSuggestion {
+    return {
+      description: isSet(object.description) ? globalThis.String(object.description) : "",
+      totalBytes: isSet(object.totalBytes)
+        ? globalThis.Number(object.totalBytes)
+        : isSet(object.total_bytes)
+        ? globalThis.Number(object.total_bytes)
+        : 0,
+      recomputeLayers: isSet(object.recomputeLayers)
+        ? globalThis.Number(object.recomputeLayers)
+        : isSet(object.recompute_layers)
+        ? globalThis.Number(object.recompute_layers)
+        : undefined,
+      perDeviceTrainBatchSize: isSet(object.perDeviceTrainBatchSize)
+        ? globalThis.Number(object.perDeviceTrainBatchSize)
+        : isSet(object.per_device_train_batch_size)
+        ? globalThis.Number(object.per_device_train_batch_size)
+        : undefined,
+      gradientAccumulationSteps: isSet(object.gradientAccumulationSteps)
+        ? globalThis.Number(object.gradientAccumulationSteps)
+        : isSet(object.gradient_accumulation_steps)
+        ? globalThis.Number(object.gradient_accumulation_steps)
+        : undefined,
+      perDeviceEvalBatchSize: isSet(object.perDeviceEvalBatchSize)
+        ? globalThis.Number(object.perDeviceEvalBatchSize)
+        : isSet(object.per_device_eval_batch_size)
+        ? globalThis.Number(object.per_device_eval_batch_size)
+        : undefined,
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
+      maxSeqLength: isSet(object.maxSeqLength)
+        ? globalThis.Number(object.maxSeqLength)
+        : isSet(object.max_seq_length)
+        ? globalThis.Number(object.max_seq_length)
+        : undefined,
+      offloadActivations: isSet(object.offloadActivations)
+        ? globalThis.Boolean(object.offloadActivations)
+        : isSet(object.offload_activations)
+        ? globalThis.Boolean(object.offload_activations)
+        : false,
+    };
+  },
+
+  toJSON(message: TrainingSuggestion): unknown {
+    const obj: any = {};
+    if (message.description !== undefined) {
+      obj.description = message.description;
+    }
+    if (message.totalBytes !== undefined) {
+      obj.totalBytes = Math.round(message.totalBytes);
+    }
+    if (message.recomputeLayers !== undefined) {
+      obj.recomputeLayers = Math.round(message.recomputeLayers);
+    }
+    if (message.perDeviceTrainBatchSize !== undefined) {
+      obj.perDeviceTrainBatchSize = Math.round(message.perDeviceTrainBatchSize);
+    }
+    if (message.gradientAccumulationSteps !== undefined) {
+      obj.gradientAccumulationSteps = Math.round(message.gradientAccumulationSteps);
+    }
+    if (message.perDeviceEvalBatchSize !== undefined) {
+      obj.perDeviceEvalBatchSize = Math.round(message.perDeviceEvalBatchSize);
+    }
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
+    if (message.maxSeqLength !== undefined) {
+      obj.maxSeqLength = Math.round(message.maxSeqLength);
+    }
+    if (message.offloadActivations !== undefined) {
+      obj.offloadActivations = message.offloadActivations;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<TrainingSuggestion>): TrainingSuggestion {
+    return TrainingSuggestion.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrainingSuggestion>): TrainingSuggestion {
+    const message = createBaseTrainingSuggestion();
+    message.description = object.description ?? "";
+    message.totalBytes = object.totalBytes ?? 0;
+    message.recomputeLayers = object.recomputeLayers ?? undefined;
+    message.perDeviceTrainBatchSize = object.perDeviceTrainBatchSize ?? undefined;
+    message.gradientAccumulationSteps = object.gradientAccumulationSteps ?? undefined;
+    message.perDeviceEvalBatchSize = object.perDeviceEvalBatchSize ?? undefined;
+    message.loadIn = object.loadIn ?? 0;
+    message.maxSeqLength = object.maxSeqLength ?? undefined;
+    message.offloadActivations = object.offloadActivations ?? false;
     return message;
   },
 };
@@ -4309,7 +4965,17 @@ export const EstimateTrainingJobRequest: MessageFns<EstimateTrainingJobRequest> 
 };
 
 function createBaseEstimateTrainingJobResponse(): EstimateTrainingJobResponse {
-  return { peakBytes: 0, fits: false, steps: 0, seconds: 0 };
+  return {
+    peakBytes: 0,
+    fits: false,
+    steps: 0,
+    seconds: undefined,
+    plan: undefined,
+    runTokens: 0,
+    deviceMemoryBytes: 0,
+    suggestions: [],
+    warnings: [],
+  };
 }
 
 export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse> = {
@@ -4323,8 +4989,23 @@ export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse
     if (message.steps !== 0) {
       writer.uint32(24).uint32(message.steps);
     }
-    if (message.seconds !== 0) {
+    if (message.seconds !== undefined) {
       writer.uint32(33).double(message.seconds);
+    }
+    if (message.plan !== undefined) {
+      TrainingPlan.encode(message.plan, writer.uint32(42).fork()).join();
+    }
+    if (message.runTokens !== 0) {
+      writer.uint32(48).uint64(message.runTokens);
+    }
+    if (message.deviceMemoryBytes !== 0) {
+      writer.uint32(56).uint64(message.deviceMemoryBytes);
+    }
+    for (const v of message.suggestions) {
+      TrainingSuggestion.encode(v!, writer.uint32(66).fork()).join();
+    }
+    for (const v of message.warnings) {
+      writer.uint32(74).string(v!);
     }
     return writer;
   },
@@ -4374,6 +5055,46 @@ export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse
             message.seconds = reader.double();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.plan = TrainingPlan.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.runTokens = longToNumber(reader.uint64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.deviceMemoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.suggestions.push(TrainingSuggestion.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4395,7 +5116,22 @@ export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse
         : 0,
       fits: isSet(object.fits) ? globalThis.Boolean(object.fits) : false,
       steps: isSet(object.steps) ? globalThis.Number(object.steps) : 0,
-      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : undefined,
+      plan: isSet(object.plan) ? TrainingPlan.fromJSON(object.plan) : undefined,
+      runTokens: isSet(object.runTokens)
+        ? globalThis.Number(object.runTokens)
+        : isSet(object.run_tokens)
+        ? globalThis.Number(object.run_tokens)
+        : 0,
+      deviceMemoryBytes: isSet(object.deviceMemoryBytes)
+        ? globalThis.Number(object.deviceMemoryBytes)
+        : isSet(object.device_memory_bytes)
+        ? globalThis.Number(object.device_memory_bytes)
+        : 0,
+      suggestions: globalThis.Array.isArray(object?.suggestions)
+        ? object.suggestions.map((e: any) => TrainingSuggestion.fromJSON(e))
+        : [],
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -4413,6 +5149,21 @@ export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse
     if (message.seconds !== undefined) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.plan !== undefined) {
+      obj.plan = TrainingPlan.toJSON(message.plan);
+    }
+    if (message.runTokens !== undefined) {
+      obj.runTokens = Math.round(message.runTokens);
+    }
+    if (message.deviceMemoryBytes !== undefined) {
+      obj.deviceMemoryBytes = Math.round(message.deviceMemoryBytes);
+    }
+    if (message.suggestions?.length) {
+      obj.suggestions = message.suggestions.map((e) => TrainingSuggestion.toJSON(e));
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
     return obj;
   },
 
@@ -4424,7 +5175,14 @@ export const EstimateTrainingJobResponse: MessageFns<EstimateTrainingJobResponse
     message.peakBytes = object.peakBytes ?? 0;
     message.fits = object.fits ?? false;
     message.steps = object.steps ?? 0;
-    message.seconds = object.seconds ?? 0;
+    message.seconds = object.seconds ?? undefined;
+    message.plan = (object.plan !== undefined && object.plan !== null)
+      ? TrainingPlan.fromPartial(object.plan)
+      : undefined;
+    message.runTokens = object.runTokens ?? 0;
+    message.deviceMemoryBytes = object.deviceMemoryBytes ?? 0;
+    message.suggestions = object.suggestions?.map((e) => TrainingSuggestion.fromPartial(e)) || [];
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
@@ -4666,7 +5424,10 @@ export const TrainingServiceService = {
       Buffer.from(ResumeTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ResumeTrainingJobResponse => ResumeTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * What a job would be and need: its data is rendered as the job would, its memory is priced as the server's device is now. Nothing is stored,
+   * no model is loaded, and a job that does not fit is an answer, not an error.
+   */
   estimateTrainingJob: {
     path: "/luthier.v1.TrainingService/EstimateTrainingJob" as const,
     requestStream: false as const,
@@ -4708,7 +5469,10 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
   pauseTrainingJob: handleUnaryCall<PauseTrainingJobRequest, PauseTrainingJobResponse>;
   /** Not built yet. */
   resumeTrainingJob: handleUnaryCall<ResumeTrainingJobRequest, ResumeTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * What a job would be and need: its data is rendered as the job would, its memory is priced as the server's device is now. Nothing is stored,
+   * no model is loaded, and a job that does not fit is an answer, not an error.
+   */
   estimateTrainingJob: handleUnaryCall<EstimateTrainingJobRequest, EstimateTrainingJobResponse>;
   /** Not built yet. */
   deleteTrainingJob: handleUnaryCall<DeleteTrainingJobRequest, DeleteTrainingJobResponse>;
@@ -4827,7 +5591,10 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ResumeTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * What a job would be and need: its data is rendered as the job would, its memory is priced as the server's device is now. Nothing is stored,
+   * no model is loaded, and a job that does not fit is an answer, not an error.
+   */
   estimateTrainingJob(
     request: EstimateTrainingJobRequest,
     callback: (error: ServiceError | null, response: EstimateTrainingJobResponse) => void,

@@ -1,0 +1,46 @@
+//! What a run would need, asked before its model is loaded.
+
+use std::path::PathBuf;
+
+use super::backend::Backend;
+use crate::error::Result;
+use crate::load;
+use crate::lora::peft::read_adapter;
+use crate::model::{TokenExamples, WeightForms};
+use crate::ops::EmbeddingPlace;
+use crate::quant::WeightStorage;
+use crate::train::{EstimateRequest, TrainConfig, TrainingEstimate};
+
+/// A run that may be started later.
+pub struct EstimateQuery {
+    /// A `.gguf` file or a Hugging Face folder. Only headers are read.
+    pub path: PathBuf,
+    pub storage: WeightStorage,
+    /// Where the embedding table is kept, or is to be.
+    pub embedding: EmbeddingPlace,
+    /// Whether the model is loaded in this form.
+    pub loaded: bool,
+    pub config: TrainConfig,
+    pub train: TokenExamples,
+    pub evaluation: Option<TokenExamples>,
+    /// Folder of an adapter to start from, and the content hash of the base that it must belong to.
+    pub initial: Option<(PathBuf, String)>,
+}
+
+impl EstimateQuery {
+    pub(super) fn estimate(&self, backend: &dyn Backend) -> Result<TrainingEstimate> {
+        let files = load::open(&self.path)?;
+        let weights = WeightForms::read(&*files, self.storage, self.embedding)?;
+        let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), hash);
+        let initial = self.initial.as_ref().map(read).transpose()?;
+        backend.estimate(&EstimateRequest {
+            model: files.config(),
+            weights: &weights,
+            loaded: self.loaded,
+            config: &self.config,
+            train: &self.train,
+            evaluation: self.evaluation.as_ref(),
+            initial: initial.as_ref().map(|(adapter, _)| adapter),
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! Sizes of a run's largest micro-batches: what its memory follows from.
+
+use super::config::TrainConfig;
+use super::plan::TrainingPlan;
+use crate::model::{IGNORED_LABEL, TokenExamples, most_together};
+use crate::ops::BatchSizes;
+
+/// Sizes of the largest micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Of training micro-batches.
+    pub train: BatchSizes,
+    /// Of evaluation batches; zeros where there are none.
+    pub evaluation: BatchSizes,
+    /// Labelled positions of either.
+    pub labelled_rows: usize,
+}
+
+impl Sizes {
+    /// Of a run.
+    pub fn new(config: &TrainConfig, train: &TokenExamples, evaluation: Option<&TokenExamples>) -> Self {
+        let mut sizes = Self::bound(config, train, evaluation, usize::MAX);
+        sizes.train.rows = TrainingPlan::new(config, train.len()).largest_batch(train);
+        sizes.evaluation.rows = evaluation.map_or(0, |all| largest_in_order(all, config.per_device_eval_batch_size));
+        sizes
+    }
+
+    /// Tokens of the largest batch of either kind.
+    pub fn rows(&self) -> usize {
+        self.train.rows.max(self.evaluation.rows)
+    }
+
+    /// Tokens of the longest example.
+    pub fn longest(&self) -> usize {
+        self.train.longest.max(self.evaluation.longest)
+    }
+
+    /// No less than those of a run whose examples are cut to `limit` tokens, whichever of them are left and however they are ordered then.
+    pub fn bound(
+        config: &TrainConfig,
+        train: &TokenExamples,
+        evaluation: Option<&TokenExamples>,
+        limit: usize,
+    ) -> Self {
+        let (count, evaluation_count) = (config.per_device_train_batch_size, config.per_device_eval_batch_size);
+        let batch = |all: &TokenExamples, count: usize| BatchSizes {
+            sequences: count.min(all.len()),
+            longest: all.longest().min(limit),
+            rows: most_together((0..all.len()).map(|index| all.example_len(index).min(limit)), count),
+        };
+        let labels = |all: &TokenExamples, count| {
+            let learned =
+                |index| all.example(index).1.iter().take(limit).skip(1).filter(|label| **label != IGNORED_LABEL);
+            most_together((0..all.len()).map(|index| learned(index).count()), count)
+        };
+        Self {
+            train: batch(train, count),
+            evaluation: evaluation.map_or_else(BatchSizes::default, |all| batch(all, evaluation_count)),
+            labelled_rows: evaluation.map_or(0, |all| labels(all, evaluation_count)).max(labels(train, count)),
+        }
+    }
+}
+
+/// Most tokens of a batch of `count` examples taken in file order.
+fn largest_in_order(examples: &TokenExamples, count: usize) -> usize {
+    let tokens = |first: usize| examples.offsets[(first + count).min(examples.len())] - examples.offsets[first];
+    (0..examples.len()).step_by(count).map(tokens).max().unwrap_or(0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::tests::config;
+    use super::*;
+
+    /// Examples of these lengths, of which the last `labelled` positions are learned.
+    fn examples(lengths: &[u32], labelled: u32) -> TokenExamples {
+        let mut all = TokenExamples { offsets: vec![0], ..TokenExamples::default() };
+        for length in lengths {
+            let label = |position: u32| if position + labelled < *length { IGNORED_LABEL } else { 1 };
+            all.labels.extend((0..*length).map(label));
+            all.input_ids.extend((0..*length).map(|_| 1));
+            all.offsets.push(all.input_ids.len() as u32);
+        }
+        all
+    }
+
+    #[test]
+    fn of_a_run_and_of_one_with_shorter_examples() {
+        let config =
+            TrainConfig { per_device_train_batch_size: 2, per_device_eval_batch_size: 3, shuffle: false, ..config() };
+        let (train, evaluation) = (examples(&[5, 2, 9, 3], 2), examples(&[4, 4, 4, 6], 1));
+        let batch = |sequences, longest, rows| BatchSizes { sequences, longest, rows };
+        let expected = Sizes { train: batch(2, 9, 12), evaluation: batch(0, 0, 0), labelled_rows: 4 };
+        assert_eq!(Sizes::new(&config, &train, None), expected);
+        assert_eq!((expected.rows(), expected.longest()), (12, 9));
+        let expected = Sizes { evaluation: batch(3, 6, 12), ..expected };
+        assert_eq!(Sizes::new(&config, &train, Some(&evaluation)), expected);
+        // The two longest together; of 4 tokens, only the last examples' labels are left.
+        let bound = Sizes::bound(&config, &train, Some(&evaluation), 4);
+        assert_eq!(bound, Sizes { train: batch(2, 4, 8), evaluation: batch(3, 4, 12), labelled_rows: 3 });
+    }
+}
