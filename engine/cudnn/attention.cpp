@@ -51,6 +51,8 @@ struct Shape {
     int64_t heads;
     int64_t key_value_heads;
     int64_t head_dim;
+    // Last positions that a position sees, itself among them; 0: all positions before it.
+    int64_t window;
     float scale;
     int32_t bf16;
     int32_t backward;
@@ -94,6 +96,8 @@ class Builder {
     Attributes& masked(Attributes& attributes) {
         attributes.set_attn_scale(shape_.scale);
         attributes.set_causal_mask(true);
+        // From the top left, column + bound > row is kept: the bound counts the row's own position.
+        if (shape_.window > 0) attributes.set_diagonal_band_left_bound(static_cast<int>(shape_.window));
         attributes.set_padding_mask(true);
         attributes.set_seq_len_q(lengths_);
         attributes.set_seq_len_kv(key_lengths_);

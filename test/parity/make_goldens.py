@@ -1,4 +1,4 @@
-"""Makes test/parity/golden/<case>/: tiny random Llamas, an adapter each, and what transformers' Trainer + PEFT make of them.
+"""Makes test/parity/golden/<case>/: tiny random Llamas and a Mistral, an adapter each, and what transformers' Trainer + PEFT make of them.
 
     python -m pip install -r test/parity/requirements.txt
     python test/parity/make_goldens.py
@@ -24,7 +24,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Trainer, TrainerCallback, TrainingArguments
 
 from tiny_tokenizer import write_tokenizer
 
@@ -61,6 +61,21 @@ CASES = {
             per_device_eval_batch_size=4, eval_steps=25, shuffle=False, data_seed=7,
         ),
         examples=18, evaluation=5,
+    ),
+    # A sliding window that most sequences are longer than; grouped heads, own output layer, every linear layer.
+    "sliding": dict(
+        seed=13, configuration=MistralConfig,
+        model=dict(
+            num_attention_heads=6, num_key_value_heads=2, head_dim=8, sliding_window=8, tie_word_embeddings=False, rope_theta=10000.0,
+        ),
+        config=dict(
+            lora=dict(r=4, lora_alpha=8.0, target_modules=None, use_rslora=False, seed=0),
+            learning_rate=2e-3, lr_scheduler_type="linear", warmup_steps=5, weight_decay=0.01,
+            adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, max_grad_norm=1.0,
+            per_device_train_batch_size=3, gradient_accumulation_steps=2, num_train_epochs=20.0, max_steps=50,
+            per_device_eval_batch_size=3, eval_steps=25, shuffle=True, data_seed=42,
+        ),
+        examples=20, evaluation=6,
     ),
 }
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -157,7 +172,7 @@ def make(name, case):
     folder.mkdir(parents=True)
     config, generator = case["config"], torch.Generator().manual_seed(case["seed"])
     torch.manual_seed(case["seed"])
-    base = LlamaForCausalLM(LlamaConfig(**SHAPE, **case["model"]))
+    base = AutoModelForCausalLM.from_config(case.get("configuration", LlamaConfig)(**SHAPE, **case["model"]))
     base.generation_config.eos_token_id = [257, 259]
     base.save_pretrained(folder / "model")
     write_tokenizer(folder / "model", SHAPE["vocab_size"])
@@ -219,7 +234,7 @@ def make(name, case):
     model.save_pretrained(folder / "trained_adapter")
     greedy_trained = greedy(model, prompt, 32)
 
-    fresh = LlamaForCausalLM.from_pretrained(folder / "model", attn_implementation="eager", dtype=torch.float32)
+    fresh = AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="eager", dtype=torch.float32)
     fresh = PeftModel.from_pretrained(fresh, folder / "init_adapter", is_trainable=True)
     labels = sum(label_count(batch) for batch in trainer.first_group)
     loss = sum(summed_loss(fresh, batch) for batch in trainer.first_group) / labels

@@ -167,6 +167,7 @@ impl Bench {
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
+            window: config.sliding_window,
         };
         let (wide, narrow) = (rows * config.query_size(), rows * config.key_value_size());
         let mut borders = self.ops.allocate_indices(rows / SEQ + 1)?;

@@ -12,6 +12,8 @@ pub struct ModelConfig {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Last positions that a position sees, itself among them; at least 1. None: all positions before it.
+    pub sliding_window: Option<usize>,
     /// Longest sequence the position encoding was made for, in tokens.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,

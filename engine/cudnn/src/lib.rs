@@ -16,6 +16,8 @@ pub struct Shape {
     pub heads: i64,
     pub key_value_heads: i64,
     pub head_dim: i64,
+    /// Last positions that a position sees, itself among them; 0: all positions before it.
+    pub window: i64,
     /// Of scores.
     pub scale: f32,
     /// 1: bf16; 0: f16.

@@ -2,7 +2,8 @@
 //
 // Rows are tokens: queries [rows, heads, head_dim], keys and values [rows, key_value_heads, head_dim]. Sequence s is the rows
 // borders[s]..borders[s + 1]. Online softmax after M. Milakov and N. Gimelshein (2018); the backward pass recomputes the probabilities from
-// the saved ln Σ exp (T. Dao et al., FlashAttention, 2022), keys and queries in two kernels, so that no sum depends on scheduling.
+// the saved ln Σ exp (T. Dao et al., FlashAttention, 2022), keys and queries in two kernels, so that no sum depends on scheduling. Tiles that
+// the window hides are left out.
 #include "attention.cuh"
 
 // Rows of a tile of queries and of keys, and threads of a block: 16 × 16, each with 2 × 2 of the scores.
@@ -105,7 +106,7 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
     load_tile(query + (first + begin) * wide + head * head_dim, wide, len - begin, head_dim, q);
     float sums[EACH][COLUMNS] = {}, largest[EACH], total[EACH];
     for (int i = 0; i < EACH; i++) largest[i] = -INFINITY, total[i] = 0.0f;
-    for (int from = 0; from < begin + TILE && from < len; from += TILE) {
+    for (int from = shape.first_seen(begin) / TILE * TILE; from < begin + TILE && from < len; from += TILE) {
         __syncthreads();
         load_tile(key + (first + from) * narrow + source * head_dim, narrow, len - from, head_dim, k);
         load_tile(value + (first + from) * narrow + source * head_dim, narrow, len - from, head_dim, v);
@@ -119,15 +120,17 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
 #pragma unroll
             for (int j = 0; j < EACH; j++) {
                 const int column = from + x + j * SIDE;
-                scores[i][j] = column <= row && column < len ? scores[i][j] * shape.scale : -INFINITY;
+                scores[i][j] = shape.sees(row, column) && column < len ? scores[i][j] * shape.scale : -INFINITY;
                 here = fmaxf(here, scores[i][j]);
             }
             const float top = fmaxf(largest[i], over_row<false>(here));
-            const float keep = expf(largest[i] - top);
+            // A row may see nothing of its first tile; −∞ − −∞ would be no number.
+            const float shift = top == -INFINITY ? 0.0f : top;
+            const float keep = expf(largest[i] - shift);
             float sum = 0.0f;
 #pragma unroll
             for (int j = 0; j < EACH; j++) {
-                scores[i][j] = expf(scores[i][j] - top);
+                scores[i][j] = expf(scores[i][j] - shift);
                 sum += scores[i][j];
             }
             total[i] = total[i] * keep + over_row<true>(sum);
@@ -176,7 +179,7 @@ __device__ __forceinline__ void score_gradient(
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
             const int column = from + x + j * SIDE;
-            const bool seen = column <= row && row < len;
+            const bool seen = shape.sees(row, column) && row < len;
             probabilities[i][j] = seen ? expf(probabilities[i][j] * shape.scale - shift) : 0.0f;
             scores_grad[i][j] = probabilities[i][j] * (scores_grad[i][j] - pull) * shape.scale;
         }
@@ -200,7 +203,7 @@ __device__ void query_gradient(
     load_tile(query + place, wide, len - begin, head_dim, q);
     load_tile(output_grad + place, wide, len - begin, head_dim, grad);
     float sums[EACH][COLUMNS] = {};
-    for (int from = 0; from < begin + TILE && from < len; from += TILE) {
+    for (int from = shape.first_seen(begin) / TILE * TILE; from < begin + TILE && from < len; from += TILE) {
         __syncthreads();
         load_tile(key + (first + from) * narrow + source * head_dim, narrow, len - from, head_dim, k);
         load_tile(value + (first + from) * narrow + source * head_dim, narrow, len - from, head_dim, v);
@@ -234,7 +237,8 @@ __device__ void key_value_gradient(
     float key_sums[EACH][COLUMNS] = {}, value_sums[EACH][COLUMNS] = {};
     for (int head = blockIdx.y * group; head < (blockIdx.y + 1) * group; head++) {
         const size_t sums_place = (size_t)first * shape.heads + head;
-        for (int begin = from; begin < len; begin += TILE) {
+        // As long as the tile's first query sees the last of these keys.
+        for (int begin = from; begin < len && begin - (from + TILE - 1) < shape.window; begin += TILE) {
             const size_t query_place = (first + begin) * wide + head * head_dim;
             __syncthreads();
             load_tile(query + query_place, wide, len - begin, head_dim, q);

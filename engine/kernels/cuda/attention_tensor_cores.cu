@@ -23,6 +23,11 @@ __device__ __forceinline__ void write_rows(const float (&sums)[D / 8][4], const 
     }
 }
 
+// Whether a query of the tile from `begin` on does not see a key of the tile from `from` on.
+__device__ __forceinline__ bool partly_hidden(Shape shape, int begin, int from) {
+    return from == begin || begin + TILE_ROWS - 1 - from >= shape.window;
+}
+
 // Grid: tiles of queries (the last first), heads, sequences.
 template <typename T, int D>
 __device__ void forward(Shape shape, const uint32_t* borders, const T* query, const T* key, const T* value, T* output, float* log_sum_exp) {
@@ -47,23 +52,25 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
         v(tile).copy(values + from * narrow, narrow, len - from);
     };
     q.copy(query + (first + begin) * wide + head * D, wide, len - begin);
-    fetch(0);
+    const int start = shape.first_seen(begin) / TILE_ROWS, tiles = begin / TILE_ROWS + 1;
+    fetch(start);
     commit_copies();
     float sums[D / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    const int tiles = begin / TILE_ROWS + 1;
-    for (int tile = 0; tile < tiles; tile++) {
+    for (int tile = start; tile < tiles; tile++) {
         if (tile + 1 < tiles) fetch(tile + 1);
         commit_copies();
         wait_for_copies<1>();
         __syncthreads();
         float scores[TILE_ROWS / 8][4] = {};
         add_rows_by_rows(q, warp_row, k(tile), 0, scores);
-        if (tile == tiles - 1) {
+        if (partly_hidden(shape, begin, tile * TILE_ROWS)) {
 #pragma unroll
             for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (n * 8 + lane % 4 * 2 + i % 2 > warp_row + lane / 4 + i / 2 * 8) scores[n][i] = -INFINITY;
+                for (int i = 0; i < 4; i++) {
+                    const int row = begin + warp_row + lane / 4 + i / 2 * 8, column = tile * TILE_ROWS + n * 8 + lane % 4 * 2 + i % 2;
+                    if (!shape.sees(row, column)) scores[n][i] = -INFINITY;
+                }
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -72,7 +79,9 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
             for (int n = 0; n < TILE_ROWS / 8; n++) top = fmaxf(top, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
-            const float keep = exp2_fast((largest[half] - top) * scale), shift = top * scale;
+            // A row may see nothing of its first tile; −∞ − −∞ would be no number.
+            const float known = top == -INFINITY ? 0.0f : top;
+            const float keep = exp2_fast((largest[half] - known) * scale), shift = known * scale;
             largest[half] = top;
             float sum = 0.0f;
 #pragma unroll
@@ -130,7 +139,8 @@ __device__ void query_gradient(
     };
     q.copy(query + place, wide, len - begin);
     grad.copy(output_grad + place, wide, len - begin);
-    fetch(0);
+    const int start = shape.first_seen(begin) / TILE_ROWS, tiles = begin / TILE_ROWS + 1;
+    fetch(start);
     commit_copies();
     float shift[2], pull[2];
 #pragma unroll
@@ -140,8 +150,7 @@ __device__ void query_gradient(
         pull[half] = pulls[(size_t)(first + row) * shape.heads + head];
     }
     float sums[D / 8][4] = {};
-    const int tiles = begin / TILE_ROWS + 1;
-    for (int tile = 0; tile < tiles; tile++) {
+    for (int tile = start; tile < tiles; tile++) {
         if (tile + 1 < tiles) fetch(tile + 1);
         commit_copies();
         wait_for_copies<1>();
@@ -149,11 +158,13 @@ __device__ void query_gradient(
         float weights[TILE_ROWS / 8][4] = {}, weights_grad[TILE_ROWS / 8][4] = {};
         add_rows_by_rows(q, warp_row, k(tile), 0, weights);
         add_rows_by_rows(grad, warp_row, v(tile), 0, weights_grad);
+        const bool partly = partly_hidden(shape, begin, tile * TILE_ROWS);
 #pragma unroll
         for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const bool hidden = tile == tiles - 1 && n * 8 + lane % 4 * 2 + i % 2 > warp_row + lane / 4 + i / 2 * 8;
+                const int row = begin + warp_row + lane / 4 + i / 2 * 8, column = tile * TILE_ROWS + n * 8 + lane % 4 * 2 + i % 2;
+                const bool hidden = partly && !shape.sees(row, column);
                 const float p = hidden ? 0.0f : exp2_fast(weights[n][i] * scale - shift[i / 2]);
                 weights_grad[n][i] = p * (weights_grad[n][i] - pull[i / 2]);
             }
@@ -182,8 +193,9 @@ __device__ void key_value_gradient(
     const size_t place = (first + from) * narrow + blockIdx.y * D;
     const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
     const float scale = shape.scale * LOG2_E;
-    // All tiles of queries of all heads of the group, one after another.
-    const int each = (len - from + TILE_ROWS - 1) / TILE_ROWS, steps = each * group;
+    // All tiles of queries of all heads of the group, one after another; those up to the last query that sees the last of these keys.
+    const int reach = min(len - from, shape.window + TILE_ROWS - 1);
+    const int each = (reach + TILE_ROWS - 1) / TILE_ROWS, steps = each * group;
     auto q = [&](int step) { return Tile<T, D>{shared + NUMBERS * (2 + step % 2 * 2)}; };
     auto grad = [&](int step) { return Tile<T, D>{shared + NUMBERS * (3 + step % 2 * 2)}; };
     auto shifts = [&](int step) { return sums_of_rows + step % 2 * 2 * TILE_ROWS; };
@@ -208,7 +220,8 @@ __device__ void key_value_gradient(
         commit_copies();
         wait_for_copies<1>();
         __syncthreads();
-        const bool diagonal = step % each == 0;
+        const int begin = from + step % each * TILE_ROWS;
+        const bool partly = partly_hidden(shape, begin, from);
 #pragma unroll
         for (int part = 0; part < TILE_ROWS; part += QUERIES) {
             float weights[QUERIES / 8][4] = {}, weights_grad[QUERIES / 8][4] = {};
@@ -219,7 +232,7 @@ __device__ void key_value_gradient(
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int column = part + n * 8 + lane % 4 * 2 + i % 2;
-                    const bool hidden = diagonal && warp_row + lane / 4 + i / 2 * 8 > column;
+                    const bool hidden = partly && !shape.sees(begin + column, from + warp_row + lane / 4 + i / 2 * 8);
                     const float p = hidden ? 0.0f : exp2_fast(weights[n][i] * scale - shifts(step)[column]);
                     weights[n][i] = p;
                     weights_grad[n][i] = p * (weights_grad[n][i] - shifts(step)[TILE_ROWS + column]);

@@ -1,9 +1,10 @@
 // Attention of one sequence's new rows over the keys and values of all its positions: any head size up to 128, computed in f32.
 //
 // Queries and output [rows, heads, head_dim], keys and values [positions, key_value_heads, head_dim]. The new rows are the last positions:
-// row i sees the first positions − rows + i + 1. A block takes ROWS rows of one head, its warps share the positions, 32 at a time: first each
-// lane scores a position, then the lanes have parts of the head each and add the values up. Every warp keeps an online softmax (M. Milakov
-// and N. Gimelshein, 2018) of the positions it saw; they are joined at the end, in the order of the warps.
+// row i is position positions − rows + i and sees itself and those before it, of the window only. A block takes ROWS rows of one head, its
+// warps share the positions, 32 at a time: first each lane scores a position, then the lanes have parts of the head each and add the values
+// up. Every warp keeps an online softmax (M. Milakov and N. Gimelshein, 2018) of the positions it saw; they are joined at the end, in the
+// order of the warps.
 #include "attention.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, MOST_DIM = 128, EACH = MOST_DIM / 32;
@@ -21,8 +22,8 @@ __device__ void attend(
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int head_dim = shape.head_dim, head = blockIdx.y, source = head / (shape.heads / shape.key_value_heads);
     const int first = blockIdx.x * ROWS, count = min(ROWS, rows - first);
-    // Row i of this block sees positions below `seen + i`.
-    const int seen = positions - rows + first + 1;
+    // Row i of this block is this position plus i.
+    const int own = positions - rows + first;
     const size_t wide = (size_t)shape.heads * head_dim, narrow = (size_t)shape.key_value_heads * head_dim;
     const size_t place = first * wide + head * head_dim;
     const T* keys = key + source * head_dim;
@@ -39,8 +40,8 @@ __device__ void attend(
 #pragma unroll
         for (int e = 0; e < EACH; e++) sum[i][e] = 0.0f;
     }
-    const int end = seen + count - 1;
-    for (int from = warp * 32; from < end; from += THREADS) {
+    const int end = own + count;
+    for (int from = shape.first_seen(own) + warp * 32; from < end; from += THREADS) {
         const int position = from + lane;
         float weights[ROWS] = {};
         if (position < end) {
@@ -56,7 +57,7 @@ __device__ void attend(
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            const float score = i < count && position < seen + i ? weights[i] : -INFINITY;
+            const float score = i < count && shape.sees(own + i, position) ? weights[i] : -INFINITY;
             const float highest = fmaxf(top[i], warp_max(score));
             // A row that has seen nothing yet keeps its sums of zero; −∞ − −∞ would be no number.
             const float shift = highest == -INFINITY ? 0.0f : highest;
@@ -91,7 +92,7 @@ __device__ void attend(
     __syncthreads();
     for (int i = threadIdx.x; i < count * head_dim; i += THREADS) {
         const int row = i / head_dim, column = i % head_dim;
-        // Every row sees the first position, so that the first warp's is finite.
+        // Every row sees a position at least, so that one warp's is finite.
         float highest = -INFINITY, whole = 0.0f, result = 0.0f;
         for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, shared.tops[w][row]);
         for (int w = 0; w < WARPS; w++) {

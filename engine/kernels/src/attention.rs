@@ -24,6 +24,8 @@ pub struct AttentionSizes {
     pub key_value_heads: usize,
     /// At most [`MAX_HEAD_DIM`].
     pub head_dim: usize,
+    /// Last positions that a position sees, itself among them; at least 1. None: all positions before it.
+    pub window: Option<usize>,
 }
 
 /// The kernels' `Shape`.
@@ -33,15 +35,18 @@ pub(crate) struct Shape {
     heads: i32,
     key_value_heads: i32,
     head_dim: i32,
+    window: i32,
     scale: f32,
 }
 
 impl Shape {
-    pub fn new(heads: usize, key_value_heads: usize, head_dim: usize) -> Self {
+    /// For sequences of at most `longest` positions: a window that is none, or longer, becomes that long.
+    pub fn new(heads: usize, key_value_heads: usize, head_dim: usize, window: Option<usize>, longest: usize) -> Self {
         Self {
             heads: heads as i32,
             key_value_heads: key_value_heads as i32,
             head_dim: head_dim as i32,
+            window: window.map_or(longest, |window| window.min(longest)) as i32,
             scale: (1.0 / (head_dim as f64).sqrt()) as f32,
         }
     }
@@ -49,7 +54,7 @@ impl Shape {
 
 impl AttentionSizes {
     fn shape(self) -> Shape {
-        Shape::new(self.heads, self.key_value_heads, self.head_dim)
+        Shape::new(self.heads, self.key_value_heads, self.head_dim, self.window, self.longest)
     }
 
     /// Whether the kernels for tensor cores can take it.
@@ -107,7 +112,7 @@ pub struct AttentionBackwardArrays {
 }
 
 impl Stream {
-    /// Causal attention inside each sequence, scores scaled by 1/√head_dim.
+    /// Causal attention inside each sequence, within the window; scores scaled by 1/√head_dim.
     ///
     /// # Safety
     /// Arrays have these sizes; `borders` rises from 0 to `rows`.

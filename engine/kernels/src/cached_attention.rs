@@ -19,6 +19,8 @@ pub struct CachedAttentionSizes {
     pub key_value_heads: usize,
     /// At most [`MAX_HEAD_DIM`](crate::MAX_HEAD_DIM).
     pub head_dim: usize,
+    /// As of [`AttentionSizes`](crate::AttentionSizes).
+    pub window: Option<usize>,
 }
 
 /// Addresses. Queries and output `[rows, heads, head_dim]`, keys and values `[positions, key_value_heads, head_dim]`.
@@ -31,7 +33,7 @@ pub struct CachedAttentionArrays {
 }
 
 impl Stream {
-    /// Row i sees the first `positions − rows + i + 1` positions; scores scaled by 1/√head_dim.
+    /// Row i is position `positions − rows + i` and sees those before it, within the window; scores scaled by 1/√head_dim.
     ///
     /// # Safety
     /// Arrays have these sizes; the output overlaps none of the others.
@@ -41,13 +43,13 @@ impl Stream {
         sizes: CachedAttentionSizes,
         arrays: &CachedAttentionArrays,
     ) -> Result<()> {
-        let CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim } = sizes;
+        let CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window } = sizes;
         let CachedAttentionArrays { query, key, value, output } = *arrays;
         let together = if rows == 1 { 1 } else { ROWS };
         let name = format!("cached_attention_{together}_{}", kind.name());
         let grid = [rows.div_ceil(together) as u32, heads as u32, 1];
         let launch = Launch { grid, threads: THREADS, shared_bytes: 0 };
-        let shape = Shape::new(heads, key_value_heads, head_dim);
+        let shape = Shape::new(heads, key_value_heads, head_dim, window, positions);
         let (rows, positions) = (rows as i32, positions as i32);
         // SAFETY: the caller's promise; the kernel's parameters in order.
         unsafe { launch!(self, &name, launch, shape, rows, positions, query, key, value, output) }

@@ -44,6 +44,7 @@ struct Key {
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
+    window: Option<usize>,
     kind: NumberType,
     backward: bool,
 }
@@ -56,9 +57,11 @@ struct Plan {
 
 impl Key {
     fn new(kind: NumberType, sizes: AttentionSizes, backward: bool) -> Self {
-        let AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim } = sizes;
+        let AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window } = sizes;
+        // One that hides nothing is none: it needs no plan of its own.
+        let window = window.filter(|window| *window < longest);
         let (longest, rows) = (rounded_up(longest), rounded_up(rows));
-        Self { sequences, longest, rows, heads, key_value_heads, head_dim, kind, backward }
+        Self { sequences, longest, rows, heads, key_value_heads, head_dim, window, kind, backward }
     }
 
     fn shape(self) -> Shape {
@@ -69,6 +72,7 @@ impl Key {
             heads: self.heads as i64,
             key_value_heads: self.key_value_heads as i64,
             head_dim: self.head_dim as i64,
+            window: self.window.unwrap_or(0) as i64,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             bf16: i32::from(self.kind == NumberType::BF16),
             backward: i32::from(self.backward),

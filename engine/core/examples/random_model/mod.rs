@@ -84,6 +84,7 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         num_attention_heads: 32,
         num_key_value_heads: 32,
         head_dim: 128,
+        sliding_window: None,
         max_position_embeddings: 4096,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,

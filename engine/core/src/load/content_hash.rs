@@ -42,8 +42,10 @@ pub(super) fn content_hash(config: &ModelConfig, mut tensors: Vec<HashedTensor<'
 
 /// What decides the numbers a model computes; ids that only end or begin a sequence are left out.
 fn config_line(config: &ModelConfig) -> String {
+    // Nothing where there is none: such models keep the hash they had before windows were known.
+    let window = config.sliding_window.map_or_else(String::new, |window| format!(" sliding_window={window}"));
     format!(
-        "{} vocab={} hidden={} intermediate={} layers={} heads={} kv_heads={} head_dim={} rms_norm_eps={:?} rope_theta={:?} tied={}\n",
+        "{} vocab={} hidden={} intermediate={} layers={} heads={} kv_heads={} head_dim={} rms_norm_eps={:?} rope_theta={:?} tied={}{window}\n",
         config.model_type,
         config.vocab_size,
         config.hidden_size,

@@ -37,6 +37,9 @@ pub(crate) fn check_sizes(config: &ModelConfig) -> Result<(), String> {
             config.num_attention_heads, config.num_key_value_heads
         ));
     }
+    if let Some(window) = config.sliding_window.filter(|window| !(1..=MAX_SIZE).contains(window)) {
+        return Err(format!("sliding_window is {window}; expected 1 to {MAX_SIZE}, or none"));
+    }
     if !config.head_dim.is_multiple_of(2) {
         return Err(format!("head_dim {} is odd; rotary positions need pairs", config.head_dim));
     }

@@ -25,6 +25,7 @@ impl<O: Ops> Block<'_, O> {
             heads: self.config.num_attention_heads,
             key_value_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
+            window: self.config.sliding_window,
         }
     }
 

@@ -7,11 +7,14 @@ mod dropout;
 mod low_rank;
 mod prices;
 mod view;
+mod window;
 
 pub use dropout::DropoutMask;
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
 pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
+
+pub(crate) use window::seen_positions;
 
 use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
@@ -70,17 +73,23 @@ pub struct AttentionShape {
     /// Divides `heads`: query head h reads key/value head `h / (heads / key_value_heads)`.
     pub key_value_heads: usize,
     pub head_dim: usize,
+    /// Last positions that a position sees, itself among them; at least 1. None: all positions before it.
+    pub window: Option<usize>,
 }
 
 impl AttentionShape {
+    /// Whether query heads share keys evenly and positions see at least themselves.
+    fn is_whole(self) -> bool {
+        self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads) && self.window != Some(0)
+    }
+
     /// `[rows, query numbers, key numbers]` of sequences between rising borders, the first of which is 0.
     ///
-    /// Errors: `INTERNAL` where borders or heads do not fit.
+    /// Errors: `INTERNAL` where borders, heads or window do not fit.
     pub(crate) fn sizes(self, borders: &[u32]) -> Result<[usize; 3]> {
         let rising = borders.first() == Some(&0) && borders.is_sorted();
-        let whole = self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads);
         match borders.last() {
-            Some(rows) if rising && whole => {
+            Some(rows) if rising && self.is_whole() => {
                 let rows = *rows as usize;
                 Ok([rows, rows * self.heads * self.head_dim, rows * self.key_value_heads * self.head_dim])
             }
@@ -90,10 +99,9 @@ impl AttentionShape {
 
     /// `[query numbers, key numbers]` of [`Ops::cached_attention`].
     ///
-    /// Errors: `INTERNAL` where there are no new rows, more of them than positions, or heads that do not fit.
+    /// Errors: `INTERNAL` where there are no new rows, more of them than positions, or heads or a window that do not fit.
     pub(crate) fn cached_sizes(self, rows: usize, positions: usize) -> Result<[usize; 2]> {
-        let whole = self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads);
-        if rows == 0 || rows > positions || !whole {
+        if rows == 0 || rows > positions || !self.is_whole() {
             let message = format!("attention of {rows} new rows over {positions} positions with {self:?}");
             return Err(EngineError::internal(message));
         }
@@ -314,7 +322,8 @@ pub trait Ops: Send + Sync + 'static {
         up: ViewMut<'_, Self::Buffer>,
         activated: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Causal attention inside each sequence `[borders[i], borders[i + 1])`, scores scaled by 1/√head_dim; also ln Σ exp of each row and head.
+    /// Causal attention inside each sequence `[borders[i], borders[i + 1])`, of the shape's window where it has one; scores scaled by
+    /// 1/√head_dim; also ln Σ exp of each row and head.
     fn attention(
         &self,
         shape: AttentionShape,
@@ -323,8 +332,8 @@ pub trait Ops: Send + Sync + 'static {
         output: ViewMut<'_, Self::Buffer>,
         log_sum_exp: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Attention of one sequence's last `rows` positions over all its `positions`, whose keys and values are kept: row i sees the first
-    /// `positions − rows + i + 1`. Queries and output have `rows` rows, keys and values `positions`; scores are scaled by 1/√head_dim.
+    /// Attention of one sequence's last `rows` positions over all its `positions`, whose keys and values are kept: row i is position
+    /// `positions − rows + i` and sees those before it, of the shape's window where it has one. Queries and output have `rows` rows, keys and values `positions`; scores are scaled by 1/√head_dim.
     fn cached_attention(
         &self,
         shape: AttentionShape,

@@ -100,6 +100,7 @@ impl RunShape<'_> {
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
                 head_dim: config.head_dim,
+                window: config.sliding_window,
             },
             forward: weights.layers.iter().flatten().chain([weights.output()]).collect(),
             backward: above.chain([weights.output()]).collect(),

@@ -69,6 +69,7 @@ impl Model {
             num_attention_heads: HEADS,
             num_key_value_heads: HEADS,
             head_dim: HIDDEN / HEADS,
+            sliding_window: None,
             max_position_embeddings: 4096,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,

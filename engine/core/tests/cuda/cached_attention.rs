@@ -1,5 +1,5 @@
-//! Attention over kept keys and values: caches and new rows around the sizes of tiles, grouped heads, odd head sizes, a sequence in a
-//! larger buffer.
+//! Attention over kept keys and values: caches, new rows and windows around the sizes of tiles, grouped heads, odd head sizes, a sequence
+//! in a larger buffer.
 
 use luthier_core::ops::{AttentionInputs, AttentionShape, Ops, View, ViewMut};
 
@@ -15,7 +15,7 @@ struct CachedAttention {
 impl Case for CachedAttention {
     fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
         let Self { shape, cached, rows } = *self;
-        let AttentionShape { heads, key_value_heads, head_dim } = shape;
+        let AttentionShape { heads, key_value_heads, head_dim, .. } = shape;
         let positions = cached + rows;
         let (wide, narrow) = (rows * heads * head_dim, positions * key_value_heads * head_dim);
         // Another block's numbers come before and after.
@@ -34,11 +34,26 @@ impl Case for CachedAttention {
 fn cached_attention() {
     let shapes = [(9, 3, 64), (1, 1, 64), (8, 8, 128), (8, 2, 128), (3, 3, 8), (2, 1, 80), (2, 2, 5)];
     for (heads, key_value_heads, head_dim) in shapes {
-        let shape = AttentionShape { heads, key_value_heads, head_dim };
+        let shape = AttentionShape { heads, key_value_heads, head_dim, window: None };
         for cached in [0, 1, 63, 65, 1000] {
             for rows in [1, 3, 8, 64] {
                 let what = format!("{rows} rows after {cached}, {shape:?}");
                 compare(&what, &CachedAttention { shape, cached, rows });
+            }
+        }
+    }
+}
+
+#[test]
+fn cached_attention_within_a_sliding_window() {
+    for (heads, key_value_heads, head_dim) in [(9, 3, 64), (8, 2, 128), (2, 2, 5)] {
+        for window in [1, 2, 63, 64, 65, 500].map(Some) {
+            let shape = AttentionShape { heads, key_value_heads, head_dim, window };
+            for cached in [0, 1, 64, 1000] {
+                for rows in [1, 3, 8, 64] {
+                    let what = format!("{rows} rows after {cached}, {shape:?}");
+                    compare(&what, &CachedAttention { shape, cached, rows });
+                }
             }
         }
     }
@@ -50,7 +65,7 @@ struct FirstRows(AttentionShape);
 impl Case for FirstRows {
     fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
         const ROWS: usize = 130;
-        let AttentionShape { heads, key_value_heads, head_dim } = self.0;
+        let AttentionShape { heads, key_value_heads, head_dim, .. } = self.0;
         let (wide, narrow) = (ROWS * heads * head_dim, ROWS * key_value_heads * head_dim);
         let query = activations(ops, &random(1, wide));
         let [key, value] = [2, 3].map(|seed| activations(ops, &random(seed, narrow)));
@@ -70,8 +85,10 @@ impl Case for FirstRows {
 #[test]
 fn first_rows_are_those_of_packed_attention() {
     for (heads, key_value_heads, head_dim) in [(9, 3, 64), (4, 2, 128), (2, 2, 80)] {
-        let shape = AttentionShape { heads, key_value_heads, head_dim };
-        compare(&format!("{shape:?}"), &FirstRows(shape));
+        for window in [None, Some(1), Some(65)] {
+            let shape = AttentionShape { heads, key_value_heads, head_dim, window };
+            compare(&format!("{shape:?}"), &FirstRows(shape));
+        }
     }
 }
 
@@ -80,7 +97,7 @@ fn rows_that_are_not_among_the_positions_are_refused() {
     let ops = luthier_core::ops::cpu::CpuOps::<f32>::new(1);
     let numbers = activations(&ops, &random(1, 64));
     for (rows, positions, heads) in [(0, 1, 2), (3, 2, 2), (1, 1, 3)] {
-        let shape = AttentionShape { heads, key_value_heads: 2, head_dim: 4 };
+        let shape = AttentionShape { heads, key_value_heads: 2, head_dim: 4, window: None };
         let inputs =
             AttentionInputs { query: View::from(&numbers), key: View::from(&numbers), value: View::from(&numbers) };
         let mut output = activations(&ops, &[0.0; 64]);

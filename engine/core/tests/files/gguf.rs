@@ -135,6 +135,17 @@ fn the_content_hash_depends_on_content_alone() {
 }
 
 #[test]
+fn a_sliding_window_of_0_is_none() {
+    let folder = Folder::new("gguf-window");
+    for (stated, expected) in [(5, Some(5)), (0, None)] {
+        let mut gguf = TinyModel::new(true).gguf();
+        gguf.set("llama.attention.sliding_window", Meta::U32(stated));
+        let files = load::open(&folder.file(&format!("{stated}.gguf"), &gguf.bytes())).unwrap();
+        assert_eq!(files.config().sliding_window, expected);
+    }
+}
+
+#[test]
 fn what_the_decoder_does_not_compute_is_refused_by_name() {
     let folder = Folder::new("gguf-unsupported");
     let cases: [(&str, Meta, &str); 4] = [

@@ -84,10 +84,41 @@ fn the_base_of_rotary_positions_is_found_in_both_places() {
 }
 
 #[test]
+fn a_sliding_window_is_mistrals_alone() {
+    let model = TinyModel::new(true);
+    let folder = Folder::new("hf-mistral");
+    let mut config = model.config_json();
+    let mut open = |kind: [&str; 2], window: Option<Value>| {
+        (config["model_type"], config["architectures"]) = (json!(kind[0]), json!([kind[1]]));
+        match window {
+            Some(window) => config["sliding_window"] = window,
+            None => drop(config.as_object_mut().unwrap().remove("sliding_window")),
+        }
+        write(&folder, &model, &config);
+        let files = load::open(&folder.0).unwrap();
+        assert_eq!(files.config().model_type, kind[0]);
+        (files.config().sliding_window, files.metadata().unwrap().content_hash)
+    };
+    let (mistral, llama) = (["mistral", "MistralForCausalLM"], ["llama", "LlamaForCausalLM"]);
+    let (window, hash) = open(mistral, Some(json!(5)));
+    assert_eq!(window, Some(5));
+    // As long as the context or longer: kept, though it hides nothing.
+    assert_eq!(open(mistral, Some(json!(160))).0, Some(160));
+    assert_eq!(open(mistral, Some(Value::Null)).0, None);
+    let (window, without) = open(mistral, None);
+    assert_eq!(window, None);
+    assert_ne!(hash, without, "a window is part of what a model computes");
+    assert_eq!(open(llama, Some(json!(5))).0, None);
+}
+
+#[test]
 fn what_the_decoder_does_not_compute_is_refused_by_name() {
     let model = TinyModel::new(true);
     for (index, (key, value, part)) in [
-        ("model_type", json!("mistral"), "`mistral`"),
+        ("model_type", json!("gemma"), "`gemma`"),
+        // The class must be the type's own.
+        ("model_type", json!("mistral"), "LlamaForCausalLM"),
+        ("architectures", json!(["MistralForCausalLM"]), "MistralForCausalLM"),
         ("architectures", json!(["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "`llama3`"),
         ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "`linear`"),
@@ -180,6 +211,16 @@ fn configurations_that_are_nonsense_are_corrupt() {
         config[key] = value;
         write(&folder, &model, &config);
         assert_eq!(refused(&folder.0).code, ErrorCode::ModelCorrupt, "{key}");
+    }
+    for (index, window) in [json!(0), json!(-1), json!("long"), json!(u64::MAX)].into_iter().enumerate() {
+        let folder = Folder::new(&format!("hf-window-{index}"));
+        let mut config = model.config_json();
+        (config["model_type"], config["architectures"]) = (json!("mistral"), json!(["MistralForCausalLM"]));
+        config["sliding_window"] = window;
+        write(&folder, &model, &config);
+        let error = refused(&folder.0);
+        assert_eq!(error.code, ErrorCode::ModelCorrupt, "{error}");
+        assert!(error.message.contains("sliding_window"), "{error}");
     }
     let folder = Folder::new("hf-no-json");
     folder.file("config.json", b"[1, 2");

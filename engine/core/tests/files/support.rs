@@ -183,6 +183,7 @@ impl TinyModel {
             num_attention_heads: 4,
             num_key_value_heads: 2,
             head_dim: 8,
+            sliding_window: None,
             max_position_embeddings: 160,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,

@@ -8,8 +8,9 @@ use super::differences::check;
 use super::model::{Computation, DROPOUT, examples};
 
 /// Every matrix of the adapter, through all blocks, the norms and the output layer.
-fn against_differences(case: &str, dropout: Option<Dropout>) {
-    let computation = Computation::<f64> { dropout, ..Computation::new(case) };
+fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropout>) {
+    let mut computation = Computation::<f64> { dropout, ..Computation::new(case) };
+    computation.base.config.sliding_window = window;
     let (examples, scale) = (examples(), 0.125);
     let parameters = computation.parameters();
     let (_, gradient) = computation.run(&examples, &[0, 1, 2], scale);
@@ -28,7 +29,7 @@ fn against_differences(case: &str, dropout: Option<Dropout>) {
         .collect();
     let computation = RefCell::new(computation);
     for range in ranges {
-        let name = format!("{case}, parameters {range:?}");
+        let name = format!("{case}, window {window:?}, parameters {range:?}");
         let (input, found) = (parameters[range.clone()].to_vec(), gradient[range.clone()].to_vec());
         check(&name, &[input], &[found], |inputs| {
             let mut moved = parameters.clone();
@@ -41,24 +42,31 @@ fn against_differences(case: &str, dropout: Option<Dropout>) {
 
 #[test]
 fn tied_with_grouped_heads() {
-    against_differences("tied", None);
+    against_differences("tied", None, None);
 }
 
 #[test]
 fn untied_with_some_targets() {
-    against_differences("untied", None);
+    against_differences("untied", None, None);
 }
 
 #[test]
 fn with_dropout() {
-    against_differences("tied", Some(DROPOUT));
+    against_differences("tied", None, Some(DROPOUT));
+}
+
+#[test]
+fn with_a_sliding_window() {
+    against_differences("tied", Some(5), None);
 }
 
 /// Examples side by side in one batch never see each other, whatever their order.
 #[test]
 fn packed_equals_unpacked() {
-    for case in ["tied", "untied"] {
-        let computation = Computation::<f64>::new(case);
+    let windows = [1, 2, 5, 100].map(|window| ("tied", Some(window)));
+    for (case, window) in [("tied", None), ("untied", None)].into_iter().chain(windows) {
+        let mut computation = Computation::<f64>::new(case);
+        computation.base.config.sliding_window = window;
         let examples = examples();
         let (loss, gradient) = computation.run(&examples, &[0, 1, 2], 1.0);
         let (mut sum, mut sums) = (0.0, vec![0.0; gradient.len()]);

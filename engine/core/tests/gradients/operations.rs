@@ -3,39 +3,36 @@
 use std::sync::Arc;
 
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
-use luthier_core::ops::{
-    AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, LinearGradTerm, LowRankTerm, Ops,
-    View, ViewMut,
-};
+use luthier_core::ops::{DropoutMask, LinearGradTerm, LowRankTerm, Ops, View, ViewMut};
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
 use super::differences::{Numbers, check};
 
-type Buffer = CpuBuffer<f64>;
+pub type Buffer = CpuBuffer<f64>;
 
-fn ops() -> CpuOps<f64> {
+pub fn ops() -> CpuOps<f64> {
     CpuOps::new(2)
 }
 
-fn buffer(ops: &CpuOps<f64>, values: &[f64]) -> Buffer {
+pub fn buffer(ops: &CpuOps<f64>, values: &[f64]) -> Buffer {
     let mut buffer = ops.allocate(values.len()).unwrap();
     ops.write(values, (&mut buffer).into()).unwrap();
     buffer
 }
 
-fn values(ops: &CpuOps<f64>, buffer: &Buffer, len: usize) -> Vec<f64> {
+pub fn values(ops: &CpuOps<f64>, buffer: &Buffer, len: usize) -> Vec<f64> {
     let mut values = vec![0.0; len];
     ops.read(buffer.into(), &mut values).unwrap();
     values
 }
 
-fn indices(ops: &CpuOps<f64>, numbers: &[u32]) -> <CpuOps<f64> as Ops>::Indices {
+pub fn indices(ops: &CpuOps<f64>, numbers: &[u32]) -> <CpuOps<f64> as Ops>::Indices {
     let mut indices = ops.allocate_indices(numbers.len()).unwrap();
     ops.write_indices(numbers, &mut indices).unwrap();
     indices
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
@@ -126,39 +123,6 @@ fn swiglu() {
         ops.swiglu(len, (&gate).into(), (&up).into(), (&mut out).into()).unwrap();
         dot(&values(&ops, &out, len), &grad)
     });
-}
-
-/// Grouped heads, and three sequences of different lengths side by side; one is longer than a tile of rows.
-#[test]
-fn attention() {
-    let (ops, mut numbers) = (ops(), Numbers::new(4));
-    let shape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4 };
-    let borders = indices(&ops, &[0, 1, 12, 31]);
-    let (rows, wide, narrow) = (31, 31 * 24, 31 * 8);
-    let inputs = [numbers.many(wide), numbers.many(narrow), numbers.many(narrow)];
-    let grad = numbers.many(wide);
-    let run = |inputs: &[Vec<f64>]| {
-        let [query, key, value] = [0, 1, 2].map(|which| buffer(&ops, &inputs[which]));
-        let (mut output, mut sums) = (buffer(&ops, &vec![0.0; wide]), buffer(&ops, &vec![0.0; rows * 6]));
-        let views = AttentionInputs { query: (&query).into(), key: (&key).into(), value: (&value).into() };
-        ops.attention(shape, &borders, views, (&mut output).into(), (&mut sums).into()).unwrap();
-        (output, sums)
-    };
-    let (output, sums) = run(&inputs);
-    let [query, key, value] = [0, 1, 2].map(|which| buffer(&ops, &inputs[which]));
-    let output_grad = buffer(&ops, &grad);
-    let mut grads = [wide, narrow, narrow].map(|len| buffer(&ops, &vec![0.0; len]));
-    let [query_grad, key_grad, value_grad] = &mut grads;
-    ops.attention_backward(
-        shape,
-        &borders,
-        AttentionInputs { query: (&query).into(), key: (&key).into(), value: (&value).into() },
-        AttentionSaved { output: (&output).into(), log_sum_exp: (&sums).into(), output_grad: (&output_grad).into() },
-        AttentionGrads { query: query_grad.into(), key: key_grad.into(), value: value_grad.into() },
-    )
-    .unwrap();
-    let found = [values(&ops, &grads[0], wide), values(&ops, &grads[1], narrow), values(&ops, &grads[2], narrow)];
-    check("attention", &inputs, &found, |inputs| dot(&values(&ops, &run(inputs).0, wide), &grad));
 }
 
 /// The gradient of a linear layer with its low-rank half, with respect to its input; two layers share the input.

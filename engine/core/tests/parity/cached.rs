@@ -71,7 +71,7 @@ fn every_prefix<O: Ops>(ops: Arc<O>, case: &str, tolerance: f32) {
 
 #[test]
 fn every_prefix_has_the_logits_of_the_whole_pass() {
-    for case in ["tied", "untied"] {
+    for case in ["tied", "untied", "sliding"] {
         // Both sides were rounded to f32 in the end.
         every_prefix(Arc::new(CpuOps::<f64>::new(2)), case, 1e-6);
     }
@@ -87,6 +87,11 @@ fn every_prefix_in_single_precision_with_an_output_layer_of_its_own() {
     on_device!(every_prefix("untied", 1e-4));
 }
 
+#[test]
+fn every_prefix_in_single_precision_with_a_sliding_window() {
+    on_device!(every_prefix("sliding", 1e-4));
+}
+
 fn log_probabilities(sequence: Box<dyn Sequence>, ids: Vec<u32>) -> Vec<f32> {
     let mut scoring = Scoring::new(sequence, ids, 0).unwrap();
     loop {
@@ -97,8 +102,8 @@ fn log_probabilities(sequence: Box<dyn Sequence>, ids: Vec<u32>) -> Vec<f32> {
 }
 
 /// More tokens than one piece of either device.
-fn long_scores<O: Ops>(ops: Arc<O>) {
-    let golden = Golden::open("tied");
+fn long_scores<O: Ops>(ops: Arc<O>, case: &str) {
+    let golden = Golden::open(case);
     let (base, peft) = (golden.model(&*ops), golden.adapter("init_adapter"));
     let adapter = Arc::new(LoraAdapter::from_peft(&*ops, &base.config, &peft).unwrap());
     let model = Arc::new(OpsModel::new(ops, base).unwrap());
@@ -120,7 +125,12 @@ fn long_scores<O: Ops>(ops: Arc<O>) {
 
 #[test]
 fn scores_of_many_pieces_equal_those_of_the_processor() {
-    on_device!(long_scores());
+    on_device!(long_scores("tied"));
+}
+
+#[test]
+fn scores_of_many_pieces_within_a_sliding_window_equal_those_of_the_processor() {
+    on_device!(long_scores("sliding"));
 }
 
 #[test]

@@ -71,6 +71,11 @@ fn with_grouped_heads_and_tied_embeddings() {
 }
 
 #[test]
+fn with_a_sliding_window() {
+    on_device!(whole_run("sliding"));
+}
+
+#[test]
 fn with_an_output_layer_of_its_own_and_rank_stabilised_scale() {
     on_device!(whole_run("untied"));
 }

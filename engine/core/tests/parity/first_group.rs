@@ -73,6 +73,12 @@ fn with_grouped_heads_and_tied_embeddings() {
 }
 
 #[test]
+fn with_a_sliding_window() {
+    first_group(Arc::new(CpuOps::<f64>::new(2)), "sliding");
+    on_device!(first_group("sliding"));
+}
+
+#[test]
 fn with_an_output_layer_of_its_own_and_rank_stabilised_scale() {
     first_group(Arc::new(CpuOps::<f64>::new(2)), "untied");
     on_device!(first_group("untied"));

@@ -66,7 +66,7 @@ fn before_and_after(case: &str, sequence: impl Fn(&Golden, &PeftAdapter) -> Box<
 
 #[test]
 fn before_and_after_training() {
-    for case in ["tied", "untied"] {
+    for case in ["tied", "untied", "sliding"] {
         before_and_after(case, on_processor);
     }
 }
@@ -83,4 +83,9 @@ fn by_operations_with_grouped_heads_and_tied_embeddings() {
 #[test]
 fn by_operations_with_an_output_layer_of_its_own() {
     on_device!(before_and_after_on("untied"));
+}
+
+#[test]
+fn by_operations_with_a_sliding_window() {
+    on_device!(before_and_after_on("sliding"));
 }

@@ -31,6 +31,7 @@ impl RandomModel {
             num_attention_heads: heads,
             num_key_value_heads: key_value_heads,
             head_dim,
+            sliding_window: None,
             max_position_embeddings: 4096,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,

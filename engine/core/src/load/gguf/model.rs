@@ -166,6 +166,8 @@ fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
         num_attention_heads,
         num_key_value_heads: optional("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
         head_dim,
+        // 0 is llama.cpp's word for none.
+        sliding_window: optional("llama.attention.sliding_window")?.filter(|window| *window > 0),
         max_position_embeddings: size("llama.context_length")?,
         rms_norm_eps: header
             .float("llama.attention.layer_norm_rms_epsilon")?

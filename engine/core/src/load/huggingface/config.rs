@@ -1,4 +1,4 @@
-//! `config.json` and `generation_config.json` of the Llama architecture. What this decoder does not compute is refused by name.
+//! `config.json` and `generation_config.json` of the Llama and Mistral architectures. What this decoder does not compute is refused by name.
 
 use std::path::Path;
 
@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
+
+/// `model_type` of each architecture with this decoder's block, and the class that computes it.
+const ARCHITECTURES: [(&str, &str); 2] = [("llama", "LlamaForCausalLM"), ("mistral", "MistralForCausalLM")];
 
 /// Larger JSON files than this are no configuration.
 const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -93,6 +96,7 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
         EngineError::new(ErrorCode::ModelNotFound, message)
     })?;
     let fields = Fields { path: &path, object: &object };
+    let model_type = supported_type(&fields)?;
     refuse_unsupported(&fields)?;
     let hidden_size = fields.size("hidden_size")?;
     let num_attention_heads = fields.size("num_attention_heads")?;
@@ -123,7 +127,7 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
         eos_token_ids = fields.ids("eos_token_id")?;
     }
     Ok(ModelConfig {
-        model_type: "llama".to_owned(),
+        model_type: model_type.to_owned(),
         vocab_size: fields.size("vocab_size")?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size")?,
@@ -131,6 +135,8 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
         num_attention_heads,
         num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads),
         head_dim,
+        // Llama's classes do not read it.
+        sliding_window: if model_type == "mistral" { fields.optional_size("sliding_window")? } else { None },
         max_position_embeddings: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
         rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
         rope_theta,
@@ -140,20 +146,23 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
     })
 }
 
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
-    let model_type = fields.get("model_type").and_then(Value::as_str);
-    if model_type != Some("llama") {
-        let found = model_type.unwrap_or("none");
-        return Err(fields.unsupported(format_args!("model_type `{found}` is not supported; supported: llama")));
-    }
+/// The folder's `model_type`, where it and its class are among [`ARCHITECTURES`].
+fn supported_type(fields: &Fields<'_>) -> Result<&'static str> {
+    let found = fields.get("model_type").and_then(Value::as_str);
+    let Some((model_type, class)) = ARCHITECTURES.into_iter().find(|(name, _)| found == Some(name)) else {
+        let (found, supported) = (found.unwrap_or("none"), ARCHITECTURES.map(|(name, _)| name).join(", "));
+        return Err(fields.unsupported(format_args!("model_type `{found}` is not supported; supported: {supported}")));
+    };
     if let Some(architectures) = fields.get("architectures").and_then(Value::as_array)
-        && !architectures.iter().any(|name| name == "LlamaForCausalLM")
+        && !architectures.iter().any(|name| name == class)
     {
         let found = fields.object["architectures"].to_string();
-        return Err(
-            fields.unsupported(format_args!("architectures {found} are not supported; supported: LlamaForCausalLM"))
-        );
+        return Err(fields.unsupported(format_args!("architectures {found} are not supported; supported: {class}")));
     }
+    Ok(model_type)
+}
+
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     for name in ["rope_scaling", "rope_parameters"] {
         let Some(rope) = fields.get(name).and_then(Value::as_object) else { continue };
         let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");

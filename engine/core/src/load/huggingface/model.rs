@@ -1,4 +1,4 @@
-//! A Llama model in a Hugging Face folder.
+//! A Llama or Mistral model in a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -41,6 +41,7 @@ fn config() -> ModelConfig {
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 4,
+        sliding_window: None,
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,

@@ -1,5 +1,6 @@
 //! Causal attention over packed sequences, block by block; the full matrix of scores never exists.
 
+use super::attention_band::{Band, QUERIES};
 use super::attention_panels::{Panels, Rows, hide, pack, panels_len, scores, weighted, weighted_by_key};
 use super::parallel::{Disjoint, for_rows};
 use super::pool::ThreadPool;
@@ -7,9 +8,6 @@ use super::product::{ScratchPool, aligned};
 use super::real::Real;
 use super::rows;
 use crate::ops::AttentionShape;
-
-/// Queries that are worked on together; a multiple of the rows that the products take together.
-const QUERIES: usize = 64;
 
 /// One head of one sequence.
 struct Piece {
@@ -100,8 +98,8 @@ impl<'a, E: Real> PackedSides<'a, E> {
         Self { numbers: whole, offsets, transposed, shape }
     }
 
-    /// A piece's panels of each side, in the order of [`Self::new`].
-    fn of<const SIDES: usize>(&self, piece: &Piece) -> [Panels<'_, E>; SIDES] {
+    /// A piece's panels of each side, in the order of [`Self::new`], from key `first` on.
+    fn of<const SIDES: usize>(&self, piece: &Piece, first: usize) -> [Panels<'_, E>; SIDES] {
         let AttentionShape { key_value_heads, head_dim, .. } = self.shape;
         let begin = self.offsets[piece.sequence];
         let one = (self.offsets[piece.sequence + 1] - begin) / key_value_heads;
@@ -110,19 +108,18 @@ impl<'a, E: Real> PackedSides<'a, E> {
             let transposed = self.transposed[side];
             let size = side_len::<E>(transposed, piece.len, head_dim);
             at += size;
-            let (inner, columns) = if transposed { (head_dim, piece.len) } else { (piece.len, head_dim) };
-            Panels::new(&self.numbers[at - size..at], inner, columns)
+            let numbers = &self.numbers[at - size..at];
+            if transposed {
+                Panels::new(numbers, head_dim, piece.len).columns_from(first)
+            } else {
+                Panels::new(numbers, piece.len, head_dim).rows_from(first)
+            }
         })
     }
 }
 
 fn side_len<E: Real>(transposed: bool, len: usize, head_dim: usize) -> usize {
     if transposed { panels_len::<E>(head_dim, len) } else { panels_len::<E>(len, head_dim) }
-}
-
-/// Row stride of a matrix of scores with so many keys: what is left of the last panel of all keys of the sequence is written, too.
-fn score_stride<E: Real>(keys: usize, len: usize) -> usize {
-    keys.next_multiple_of(E::kernels().panel_width()).min(len)
 }
 
 /// Forward pass; shapes as `Ops::attention`.
@@ -134,7 +131,7 @@ pub(super) fn forward<E: Real>(
     output: &mut [E],
     log_sum_exp: &mut [E],
 ) {
-    let AttentionShape { heads, head_dim, .. } = shape;
+    let AttentionShape { heads, head_dim, window, .. } = shape;
     let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
     let sequences = borders.len() - 1;
     let longest = borders.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) as usize;
@@ -147,22 +144,19 @@ pub(super) fn forward<E: Real>(
         // The longest blocks first, so that threads finish together.
         let block = blocks - 1 - index / (sequences * heads);
         let piece = Piece::new(index % (sequences * heads), borders, shape);
-        let begin = block * QUERIES;
-        if begin >= piece.len {
-            return;
-        }
-        let count = (piece.len - begin).min(QUERIES);
-        let (keys, seen) = (begin + count, begin + 1);
+        let Some(band) = Band::new::<E>(block, piece.len, window) else { return };
+        let Band { begin, count, seen, .. } = band;
         let q = piece.rows(query, heads, piece.head, head_dim, begin);
-        let [k, v] = packed.of(&piece);
+        let [k, v] = packed.of(&piece, band.first);
         scratch.with(|scratch| {
-            let stride = score_stride::<E>(keys, piece.len);
+            let stride = band.stride::<E>(piece.len);
             let mut weights = scratch.take(count * stride);
             // SAFETY: rows of this piece; `weights` is a matrix of its own.
             unsafe { scores(count, seen, q, k, (weights.as_mut_ptr(), stride)) };
             for (i, row) in weights.chunks_exact_mut(stride).enumerate() {
-                hide(i, seen, row);
-                let row = &mut row[..seen + i];
+                let visible = band.visible(i);
+                hide(i, &visible, row);
+                let row = &mut row[visible];
                 let largest = rows::largest(row) * scale;
                 let total = rows::exponentials(row, scale, largest);
                 rows::scale(row, E::from_f64(1.0 / total));
@@ -202,7 +196,7 @@ pub(super) fn backward<E: Real>(
     borders: &[u32],
     arrays: Backward<'_, E>,
 ) {
-    let AttentionShape { heads, key_value_heads, head_dim } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
     let Backward { query, key, value, output, log_sum_exp, output_grad, query_grad, key_grad, value_grad, per_head } =
         arrays;
     let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
@@ -224,32 +218,38 @@ pub(super) fn backward<E: Real>(
         };
         pool.run(sequences * heads, &|index| {
             let piece = Piece::new(index, borders, shape);
-            let [keys_across, values_across, k] = packed.of(&piece);
             let column = piece.first * width + piece.head * head_dim;
             scratch.with(|scratch| {
                 let blocks = piece.len.div_ceil(QUERIES);
-                // The last block comes first: it is the one that reaches all keys, so it sets what the others add to.
-                for block in (0..blocks).rev() {
-                    let begin = block * QUERIES;
-                    let count = (piece.len - begin).min(QUERIES);
-                    let (keys, seen) = (begin + count, begin + 1);
+                // The last block comes first: it sets what the others add to. Keys that its window does not reach start from zero.
+                for band in (0..blocks).rev().filter_map(|block| Band::new::<E>(block, piece.len, window)) {
+                    let Band { begin, count, first, keys, seen, .. } = band;
+                    let accumulate = begin + count < piece.len;
+                    let of_keys = column + first * width;
+                    let [keys_across, values_across, k] = packed.of(&piece, first);
                     let q = piece.rows(query, heads, piece.head, head_dim, begin);
                     let out = piece.rows(output, heads, piece.head, head_dim, begin);
                     let grad = piece.rows(output_grad, heads, piece.head, head_dim, begin);
-                    let stride = score_stride::<E>(keys, piece.len);
+                    let stride = band.stride::<E>(piece.len);
                     let mut probabilities = scratch.take(count * stride);
                     let mut score_grad = scratch.take(count * stride);
                     let mut panels = [0; 2].map(|_| scratch.take(panels_len::<E>(count, head_dim)));
-                    let accumulate = block + 1 < blocks;
                     // SAFETY: rows and columns of this head and sequence, which no other piece writes.
                     unsafe {
+                        if !accumulate {
+                            for start in (0..first).map(|key| column + key * width) {
+                                keys_out.range(start..start + head_dim).fill(E::ZERO);
+                                values_out.range(start..start + head_dim).fill(E::ZERO);
+                            }
+                        }
                         scores(count, seen, q, keys_across, (probabilities.as_mut_ptr(), stride));
                         scores(count, seen, grad, values_across, (score_grad.as_mut_ptr(), stride));
                         let both = probabilities.chunks_exact_mut(stride).zip(score_grad.chunks_exact_mut(stride));
                         for (i, (row, row_grad)) in both.enumerate() {
-                            hide(i, seen, row);
-                            hide(i, seen, row_grad);
-                            let (row, row_grad) = (&mut row[..seen + i], &mut row_grad[..seen + i]);
+                            let visible = band.visible(i);
+                            hide(i, &visible, row);
+                            hide(i, &visible, row_grad);
+                            let (row, row_grad) = (&mut row[visible.clone()], &mut row_grad[visible]);
                             let at = (piece.first + begin + i) * heads + piece.head;
                             rows::exponentials(row, scale, log_sum_exp[at]);
                             let one =
@@ -264,9 +264,9 @@ pub(super) fn backward<E: Real>(
                         let p = Rows { start: probabilities.as_ptr(), stride };
                         let ds = Rows { start: score_grad.as_ptr(), stride };
                         weighted(count, seen, ds, k, (query_grad.start().add(column + begin * width), width));
-                        let place = (keys_out.start().add(column), width);
+                        let place = (keys_out.start().add(of_keys), width);
                         weighted_by_key(keys, seen, ds, q, place, accumulate);
-                        let place = (values_out.start().add(column), width);
+                        let place = (values_out.start().add(of_keys), width);
                         weighted_by_key(keys, seen, p, grad, place, accumulate);
                     }
                     for vector in [probabilities, score_grad].into_iter().chain(panels) {

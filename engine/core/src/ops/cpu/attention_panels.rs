@@ -1,11 +1,19 @@
 //! The matrix products of attention: causal ones, which leave out what the mask hides, over keys and values packed once for all queries.
 
+use std::ops::Range;
+
 use super::kernel::Segment;
 use super::product::{Product, Right, Term};
 use super::real::Real;
 
 /// Rows of a product that share one range of the inner dimension.
 const GROUP: usize = 8;
+
+/// Where a band of keys may begin: multiples of this, at which a panel begins and a group of keys, too.
+pub(super) fn band_step<E: Real>() -> usize {
+    let width = E::kernels().panel_width();
+    (width..).step_by(width).find(|step| step.is_multiple_of(GROUP)).unwrap_or(width)
+}
 
 /// One head's rows inside rows of several heads.
 #[derive(Clone, Copy)]
@@ -21,11 +29,12 @@ impl<E> Rows<E> {
     }
 }
 
-/// A right side `[inner, columns]` in panels, one after another, each `[inner, stride]`.
+/// A right side `[inner, columns]` in panels, one after another, each `[inner, stride]`; its rows before `first` are left out.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a, E> {
     numbers: &'a [E],
     inner: usize,
+    first: usize,
     columns: usize,
 }
 
@@ -37,13 +46,29 @@ pub(super) fn panels_len<E: Real>(inner: usize, columns: usize) -> usize {
 impl<'a, E: Real> Panels<'a, E> {
     /// What [`pack`] left in `numbers`.
     pub fn new(numbers: &'a [E], inner: usize, columns: usize) -> Self {
-        Self { numbers, inner, columns }
+        Self { numbers, inner, first: 0, columns }
+    }
+
+    /// Without the rows before `first`.
+    pub fn rows_from(self, first: usize) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Without the columns before `first`, where a panel begins.
+    pub fn columns_from(self, first: usize) -> Self {
+        Self { numbers: &self.numbers[first * self.inner..], columns: self.columns - first, ..self }
+    }
+
+    /// Rows that are not left out.
+    fn rows(self) -> usize {
+        self.inner - self.first
     }
 
     /// `(first column, columns, row stride, numbers)` of each panel.
     fn each(self) -> impl Iterator<Item = (usize, usize, usize, &'a [E])> {
         panels::<E>(self.columns).map(move |(first, columns, stride)| {
-            (first, columns, stride, &self.numbers[first * self.inner..first * self.inner + self.inner * stride])
+            let panel = &self.numbers[first * self.inner..first * self.inner + self.inner * stride];
+            (first, columns, stride, &panel[self.first * stride..])
         })
     }
 }
@@ -91,14 +116,14 @@ fn product<E: Real>((c, row_stride): Place<E>, columns: usize) -> Product<'stati
     }
 }
 
-/// `c [rows, columns] = left [rows, head_dim] · right`, for queries of which the first sees `seen` keys and each next one more. What all
-/// queries of a panel's keys come before is left as it is.
+/// `c [rows, columns] = left [rows, head_dim] · right`, for queries of which the first sees `seen` keys, one more than whole groups, and each
+/// next one more. What all queries of a panel's keys come before is left as it is.
 ///
 /// # Safety
 /// Left side and result are whole, and nothing else writes the result.
 pub(super) unsafe fn scores<E: Real>(rows: usize, seen: usize, left: Rows<E>, right: Panels<'_, E>, c: Place<E>) {
     let (kernels, product) = (E::kernels(), product(c, right.columns));
-    let segment = [left.left(right.inner)];
+    let segment = [left.left(right.rows())];
     for (first, columns, stride, numbers) in right.each() {
         // Row i sees keys below `seen + i`.
         let from = (first + 1).saturating_sub(seen) / GROUP * GROUP;
@@ -109,10 +134,12 @@ pub(super) unsafe fn scores<E: Real>(rows: usize, seen: usize, left: Rows<E>, ri
     }
 }
 
-/// Clears what [`weighted`] and [`weighted_by_key`] read beyond the keys that row `row` sees, `seen + row`.
-pub(super) fn hide<E: Real>(row: usize, seen: usize, numbers: &mut [E]) {
-    let read = (seen - 1 + row / GROUP * GROUP + GROUP).min(numbers.len());
-    numbers[(seen + row).min(read)..read].fill(E::ZERO);
+/// Clears what [`weighted`] and [`weighted_by_key`] read of keys that row `row` does not see: those before `visible` and those after, which
+/// ends at `seen + row`.
+pub(super) fn hide<E: Real>(row: usize, visible: &Range<usize>, numbers: &mut [E]) {
+    let read = (visible.end - 1 - row % GROUP + GROUP).min(numbers.len());
+    numbers[..visible.start].fill(E::ZERO);
+    numbers[visible.end.min(read)..read].fill(E::ZERO);
 }
 
 /// `c [rows, columns] = left [rows, keys] · right`, where row i of the left side has `seen + i` keys, and zeros after [`hide`].
@@ -125,7 +152,7 @@ pub(super) unsafe fn weighted<E: Real>(rows: usize, seen: usize, left: Rows<E>, 
         let (b, vectors) = ((numbers.as_ptr(), stride), stride / kernels.width);
         for row in (0..rows).step_by(GROUP) {
             let group = row..(row + GROUP).min(rows);
-            let segment = [left.left((seen - 1 + row + GROUP).min(right.inner))];
+            let segment = [left.left((seen - 1 + row + GROUP).min(right.rows()))];
             let start = (std::ptr::null(), 0, 1);
             // SAFETY: the caller's promise.
             unsafe { product.rows(kernels, vectors, &segment, b, (first, columns), group, start) };
@@ -159,7 +186,7 @@ pub(super) unsafe fn weighted_by_key<E: Real>(
                 a: left.start.wrapping_add(from * left.stride),
                 row_stride: 1,
                 column_stride: left.stride,
-                k: right.inner - from,
+                k: right.rows() - from,
             }];
             let b = (numbers[from * stride..].as_ptr(), stride);
             key = group.end;

@@ -5,7 +5,7 @@ use super::pool::ThreadPool;
 use super::product::ScratchPool;
 use super::real::Real;
 use super::rows;
-use crate::ops::AttentionShape;
+use crate::ops::{AttentionShape, seen_positions};
 
 /// Shapes as `Ops::cached_attention`; the number of positions follows from the keys.
 pub(super) fn forward<E: Real>(
@@ -16,7 +16,7 @@ pub(super) fn forward<E: Real>(
     [query, key, value]: [&[E]; 3],
     output: &mut [E],
 ) {
-    let AttentionShape { heads, key_value_heads, head_dim } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
     let stride = key_value_heads * head_dim;
     let before = key.len() / stride - rows;
     let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
@@ -25,14 +25,16 @@ pub(super) fn forward<E: Real>(
         let (row, head) = (index / heads, index % heads);
         let column = head / (heads / key_value_heads) * head_dim;
         let place = index * head_dim..(index + 1) * head_dim;
+        let seen = seen_positions(before + row, window);
+        let first = seen.start * stride + column;
         scratch.with(|scratch| {
-            let mut weights = scratch.take(before + row + 1);
-            score(&query[place.clone()], &key[column..], stride, &mut weights);
+            let mut weights = scratch.take(seen.len());
+            score(&query[place.clone()], &key[first..], stride, &mut weights);
             let largest = rows::largest(&weights) * scale;
             let total = rows::exponentials(&mut weights, scale, largest);
             rows::scale(&mut weights, E::from_f64(1.0 / total));
             // SAFETY: one row and head of the output, which no other piece writes.
-            average(&weights, &value[column..], stride, unsafe { output.range(place) });
+            average(&weights, &value[first..], stride, unsafe { output.range(place) });
             scratch.give(weights);
         });
     });

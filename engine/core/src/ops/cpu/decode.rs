@@ -10,12 +10,13 @@ use super::decode_rows::{DecodeVector, multiply_f32_rows, multiply_rows, needs_q
 use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
 use crate::model::LinearModule;
+use crate::ops::seen_positions;
 use crate::tensor::HostTensor;
 
 /// Rows in one piece of work: long enough that taking a piece costs nothing beside it, short enough that threads finish together.
 const PIECE_ROWS: usize = 64;
 const HEAD_PIECE_ROWS: usize = 512;
-/// Cached positions times query heads from which attention is worth sharing among threads.
+/// Seen positions times query heads from which attention is worth sharing among threads.
 const SHARED_ATTENTION: usize = 512;
 
 /// Buffers of one token's pass; reused from token to token and shared by all sequences of a device.
@@ -154,10 +155,11 @@ impl TokenScratch {
         let cache = &*cache;
         let group = config.num_attention_heads / config.num_key_value_heads;
         let queries = &*queries;
-        if (position + 1) * config.num_attention_heads < SHARED_ATTENTION {
+        let seen = seen_positions(position, config.sliding_window);
+        if seen.len() * config.num_attention_heads < SHARED_ATTENTION {
             for (head, out) in self.attention.chunks_exact_mut(head_dim).enumerate() {
                 let query = &queries[head * head_dim..(head + 1) * head_dim];
-                attend_head(cache, index, head / group, position + 1, query, &mut self.scores, out);
+                attend_head(cache, index, head / group, seen.clone(), query, &mut self.scores, out);
             }
         } else {
             let shards = Shards::new(&mut self.attention);
@@ -166,7 +168,7 @@ impl TokenScratch {
                 let mut scores = AttentionScratch::default();
                 // SAFETY: each piece is one head's part.
                 let out = unsafe { shards.range(range.clone()) };
-                attend_head(cache, index, head / group, position + 1, &queries[range], &mut scores, out);
+                attend_head(cache, index, head / group, seen.clone(), &queries[range], &mut scores, out);
             });
         }
         let products = [linear(LinearModule::Output, 0..config.hidden_size)];

@@ -1,5 +1,7 @@
 //! Attention of one query position over a cache.
 
+use std::ops::Range;
+
 use super::decode_cache::KvCache;
 use super::decode_math::{add_weighted_rows, softmax};
 use super::decode_rows::multiply_f32_rows;
@@ -10,20 +12,20 @@ pub(super) struct AttentionScratch {
     scores: Vec<f32>,
 }
 
-/// softmax(q · K / √head_dim) · V over the first `positions` positions of one key-value head, into `out [head_dim]`. `query`: rotated.
+/// softmax(q · K / √head_dim) · V over these positions of one key-value head, into `out [head_dim]`. `query`: rotated.
 pub(super) fn attend_head(
     cache: &KvCache,
     layer: usize,
     key_value_head: usize,
-    positions: usize,
+    positions: Range<usize>,
     query: &[f32],
     scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
     let scale = 1.0 / (query.len() as f32).sqrt();
-    scratch.scores.resize(positions, 0.0);
+    scratch.scores.resize(positions.len(), 0.0);
     let mut start = 0;
-    for (keys, _) in cache.head_blocks(layer, key_value_head, positions) {
+    for (keys, _) in cache.head_blocks(layer, key_value_head, positions.clone()) {
         let count = keys.len() / query.len();
         multiply_f32_rows(keys, query, &mut scratch.scores[start..start + count]);
         start += count;

@@ -1,5 +1,7 @@
 //! Keys and values of one sequence, grown in blocks of positions.
 
+use std::ops::Range;
+
 use crate::config::ModelConfig;
 
 /// Positions in one block.
@@ -58,19 +60,21 @@ impl KvCache {
         }
     }
 
-    /// Keys and values of the first `positions` positions for one head, block by block: `([n, head_dim], [n, head_dim])`.
+    /// Keys and values of a range of positions for one head, block by block: `([n, head_dim], [n, head_dim])`.
     pub(super) fn head_blocks(
         &self,
         layer: usize,
         head: usize,
-        positions: usize,
+        positions: Range<usize>,
     ) -> impl Iterator<Item = (&[f32], &[f32])> + '_ {
         let plane = BLOCK_POSITIONS * self.head_dim;
-        self.layers[layer].iter().enumerate().map_while(move |(index, block)| {
-            let left = positions.checked_sub(index * BLOCK_POSITIONS).filter(|left| *left > 0)?;
-            let elements = left.min(BLOCK_POSITIONS) * self.head_dim;
-            let (key, value) = (head * plane, (self.heads + head) * plane);
-            Some((&block[key..key + elements], &block[value..value + elements]))
+        let first = positions.start / BLOCK_POSITIONS;
+        self.layers[layer].iter().enumerate().skip(first).map_while(move |(index, block)| {
+            let begin = index * BLOCK_POSITIONS;
+            let end = positions.end.checked_sub(begin).filter(|end| *end > 0)?.min(BLOCK_POSITIONS);
+            let elements = positions.start.saturating_sub(begin) * self.head_dim..end * self.head_dim;
+            let (keys, values) = (&block[head * plane..], &block[(self.heads + head) * plane..]);
+            Some((&keys[elements.clone()], &values[elements]))
         })
     }
 }

@@ -12,6 +12,7 @@ use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel};
 use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
 use crate::model::LinearModule;
+use crate::ops::seen_positions;
 use crate::quant::dequantize_rows;
 use crate::tensor::HostTensor;
 
@@ -132,12 +133,13 @@ fn attend_chunk(
     pool.run(tokens * config.num_key_value_heads, &|piece| {
         let (token, key_value_head) = (piece / config.num_key_value_heads, piece % config.num_key_value_heads);
         let mut scores = AttentionScratch::default();
+        let seen = seen_positions(start + token, config.sliding_window);
         for head in key_value_head * group..(key_value_head + 1) * group {
             let range =
                 token * config.query_size() + head * head_dim..token * config.query_size() + (head + 1) * head_dim;
             // SAFETY: each piece has its own token and heads.
             let out = unsafe { shards.range(range.clone()) };
-            attend_head(cache, layer, key_value_head, start + token + 1, &query[range], &mut scores, out);
+            attend_head(cache, layer, key_value_head, seen.clone(), &query[range], &mut scores, out);
         }
     });
 }

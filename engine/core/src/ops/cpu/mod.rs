@@ -1,6 +1,7 @@
 //! The processor.
 
 mod attention;
+mod attention_band;
 mod attention_panels;
 mod cached_attention;
 pub mod decode;

@@ -155,7 +155,7 @@ fn not_too_wide(head_dim: usize) -> Result<()> {
 }
 
 fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
-    let AttentionShape { heads, key_value_heads, head_dim } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
     let [rows, ..] = shape.sizes(borders)?;
     not_too_wide(head_dim)?;
     Ok(AttentionSizes {
@@ -165,6 +165,7 @@ fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
         heads,
         key_value_heads,
         head_dim,
+        window,
     })
 }
 
@@ -451,7 +452,7 @@ impl Ops for CudaOps {
         output: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         let [wide, narrow] = shape.cached_sizes(rows, positions)?;
-        let AttentionShape { heads, key_value_heads, head_dim } = shape;
+        let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
         not_too_wide(head_dim)?;
         let kind = one_kind([inputs.query.buffer, inputs.key.buffer, inputs.value.buffer, output.buffer])?;
         let arrays = CachedAttentionArrays {
@@ -460,7 +461,7 @@ impl Ops for CudaOps {
             value: place(inputs.value, narrow)?,
             output: place_mut(&output, wide)?,
         };
-        let sizes = CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim };
+        let sizes = CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window };
         // SAFETY: places, types and sizes were checked; the output is borrowed alone.
         unsafe { self.stream().cached_attention(kind, sizes, &arrays) }.map_err(EngineError::from)
     }
