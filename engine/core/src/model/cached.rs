@@ -70,8 +70,8 @@ impl<O: Ops> StepMemory<O> {
         })
     }
 
-    fn fit(&mut self, ops: &O, config: &ModelConfig, layout: &LoraLayout) -> Result<()> {
-        let columns = (0..config.num_hidden_layers).map(|layer| layout.columns(layer)).max().unwrap_or(0);
+    fn fit(&mut self, ops: &O, layout: &LoraLayout) -> Result<()> {
+        let columns = layout.most_columns();
         if columns > self.low_rank_columns {
             self.low_rank = ops.allocate_activations(self.rows * columns)?;
             self.low_rank_columns = columns;
@@ -103,13 +103,13 @@ impl<O: Ops> Decoder<'_, O> {
         memory: &mut StepMemory<O>,
         output: &mut O::Buffer,
     ) -> Result<()> {
-        let (ops, config, rows, start) = (self.ops, &self.base.config, ids.len(), cache.len);
+        let (ops, rows, start) = (self.ops, ids.len(), cache.len);
         if rows == 0 || rows > memory.rows || start + rows > cache.capacity {
             let (most, capacity) = (memory.rows, cache.capacity);
             let message = format!("{rows} tokens after {start}: a pass takes up to {most}, the cache {capacity}");
             return Err(EngineError::internal(message));
         }
-        memory.fit(ops, config, &self.adapter.layout)?;
+        memory.fit(ops, &self.adapter.layout)?;
         let StepMemory { ids: ids_there, positions, staging, streams, layer, scratch, low_rank, .. } = memory;
         staging.clear();
         staging.extend(start as u32..(start + rows) as u32);

@@ -104,10 +104,11 @@ fn a_sliding_window_is_mistrals_alone() {
     assert_eq!(window, Some(5));
     // As long as the context or longer: kept, though it hides nothing.
     assert_eq!(open(mistral, Some(json!(160))).0, Some(160));
-    assert_eq!(open(mistral, Some(Value::Null)).0, None);
-    let (window, without) = open(mistral, None);
+    let (window, without) = open(mistral, Some(Value::Null));
     assert_eq!(window, None);
     assert_ne!(hash, without, "a window is part of what a model computes");
+    // The default of transformers' MistralConfig.
+    assert_eq!(open(mistral, None).0, Some(4096));
     assert_eq!(open(llama, Some(json!(5))).0, None);
 }
 

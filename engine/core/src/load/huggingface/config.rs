@@ -135,8 +135,12 @@ pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
         num_attention_heads,
         num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads),
         head_dim,
-        // Llama's classes do not read it.
-        sliding_window: if model_type == "mistral" { fields.optional_size("sliding_window")? } else { None },
+        // Llama's classes do not read it; Mistral's take 4096 where it is absent, and none where it is null.
+        sliding_window: match model_type {
+            "mistral" if !object.contains_key("sliding_window") => Some(4096),
+            "mistral" => fields.optional_size("sliding_window")?,
+            _ => None,
+        },
         max_position_embeddings: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
         rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
         rope_theta,
