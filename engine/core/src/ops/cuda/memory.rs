@@ -247,3 +247,21 @@ impl CudaIndices {
         self.allocation.pointer
     }
 }
+
+/// Fails where operands that a kernel takes as one type have different ones.
+pub(super) fn one_kind<const N: usize>(buffers: [&CudaBuffer; N]) -> Result<NumberType> {
+    let kind = buffers[0].kind;
+    match buffers.iter().find(|buffer| buffer.kind != kind) {
+        None => Ok(kind),
+        Some(other) => Err(EngineError::internal(format!("an operation mixes {kind:?} and {:?}", other.kind))),
+    }
+}
+
+/// Fails where a kernel's operand is not f32.
+pub(super) fn single(buffer: &CudaBuffer) -> Result<()> {
+    if buffer.kind == NumberType::F32 {
+        Ok(())
+    } else {
+        Err(EngineError::internal(format!("{:?} where f32 is due", buffer.kind)))
+    }
+}

@@ -1,10 +1,12 @@
 //! One NVIDIA GPU.
 
+mod attention;
 mod device;
 mod error;
 mod linear;
 mod low_rank;
 mod memory;
+mod operations;
 mod pinned;
 mod prices;
 mod transfer;
