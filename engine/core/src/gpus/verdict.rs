@@ -11,6 +11,9 @@ const NO_DEVICE: &str = "(CUDA error 100)";
 const DRIVER: &str = "install NVIDIA's driver 580 or later";
 const HIDDEN: &str = "where there is one, see whether CUDA_VISIBLE_DEVICES or the container keeps it from this process";
 
+/// The driver's context and the libraries take 0.6 GiB, an engine without a model a little more.
+const LEAST_FREE_BYTES: u64 = 1 << 30;
+
 /// Asks the driver for everything, as far as it answers.
 pub(super) fn judge(driver: &impl DriverSource, management: Option<&impl ManagementSource>) -> GpuProbe {
     let cuda_version = driver.cuda_version();
@@ -53,7 +56,7 @@ fn gpus(driver: &impl DriverSource, management: Option<&impl ManagementSource>) 
 fn describe(index: u32, gpu: DriverGpu, management: Option<&impl ManagementSource>) -> Gpu {
     let (major, minor) = gpu.compute_capability;
     let (least_major, least_minor) = MINIMUM_COMPUTE_CAPABILITY;
-    let problem = (gpu.compute_capability < MINIMUM_COMPUTE_CAPABILITY).then(|| {
+    let old = (gpu.compute_capability < MINIMUM_COMPUTE_CAPABILITY).then(|| {
         format!(
             "{} is a GPU of an unsupported generation: it has compute capability {major}.{minor}; {least_major}.{least_minor} (Ampere) or \
              later is needed",
@@ -62,13 +65,19 @@ fn describe(index: u32, gpu: DriverGpu, management: Option<&impl ManagementSourc
     });
     // Of a GPU that is cut into instances, the whole is counted there.
     let free = management.and_then(|library| library.free_memory(&gpu.bus_address));
+    let full = free.filter(|free| *free < LEAST_FREE_BYTES).map(|free| {
+        let (name, mebibytes, total) = (&gpu.name, free >> 20, gpu.total_memory_bytes >> 20);
+        format!(
+            "{name} is full: {mebibytes} MiB of {total} MiB are free; end what uses it, at least 1024 MiB are needed"
+        )
+    });
     Gpu {
         index,
         name: gpu.name,
         compute_capability: gpu.compute_capability,
         total_memory_bytes: gpu.total_memory_bytes,
         free_memory_bytes: free.map(|free| free.min(gpu.total_memory_bytes)),
-        problem,
+        problem: old.or(full),
     }
 }
 
@@ -123,7 +132,11 @@ mod tests {
             Some("570.1".to_owned())
         }
         fn free_memory(&self, bus_address: &str) -> Option<u64> {
-            (bus_address == "a").then_some(1 << 40)
+            match bus_address {
+                "a" => Some(1 << 40),
+                "full" => Some(300 << 20),
+                _ => None,
+            }
         }
     }
 
@@ -157,6 +170,15 @@ mod tests {
         let found = judged(13_000, Ok(()), vec![gpu("Tesla T4", (7, 5), "a")]);
         let expected = "Tesla T4 is a GPU of an unsupported generation: it has compute capability 7.5; 8.0 (Ampere) or later is needed";
         assert_eq!(problem(&found), expected);
+    }
+
+    #[test]
+    fn a_full_gpu_is_passed_over_and_named_where_there_is_no_other() {
+        let expected = "H100 is full: 300 MiB of 81920 MiB are free; end what uses it, at least 1024 MiB are needed";
+        let found = judged(13_000, Ok(()), vec![gpu("H100", (9, 0), "full"), gpu("A100", (8, 0), "a")]);
+        assert_eq!((found.problem.as_deref(), found.gpus[0].problem.as_deref()), (None, Some(expected)));
+        assert_eq!(found.gpus[1].problem, None);
+        assert_eq!(problem(&judged(13_000, Ok(()), vec![gpu("H100", (9, 0), "full")])), expected);
     }
 
     #[test]
