@@ -45,7 +45,7 @@ enum Array : int64_t {
 // As in `src/lib.rs`.
 struct Shape {
     int64_t sequences;
-    // Rows of the longest sequence, and of all; at least.
+    // Rows of the longest sequence, and of all, which only the backward pass needs; at least.
     int64_t longest;
     int64_t rows;
     int64_t heads;

@@ -10,7 +10,7 @@ pub const ARRAYS: usize = 13;
 #[derive(Debug)]
 pub struct Shape {
     pub sequences: i64,
-    /// Rows of the longest sequence, and of all; at least.
+    /// Rows of the longest sequence, and of all, which only the backward pass needs; at least.
     pub longest: i64,
     pub rows: i64,
     pub heads: i64,

@@ -60,7 +60,8 @@ impl Key {
         let AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window } = sizes;
         // One that hides nothing is none: it needs no plan of its own.
         let window = window.filter(|window| *window < longest);
-        let (longest, rows) = (rounded_up(longest), rounded_up(rows));
+        // Only the backward pass sizes its workspace by all rows.
+        let (longest, rows) = (rounded_up(longest), if backward { rounded_up(rows) } else { 0 });
         Self { sequences, longest, rows, heads, key_value_heads, head_dim, window, kind, backward }
     }
 
@@ -85,9 +86,10 @@ impl Key {
     }
 }
 
-/// To an eighth of the power of two below, and to 64 at least: few plans, and few rows for nothing.
+/// To half of the power of two below, and to 64 at least: planning takes as long as many small steps, and rows for nothing are passed over. By
+/// the numbers alone, so that a batch is computed in the same way whatever came before it.
 fn rounded_up(rows: usize) -> usize {
-    rows.next_multiple_of((1 << rows.max(1).ilog2() >> 3).max(64))
+    rows.next_multiple_of((1 << rows.max(1).ilog2() >> 1).max(64))
 }
 
 impl Cudnn {
