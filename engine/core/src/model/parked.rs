@@ -7,26 +7,27 @@ use crate::error::Result;
 use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
 /// Values, attention's output and the residual stream after it.
-struct Moving<T> {
-    value: T,
-    attention: T,
-    middle: T,
+type Moving<T> = [T; 3];
+
+/// Numbers of each over `rows` tokens.
+fn lengths(config: &ModelConfig, rows: usize) -> Moving<usize> {
+    [config.key_value_size(), config.query_size(), config.hidden_size].map(|width| rows * width)
 }
 
-impl<T> Moving<T> {
-    /// Made from the numbers of elements.
-    fn new(config: &ModelConfig, rows: usize, make: impl Fn(usize) -> Result<T>) -> Result<Self> {
-        Ok(Self {
-            value: make(rows * config.key_value_size())?,
-            attention: make(rows * config.query_size())?,
-            middle: make(rows * config.hidden_size)?,
-        })
-    }
+/// One for each, made from the numbers.
+fn make<T>(config: &ModelConfig, rows: usize, make: impl Fn(usize) -> Result<T>) -> Result<Moving<T>> {
+    let [value, attention, middle] = lengths(config, rows);
+    Ok([make(value)?, make(attention)?, make(middle)?])
+}
+
+/// Those that a block computes in.
+fn moving<O: Ops>(saved: &mut LayerActivations<O>) -> Moving<&mut O::Buffer> {
+    [&mut saved.value, &mut saved.attention, &mut saved.middle]
 }
 
 /// One block's.
 struct ParkedBlock<O: Ops> {
-    moving: Moving<O::Parked>,
+    parked: Moving<O::Parked>,
     /// Small: stays on the device.
     log_sum_exp: O::Buffer,
 }
@@ -49,11 +50,11 @@ impl<O: Ops> ParkedActivations<O> {
         }
         let block = |_| -> Result<_> {
             let log_sum_exp = ops.allocate(rows * config.num_attention_heads)?;
-            Ok(ParkedBlock { moving: Moving::new(config, rows, |len| ops.allocate_parked(len))?, log_sum_exp })
+            Ok(ParkedBlock { parked: make(config, rows, |len| ops.allocate_parked(len))?, log_sum_exp })
         };
         Ok(Some(Self {
             blocks: (0..places.parked).map(block).collect::<Result<_>>()?,
-            spare: Moving::new(config, rows, |len| ops.allocate_activations(len))?,
+            spare: make(config, rows, |len| ops.allocate_activations(len))?,
             here: None,
             held: None,
         }))
@@ -65,9 +66,9 @@ impl<O: Ops> ParkedActivations<O> {
     }
 
     fn swap(&mut self, saved: &mut LayerActivations<O>) {
-        std::mem::swap(&mut self.spare.value, &mut saved.value);
-        std::mem::swap(&mut self.spare.attention, &mut saved.attention);
-        std::mem::swap(&mut self.spare.middle, &mut saved.middle);
+        for (spare, buffer) in self.spare.iter_mut().zip(moving(saved)) {
+            std::mem::swap(spare, buffer);
+        }
         std::mem::swap(&mut self.here, &mut self.held);
     }
 
@@ -86,10 +87,10 @@ impl<O: Ops> ParkedActivations<O> {
         rows: usize,
         saved: &mut LayerActivations<O>,
     ) -> Result<()> {
-        let ParkedBlock { moving, log_sum_exp } = &mut self.blocks[layer];
-        ops.park(rows * config.key_value_size(), &saved.value, &mut moving.value)?;
-        ops.park(rows * config.query_size(), &saved.attention, &mut moving.attention)?;
-        ops.park(rows * config.hidden_size, &saved.middle, &mut moving.middle)?;
+        let ParkedBlock { parked, log_sum_exp } = &mut self.blocks[layer];
+        for ((len, buffer), place) in lengths(config, rows).into_iter().zip(moving(saved)).zip(parked) {
+            ops.park(len, buffer, place)?;
+        }
         std::mem::swap(log_sum_exp, &mut saved.log_sum_exp);
         Ok(())
     }
@@ -99,10 +100,10 @@ impl<O: Ops> ParkedActivations<O> {
         if self.held == Some(layer) {
             return Ok(());
         }
-        let moving = &self.blocks[layer].moving;
-        ops.fetch(rows * config.key_value_size(), &moving.value, &mut self.spare.value)?;
-        ops.fetch(rows * config.query_size(), &moving.attention, &mut self.spare.attention)?;
-        ops.fetch(rows * config.hidden_size, &moving.middle, &mut self.spare.middle)?;
+        let parked = &self.blocks[layer].parked;
+        for ((len, place), buffer) in lengths(config, rows).into_iter().zip(parked).zip(&mut self.spare) {
+            ops.fetch(len, place, buffer)?;
+        }
         self.held = Some(layer);
         Ok(())
     }
@@ -135,7 +136,7 @@ pub(super) fn parked_bytes(
     if places.parked == 0 {
         return PlacedBytes::default();
     }
-    let lengths = [config.key_value_size(), config.query_size(), config.hidden_size].map(|width| rows * width);
+    let lengths = lengths(config, rows);
     let spare = lengths.iter().map(|len| prices.activations(*len)).sum();
     let sums = PlacedBytes { device: prices.buffer(rows * config.num_attention_heads), pinned_host: 0 };
     let block = lengths.iter().fold(sums, |bytes, len| bytes + prices.parked(*len));
