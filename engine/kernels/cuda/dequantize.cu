@@ -15,41 +15,44 @@ struct BlockScales {
     }
 };
 
-// Eight numbers a thread: four bytes, the first number of each in its high half. `values` holds the 16 values of codes.
+// Runs of eight numbers, four bytes, a thread takes at a time: what they need is asked for before any of it is used.
+constexpr int RUNS = 4;
+
+// The first number of a byte is in its high half. `values` holds the 16 values of codes.
 template <typename T>
 __device__ void nf4(size_t len, const uint8_t* packed, BlockScales scales, const float* values, T* to) {
     // A register of each lane holds one value; lanes ask one another.
     const float mine = values[threadIdx.x % 16];
-    const size_t threads = (size_t)gridDim.x * blockDim.x, runs = (len + 7) / 8;
+    const size_t step = (size_t)gridDim.x * blockDim.x, runs = len / 8;
     // All lanes of a warp stay in the loop together.
-    for (size_t base = blockIdx.x * (size_t)blockDim.x; base < runs; base += threads) {
-        const size_t run = base + threadIdx.x, first = run * 8;
-        uint32_t codes = 0;
-        float scale = 0.0f;
-        if (run < runs) {
-            if (first + 8 <= len) {
-                codes = *reinterpret_cast<const uint32_t*>(packed + run * 4);
-            } else {
-                for (size_t i = 0; i < (len - first + 1) / 2; i++) codes |= (uint32_t)packed[run * 4 + i] << (8 * i);
-            }
-            scale = scales.of(first / 64);
-        }
-        float out[8];
+    for (size_t base = blockIdx.x * (size_t)blockDim.x; base < runs; base += step * RUNS) {
+        uint32_t codes[RUNS];
+        float scale[RUNS];
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = __shfl_sync(0xffffffff, mine, codes >> (i / 2 * 8 + (i % 2 ? 0 : 4)) & 15) * scale;
-        if (run >= runs) continue;
-        if (first + 8 <= len) {
+        for (int i = 0; i < RUNS; i++) {
+            const size_t run = base + i * step + threadIdx.x;
+            codes[i] = run < runs ? reinterpret_cast<const uint32_t*>(packed)[run] : 0;
+            scale[i] = run < runs ? scales.of(run / 8) : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < RUNS; i++) {
+            const size_t run = base + i * step + threadIdx.x;
+            float out[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++) out[j] = __shfl_sync(0xffffffff, mine, codes[i] >> (j / 2 * 8 + (j % 2 ? 0 : 4)) & 15) * scale[i];
+            if (run >= runs) continue;
             if constexpr (sizeof(T) == 2) {
-                store(to + first, out);
+                store(to + run * 8, out);
             } else {
                 const float low[4] = {out[0], out[1], out[2], out[3]}, high[4] = {out[4], out[5], out[6], out[7]};
-                store(to + first, low);
-                store(to + first + 4, high);
+                store(to + run * 8, low);
+                store(to + run * 8 + 4, high);
             }
-        } else {
-            for (size_t i = first; i < len; i++) to[i] = from_float<T>(out[i - first]);
         }
     }
+    // What is no whole run.
+    const size_t left = runs * 8 + threadIdx.x;
+    if (blockIdx.x == 0 && left < len) to[left] = from_float<T>(values[packed[left / 2] >> (left % 2 ? 0 : 4) & 15] * scales.of(left / 64));
 }
 
 // to = code · (scale of its row · 1/127), two roundings.

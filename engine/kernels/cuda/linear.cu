@@ -27,6 +27,9 @@ struct LinearProduct {
     CUtensorMap out;
     // [rows, columns], or null: from zero. May be where `out` goes.
     const void* start;
+    // Rope of the result, where the kernel does it: for each position cosines, then sines, of the pairs of a head; the position of each row.
+    const float* angles;
+    const uint32_t* positions;
     int depths[MAX_SEGMENTS];
     int segment_count, rows, columns;
 };
@@ -107,8 +110,37 @@ template <typename T, bool B_TURNED> __device__ void copy_tiles(const LinearProd
             }
 }
 
+// Rotates the heads in a thread's sums, of 2 · HALF columns each: number i of a head is a pair with number HALF + i (rope in elementwise.cu).
+template <int HALF> __device__ __forceinline__ void rotate(const LinearProduct& p, float (&sums)[32][4], int first_row, int lane) {
+    constexpr int STEP = HALF / 8, HEADS = TILE_COLUMNS / (2 * HALF);
+    const float* angles[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = first_row + lane / 4 + half * 8;
+        angles[half] = p.angles + (size_t)(row < p.rows ? p.positions[row] : 0) * 2 * HALF + lane % 4 * 2;
+    }
+#pragma unroll
+    for (int j = 0; j < STEP; j++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float2 cosines = *reinterpret_cast<const float2*>(angles[half] + j * 8);
+            const float2 sines = *reinterpret_cast<const float2*>(angles[half] + HALF + j * 8);
+            auto turn = [](float& a, float& b, float cosine, float sine) {
+                const float turned = b * cosine + a * sine;
+                a = a * cosine - b * sine;
+                b = turned;
+            };
+#pragma unroll
+            for (int head = 0; head < HEADS; head++) {
+                float(&a)[4] = sums[head * 2 * STEP + j], (&b)[4] = sums[head * 2 * STEP + STEP + j];
+                turn(a[half * 2], b[half * 2], cosines.x, sines.x);
+                turn(a[half * 2 + 1], b[half * 2 + 1], cosines.y, sines.y);
+            }
+        }
+}
+
 // A warpgroup multiplies 64 rows of the block's tiles.
-template <typename T, bool B_TURNED> __device__ void multiply_tiles(const LinearProduct& p, Shared<T>& shared, uint32_t rank) {
+template <typename T, bool B_TURNED, int HALF> __device__ void multiply_tiles(const LinearProduct& p, Shared<T>& shared, uint32_t rank) {
     const int part = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     Tiles tiles(p.rows, p.columns);
     Turn turn;
@@ -161,6 +193,7 @@ template <typename T, bool B_TURNED> __device__ void multiply_tiles(const Linear
         if (p.start) bring(0);
         hopper::wait_products<0>();
         release();
+        if constexpr (HALF > 0) rotate<HALF>(p, sums, first_row + warp * 16, lane);
 #pragma unroll
         for (int c = 0; c < TILE_COLUMNS / OUT_WIDTH; c++) {
             if (p.start) {
@@ -193,7 +226,8 @@ template <typename T, bool B_TURNED> __device__ void multiply_tiles(const Linear
 }
 #endif
 
-template <typename T, bool B_TURNED> __device__ __forceinline__ void linear(const LinearProduct& p) {
+// HALF > 0: with rope of heads of 2 · HALF columns.
+template <typename T, bool B_TURNED, int HALF> __device__ __forceinline__ void linear(const LinearProduct& p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ char raw[];
     auto& shared = *reinterpret_cast<Shared<T>*>(((uintptr_t)raw + 1023) / 1024 * 1024);
@@ -212,19 +246,21 @@ template <typename T, bool B_TURNED> __device__ __forceinline__ void linear(cons
         if (threadIdx.x == 0) copy_tiles<T, B_TURNED>(p, shared, rank);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        multiply_tiles<T, B_TURNED>(p, shared, rank);
+        multiply_tiles<T, B_TURNED, HALF>(p, shared, rank);
     }
     // No block ends while the other may still write to it.
     hopper::cluster_sync();
 #endif
 }
 
-#define DEFINE(name, T)                                                                                                                  \
-    extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, 1) linear_##name(const __grid_constant__ LinearProduct p) {          \
-        linear<T, false>(p);                                                                                                             \
-    }                                                                                                                                    \
-    extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, 1) linear_turned_##name(const __grid_constant__ LinearProduct p) {   \
-        linear<T, true>(p);                                                                                                              \
+#define DEFINE_KERNEL(name, ...)                                                                                                \
+    extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, 1) name(const __grid_constant__ LinearProduct p) {          \
+        linear<__VA_ARGS__>(p);                                                                                                 \
     }
+#define DEFINE(name, T)                                     \
+    DEFINE_KERNEL(linear_##name, T, false, 0)               \
+    DEFINE_KERNEL(linear_rope_64_##name, T, false, 32)      \
+    DEFINE_KERNEL(linear_rope_128_##name, T, false, 64)     \
+    DEFINE_KERNEL(linear_turned_##name, T, true, 0)
 DEFINE(f16, __half)
 DEFINE(bf16, __nv_bfloat16)

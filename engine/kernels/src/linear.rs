@@ -41,7 +41,26 @@ pub struct LinearProduct<'a> {
     pub segments: &'a [LinearSegment],
     /// What is added, laid out as `out`; may be `out`.
     pub start: Option<DevicePointer>,
+    /// Applied to the sums.
+    pub rope: Option<LinearRope>,
     pub out: DevicePointer,
+}
+
+/// Rope of a result whose columns are heads: number i of a head's first half is a pair with number i of the second.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearRope {
+    pub head_dim: usize,
+    /// f32 `[positions, head_dim]`: cosines, then sines, of the pairs.
+    pub angles: DevicePointer,
+    /// u32 `[rows]`
+    pub positions: DevicePointer,
+}
+
+impl LinearRope {
+    /// Whether kernels have heads of this size.
+    fn fits(&self, columns: usize) -> bool {
+        matches!(self.head_dim, 64 | 128) && columns.is_multiple_of(self.head_dim)
+    }
 }
 
 /// The kernels' `Segment`.
@@ -59,6 +78,8 @@ struct Parameters {
     segments: [MaybeUninit<Segment>; MAX_SEGMENTS],
     out: sys::CUtensorMap,
     start: DevicePointer,
+    angles: DevicePointer,
+    positions: DevicePointer,
     depths: [i32; MAX_SEGMENTS],
     segment_count: i32,
     rows: i32,
@@ -134,10 +155,14 @@ impl LinearProduct<'_> {
 
 impl Stream {
     /// Whether [`Stream::linear`] does this product here, and is worth it: on compute capability 9.0, 16-bit numbers, operands that begin at and
-    /// have rows of multiples of 16 bytes, and enough tiles to fill the card.
+    /// have rows of multiples of 16 bytes, heads of 64 or 128 where there
+    /// is rope, and enough tiles to fill the card.
     pub fn takes_linear(&self, kind: NumberType, product: &LinearProduct<'_>) -> bool {
         let count = product.segments.len();
         if !self.has_warpgroup_products() || !(1..=MAX_SEGMENTS).contains(&count) || !product.is_aligned(kind) {
+            return false;
+        }
+        if product.rope.is_some_and(|rope| product.is_turned() || !rope.fits(product.columns)) {
             return false;
         }
         let (tile, clusters) = (CLUSTER * TILE_ROWS * TILE_COLUMNS, self.multiprocessors() / CLUSTER);
@@ -150,7 +175,7 @@ impl Stream {
     /// # Safety
     /// Operands have these sizes and the type `kind`; `out` overlaps none but `start`.
     pub unsafe fn linear(&self, kind: NumberType, product: &LinearProduct<'_>) -> Result<()> {
-        let LinearProduct { rows, columns, segments, start, out } = *product;
+        let LinearProduct { rows, columns, segments, start, rope, out } = *product;
         self.enter()?;
         let turned = product.is_turned();
         let out =
@@ -159,6 +184,8 @@ impl Stream {
             segments: [MaybeUninit::zeroed(); MAX_SEGMENTS],
             out: out.map(kind)?,
             start: start.unwrap_or(0),
+            angles: rope.map_or(0, |rope| rope.angles),
+            positions: rope.map_or(0, |rope| rope.positions),
             depths: [0; MAX_SEGMENTS],
             segment_count: segments.len() as i32,
             rows: rows as i32,
@@ -179,7 +206,12 @@ impl Stream {
         let clusters = product.cluster_tiles().min(self.multiprocessors() / CLUSTER);
         let grid = [(clusters * CLUSTER) as u32, 1, 1];
         let launch = Launch { grid, threads: THREADS, shared_bytes: SHARED_BYTES };
-        let name = format!("linear{}_{}", if turned { "_turned" } else { "" }, kind.name());
+        let form = match rope {
+            Some(rope) => format!("_rope_{}", rope.head_dim),
+            None if turned => "_turned".to_owned(),
+            None => String::new(),
+        };
+        let name = format!("linear{form}_{}", kind.name());
         // SAFETY: the caller's promise; the kernel's parameter.
         unsafe { launch!(self, &name, launch, parameters) }
     }

@@ -7,7 +7,7 @@ use super::low_rank::BlockAdapter;
 use super::weights::LayerWeights;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::ops::{AttentionInputs, AttentionShape, Ops, View, ViewMut};
+use crate::ops::{AttentionInputs, AttentionShape, LowRankTerm, Ops, Rope, View, ViewMut};
 
 /// What passes through a block need besides activations.
 pub(super) struct Block<'a, O: Ops> {
@@ -96,10 +96,10 @@ impl<O: Ops> Block<'_, O> {
         let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
         let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
         for (module, ViewMut { buffer, offset }, heads) in turned {
-            let out = ViewMut::at(&mut *buffer, offset);
-            self.linear(rows, group, module, &scratch.normed, products, None, out)?;
-            let x = ViewMut::at(buffer, offset);
-            self.ops.rope(x, heads, shape.head_dim, self.angles, positions, false)?;
+            let (linear, term) = (self.weights.linear(module), self.low_rank_term(group, module, products));
+            let rope = Rope { heads, head_dim: shape.head_dim, angles: self.angles, positions };
+            let (x, bias, out) = (View::from(&scratch.normed), linear.bias.as_ref(), ViewMut::at(buffer, offset));
+            self.ops.linear_rope(rows, x, &linear.weight, bias, term, rope, out)?;
         }
         match value {
             Some(value) => self.linear(rows, group, LinearModule::Value, &scratch.normed, products, None, value),
@@ -168,6 +168,17 @@ impl<O: Ops> Block<'_, O> {
         self.ops.rms_norm(rows, width, x.into(), weight, epsilon, normed.into(), factors.into())
     }
 
+    /// What a layer's low-rank half adds to its output.
+    fn low_rank_term<'a>(
+        &'a self,
+        group: InputGroup,
+        module: LinearModule,
+        low_rank: &'a O::Buffer,
+    ) -> Option<LowRankTerm<'a, O::Buffer>> {
+        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
+        adapter.output_term(group, module, low_rank)
+    }
+
     #[expect(clippy::too_many_arguments, reason = "one linear layer with everything it adds")]
     fn linear(
         &self,
@@ -179,9 +190,7 @@ impl<O: Ops> Block<'_, O> {
         residual: Option<&O::Buffer>,
         out: ViewMut<'_, O::Buffer>,
     ) -> Result<()> {
-        let linear = self.weights.linear(module);
-        let adapter = BlockAdapter { adapter: self.adapter.adapter, layer: self.adapter.layer, dropout: None };
-        let term = adapter.output_term(group, module, low_rank);
+        let (linear, term) = (self.weights.linear(module), self.low_rank_term(group, module, low_rank));
         let residual = residual.map(View::from);
         self.ops.linear_forward(rows, input.into(), &linear.weight, linear.bias.as_ref(), term, residual, out)
     }

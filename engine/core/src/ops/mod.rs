@@ -133,6 +133,14 @@ pub struct AttentionGrads<'a, B> {
     pub value: ViewMut<'a, B>,
 }
 
+/// How rows of heads are rotated: the arguments of [`Ops::rope`].
+pub struct Rope<'a, O: Ops + ?Sized> {
+    pub heads: usize,
+    pub head_dim: usize,
+    pub angles: &'a O::Buffer,
+    pub positions: &'a O::Indices,
+}
+
 /// One summand of a gradient with respect to a shared input: `output_grad [rows, out] · weight [out, in]`.
 pub struct LinearGradTerm<'a, O: Ops + ?Sized> {
     pub output_grad: View<'a, O::Buffer>,
@@ -387,6 +395,23 @@ pub trait Ops: Send + Sync + 'static {
         residual: Option<View<'_, Self::Buffer>>,
         out: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
+    /// [`Ops::linear_forward`] without residual, then [`Ops::rope`]: queries or keys. A device may do both in one pass.
+    #[expect(clippy::too_many_arguments, reason = "everything that is added in one pass")]
+    fn linear_rope(
+        &self,
+        rows: usize,
+        x: View<'_, Self::Buffer>,
+        weight: &Self::Weight,
+        bias: Option<&Self::Buffer>,
+        low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
+        rope: Rope<'_, Self>,
+        out: ViewMut<'_, Self::Buffer>,
+    ) -> Result<()> {
+        let ViewMut { buffer, offset } = out;
+        self.linear_forward(rows, x, weight, bias, low_rank, None, ViewMut::at(&mut *buffer, offset))?;
+        let Rope { heads, head_dim, angles, positions } = rope;
+        self.rope(ViewMut::at(buffer, offset), heads, head_dim, angles, positions, false)
+    }
     /// `input_grad [rows, in] = Σ output_grad · weight + low-rank term` over the layers that share the input.
     fn linear_grad_input(
         &self,

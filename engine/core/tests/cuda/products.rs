@@ -1,11 +1,11 @@
 //! Matrix products and linear layers, over the strides that the model uses.
 
 use luthier_core::ops::{
-    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, View, ViewMut,
+    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, Rope, View, ViewMut,
 };
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
-use crate::compare::{Case, TOLERANCES, activations, compare, numbers, open, random, read};
+use crate::compare::{Case, TOLERANCES, activations, compare, indices, numbers, open, random, read};
 
 /// A frozen matrix, stored in f32, f16 or bf16; the numbers are the same.
 fn weight<O: Ops>(ops: &O, stored: StoredType, seed: u64, [rows, columns]: [usize; 2]) -> O::Weight {
@@ -202,5 +202,58 @@ fn linear_layers_that_fill_the_card() {
                 }
             }
         }
+    }
+}
+
+/// Queries: a linear layer and rope.
+struct Rotated {
+    rows: usize,
+    heads: usize,
+    head_dim: usize,
+    input: usize,
+    rank: usize,
+    bias: bool,
+}
+
+impl Case for Rotated {
+    fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
+        let Self { rows, heads, head_dim, input, rank, bias } = *self;
+        let out = heads * head_dim;
+        let weight = weight(ops, StoredType::BF16, 1, [out, input]);
+        let (x, low) = (activations(ops, &random(2, rows * input)), activations(ops, &random(3, rows * rank)));
+        let (b, bias) = (numbers(ops, &random(4, out * rank)), bias.then(|| numbers(ops, &random(5, out))));
+        let term = LowRankTerm { rank, left: View::from(&low).rows(rank), right: View::from(&b).columns(rank) };
+        // Two sequences, one after the other.
+        let longest = rows / 2 + 1;
+        let mut table = Vec::new();
+        for position in 0..longest {
+            let angle = |pair: usize| position as f32 * 100f32.powf(-(pair as f32) * 2.0 / head_dim as f32);
+            table.extend((0..head_dim / 2).map(|pair| angle(pair).cos()));
+            table.extend((0..head_dim / 2).map(|pair| angle(pair).sin()));
+        }
+        let positions: Vec<u32> = (0..rows).map(|row| (row % longest) as u32).collect();
+        let (angles, positions) = (numbers(ops, &table), indices(ops, &positions));
+        let mut turned = activations(ops, &vec![f32::NAN; rows * out]);
+        let rope = Rope { heads, head_dim, angles: &angles, positions: &positions };
+        let to = ViewMut::from(&mut turned);
+        ops.linear_rope(rows, View::from(&x), &weight, bias.as_ref(), Some(term), rope, to).unwrap();
+        vec![("rotated", read(ops, &turned, rows * out))]
+    }
+}
+
+#[test]
+fn linear_layers_with_rope() {
+    // The first two fill the card; others are done in two passes.
+    let cases = [
+        (2050, 17, 128, 72, 8, false),
+        (1900, 40, 64, 136, 16, false),
+        (2050, 17, 128, 72, 8, true),
+        (2050, 22, 96, 72, 8, false),
+        (65, 9, 64, 576, 4, false),
+        (1, 2, 16, 24, 1, true),
+    ];
+    for (rows, heads, head_dim, input, rank, bias) in cases {
+        let what = format!("{rows} rows, {heads} heads of {head_dim}, bias {bias}");
+        compare(&what, &Rotated { rows, heads, head_dim, input, rank, bias });
     }
 }

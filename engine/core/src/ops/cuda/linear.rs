@@ -1,13 +1,13 @@
 //! Linear layers: the frozen product, what is added to it, and the gradient of its input.
 
-use luthier_kernels::{DevicePointer, LinearProduct, LinearSegment, NumberType, Operand, Product};
+use luthier_kernels::{DevicePointer, LinearProduct, LinearRope, LinearSegment, NumberType, Operand, Product};
 
 use super::device::CudaOps;
-use super::memory::{CudaBuffer, place, place_mut};
+use super::memory::{CudaBuffer, CudaIndices, place, place_mut, single};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::extent;
-use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, View, ViewMut};
+use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, Rope, View, ViewMut};
 
 /// What a product starts from.
 pub(super) enum Start {
@@ -16,6 +16,15 @@ pub(super) enum Start {
     Itself,
     /// Numbers with the result's strides.
     Other(DevicePointer),
+}
+
+/// What a linear layer's output, or the gradient of its input, is made of.
+#[derive(Clone, Copy)]
+struct Sum<'a> {
+    segments: &'a [LinearSegment],
+    low_rank: Option<&'a LowRankTerm<'a, CudaBuffer>>,
+    /// Laid out as the result; may be the result itself.
+    start: Option<DevicePointer>,
 }
 
 impl CudaOps {
@@ -90,25 +99,63 @@ impl CudaOps {
         residual: Option<View<'_, CudaBuffer>>,
         out: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
-        let (n, k, kind) = (weight.rows, weight.columns, x.buffer.kind);
-        let (from, to) = (place(x, rows * k)?, place_mut(&out, rows * n)?);
-        let residual = residual.map(|residual| self.same_kind(residual, out.buffer.kind, rows * n)).transpose()?;
-        let weight = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: 1, column_stride: k };
-        let whole =
-            LinearSegment { depth: k, a: Operand { pointer: from, row_stride: k, column_stride: 1 }, b: weight };
-        self.add_segments(
-            [rows, n],
-            kind,
-            &[whole],
-            low_rank.as_ref(),
-            residual,
-            ViewMut::at(&mut *out.buffer, out.offset),
-        )?;
-        if let Some(bias) = bias {
-            // SAFETY: as above.
-            unsafe { self.stream().add_bias(out.buffer.kind, [rows, n], to, bias.place(0, n)?)? };
+        let (n, kind) = (weight.rows, x.buffer.kind);
+        let whole = self.frozen_segment(rows, x, weight)?;
+        let start = residual.map(|residual| self.same_kind(residual, out.buffer.kind, rows * n)).transpose()?;
+        self.add_with_bias([rows, n], kind, Sum { segments: &[whole], low_rank: low_rank.as_ref(), start }, bias, out)
+    }
+
+    /// A linear layer and rope: both in one kernel where there is one; otherwise one after the other.
+    #[expect(clippy::too_many_arguments, reason = "everything that is added to a product")]
+    pub(super) fn forward_rotated(
+        &self,
+        rows: usize,
+        x: View<'_, CudaBuffer>,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        low_rank: Option<LowRankTerm<'_, CudaBuffer>>,
+        rope: Rope<'_, Self>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let Rope { heads, head_dim, angles, positions } = rope;
+        let (n, kind) = (weight.rows, x.buffer.kind);
+        if positions.values.len() != rows || heads * head_dim != n {
+            let positions = positions.values.len();
+            return Err(EngineError::internal(format!(
+                "rope of {rows} rows of {n} with {positions} positions and {heads} heads"
+            )));
         }
-        Ok(())
+        let table = self.angles(angles, head_dim, positions)?;
+        let whole = self.frozen_segment(rows, x, weight)?;
+        let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
+        let ViewMut { buffer, offset } = out;
+        let rope = LinearRope { head_dim, angles: table, positions: positions.pointer() };
+        // A bias is added before rope.
+        if bias.is_none() && self.add_at_once([rows, n], kind, sum, Some(rope), ViewMut::at(&mut *buffer, offset))? {
+            return Ok(());
+        }
+        self.add_with_bias([rows, n], kind, sum, bias, ViewMut::at(&mut *buffer, offset))?;
+        self.rope(ViewMut::at(buffer, offset), heads, head_dim, angles, positions, false)
+    }
+
+    /// `x · weightᵀ`
+    fn frozen_segment(&self, rows: usize, x: View<'_, CudaBuffer>, weight: &CudaWeight) -> Result<LinearSegment> {
+        let k = weight.columns;
+        let a = Operand { pointer: place(x, rows * k)?, row_stride: k, column_stride: 1 };
+        let b = Operand { pointer: self.plain_weight(weight, x.buffer.kind)?, row_stride: 1, column_stride: k };
+        Ok(LinearSegment { depth: k, a, b })
+    }
+
+    /// Cosines and sines of rope, of every position asked for.
+    pub(super) fn angles(
+        &self,
+        angles: &CudaBuffer,
+        head_dim: usize,
+        positions: &CudaIndices,
+    ) -> Result<DevicePointer> {
+        single(angles)?;
+        let last = positions.values.iter().max().map_or(0, |last| *last as usize + 1);
+        angles.place(0, last * head_dim)
     }
 
     pub(super) fn grad_input(
@@ -138,14 +185,8 @@ impl CudaOps {
             let waits =
                 i + 1 < layers.len() && weight.held_as(kind).is_some() && layers[i + 1].weight.held_as(kind).is_some();
             if !waits {
-                self.add_segments(
-                    [rows, n],
-                    kind,
-                    &segments,
-                    low_rank.take(),
-                    start,
-                    ViewMut::at(&mut *input_grad.buffer, input_grad.offset),
-                )?;
+                let sum = Sum { segments: &segments, low_rank: low_rank.take(), start };
+                self.add([rows, n], kind, sum, ViewMut::at(&mut *input_grad.buffer, input_grad.offset))?;
                 segments.clear();
                 start = Some(to);
             }
@@ -153,44 +194,69 @@ impl CudaOps {
         Ok(())
     }
 
-    /// `out [rows, n]` = start + Σ segments + the low-rank term: in one kernel where the card and the sizes allow it, otherwise one product after
-    /// the other.
-    fn add_segments(
+    fn add_with_bias(
         &self,
         [rows, n]: [usize; 2],
         kind: NumberType,
-        segments: &[LinearSegment],
-        low_rank: Option<&LowRankTerm<'_, CudaBuffer>>,
-        start: Option<DevicePointer>,
+        sum: Sum<'_>,
+        bias: Option<&CudaBuffer>,
         out: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         let (to, output) = (place_mut(&out, rows * n)?, out.buffer.kind);
-        if output == kind {
-            let mut all = segments.to_vec();
-            if let Some(LowRankTerm { rank, left, right }) = low_rank {
-                let (a, b) = (self.operand(left, [rows, *rank], kind)?, self.operand(right, [*rank, n], kind)?);
-                all.push(LinearSegment { depth: *rank, a, b });
-            }
-            let product = LinearProduct { rows, columns: n, segments: &all, start, out: to };
-            if self.stream().takes_linear(kind, &product) {
-                // SAFETY: operands were checked whole; `out` is borrowed alone.
-                return unsafe { self.stream().linear(kind, &product) }.map_err(EngineError::from);
-            }
+        self.add([rows, n], kind, sum, out)?;
+        let Some(bias) = bias else { return Ok(()) };
+        // SAFETY: both were checked whole; the result is borrowed alone.
+        unsafe { self.stream().add_bias(output, [rows, n], to, bias.place(0, n)?) }.map_err(EngineError::from)
+    }
+
+    /// `out [rows, n]` = the sum: in one kernel where the card and the sizes allow it, otherwise one product after the other.
+    fn add(&self, [rows, n]: [usize; 2], kind: NumberType, sum: Sum<'_>, out: ViewMut<'_, CudaBuffer>) -> Result<()> {
+        let ViewMut { buffer, offset } = out;
+        if self.add_at_once([rows, n], kind, sum, None, ViewMut::at(&mut *buffer, offset))? {
+            return Ok(());
         }
-        let mut start = start;
+        let Sum { segments, low_rank, mut start } = sum;
+        let (to, output) = (buffer.place_mut(offset, rows * n)?, buffer.kind);
         if let Some(term) = low_rank {
             // First: it is written without being read, and the large product adds to it at no cost of its own.
-            self.expand([rows, n], term, start, out)?;
+            self.expand([rows, n], term, start, ViewMut::at(buffer, offset))?;
             start = Some(to);
         }
         for LinearSegment { depth, a, b } in segments.iter().copied() {
             let c = Operand { pointer: to, row_stride: n, column_stride: 1 };
             let product = Product { m: rows, n, k: depth, alpha: 1.0, inputs: kind, a, b, output, c, start };
-            // SAFETY: as above.
+            // SAFETY: operands were checked whole; the result is borrowed alone.
             unsafe { self.multiplier().multiply(&product)? };
             start = Some(to);
         }
         Ok(())
+    }
+
+    /// Whether one kernel does the whole sum; then it does.
+    fn add_at_once(
+        &self,
+        [rows, n]: [usize; 2],
+        kind: NumberType,
+        sum: Sum<'_>,
+        rope: Option<LinearRope>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<bool> {
+        if out.buffer.kind != kind {
+            return Ok(false);
+        }
+        let mut segments = sum.segments.to_vec();
+        if let Some(LowRankTerm { rank, left, right }) = sum.low_rank {
+            let (a, b) = (self.operand(left, [rows, *rank], kind)?, self.operand(right, [*rank, n], kind)?);
+            segments.push(LinearSegment { depth: *rank, a, b });
+        }
+        let (start, out) = (sum.start, place_mut(&out, rows * n)?);
+        let product = LinearProduct { rows, columns: n, segments: &segments, start, rope, out };
+        if !self.stream().takes_linear(kind, &product) {
+            return Ok(false);
+        }
+        // SAFETY: operands were checked whole; the result is borrowed alone.
+        unsafe { self.stream().linear(kind, &product)? };
+        Ok(true)
     }
 
     fn same_kind(&self, view: View<'_, CudaBuffer>, kind: NumberType, len: usize) -> Result<DevicePointer> {

@@ -13,8 +13,8 @@ use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View,
-    ViewMut,
+    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, Rope,
+    View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -231,10 +231,8 @@ impl Ops for CudaOps {
         positions: &CudaIndices,
         inverse: bool,
     ) -> Result<()> {
-        let rows = positions.values.len();
-        let last = positions.values.iter().max().map_or(0, |last| *last as usize + 1);
-        single(angles)?;
-        let (kind, angles) = (x.buffer.kind, angles.place(0, last * head_dim)?);
+        let (kind, rows) = (x.buffer.kind, positions.values.len());
+        let angles = self.angles(angles, head_dim, positions)?;
         let x = place_mut(&x, rows * heads * head_dim)?;
         // SAFETY: places and positions were checked.
         unsafe { self.stream().rope(kind, rows, heads, head_dim, x, angles, positions.pointer(), inverse) }
@@ -346,6 +344,19 @@ impl Ops for CudaOps {
         out: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         self.forward(rows, x, weight, bias, low_rank, residual, out)
+    }
+
+    fn linear_rope(
+        &self,
+        rows: usize,
+        x: View<'_, CudaBuffer>,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        low_rank: Option<LowRankTerm<'_, CudaBuffer>>,
+        rope: Rope<'_, Self>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        self.forward_rotated(rows, x, weight, bias, low_rank, rope, out)
     }
 
     fn linear_grad_input(
