@@ -22,21 +22,33 @@ export class DetokenizerStream {
 
   /** The text that these ids complete; empty while a character is incomplete. */
   push(ids: ArrayLike<number>): string {
-    const parts: Uint8Array[] = [];
+    const { controlTokenIds, textRules } = this.#tokenizer;
+    let text = '';
+    let parts: Uint8Array[] = [];
     for (let index = 0; index < ids.length; index++) {
       const id = ids[index] ?? -1;
-      if (this.#skipSpecialTokens && this.#tokenizer.controlTokenIds.has(id)) continue;
+      if (this.#skipSpecialTokens && controlTokenIds.has(id)) {
+        if (textRules.invalidBytes === 'sequence') continue;
+        // Sentencepiece joins no bytes across a control token.
+        text += this.#decode(parts) + this.#decoder.flush();
+        parts = [];
+        continue;
+      }
       const bytes = this.#tokenizer.idToBytes(id);
       parts.push(this.#stripSpace ? this.#withoutSpace(id, bytes) : bytes);
     }
-    const only = parts[0];
-    if (only === undefined) return '';
-    return this.#decoder.push(parts.length === 1 ? only : Buffer.concat(parts));
+    return text + this.#decode(parts);
   }
 
   /** What is left at the end: an incomplete character reads U+FFFD. */
   flush(): string {
     return this.#decoder.flush();
+  }
+
+  #decode(parts: readonly Uint8Array[]): string {
+    const only = parts[0];
+    if (only === undefined) return '';
+    return this.#decoder.push(parts.length === 1 ? only : Buffer.concat(parts));
   }
 
   #withoutSpace(id: number, bytes: Uint8Array): Uint8Array {

@@ -69,10 +69,7 @@ export class BpeVocabulary {
 export const characterLength = (codePoint: number): number => (codePoint >= 0x10000 ? 2 : 1);
 
 function ranksOf(scores: Float32Array): Int32Array {
-  // Sorting puts -0, the score of the trainer's first merge, below 0: sentencepiece compares bits. So does this map.
-  const key = (score: number): number | string => (Object.is(score, -0) ? '-0' : score);
-  const sorted = Float32Array.from(scores).sort().reverse();
-  const ranks = new Map<number | string, number>();
-  for (const score of sorted) if (!ranks.has(key(score))) ranks.set(key(score), ranks.size);
-  return Int32Array.from(scores, (score) => ranks.get(key(score)) ?? 0);
+  const ranks = new Map<number, number>();
+  for (const score of Float32Array.from(scores).sort().reverse()) if (!ranks.has(score)) ranks.set(score, ranks.size);
+  return Int32Array.from(scores, (score) => ranks.get(score) ?? 0);
 }
