@@ -8,7 +8,7 @@ import { PairTable } from './pair-table.ts';
 export const UNKNOWN_BASE = 2 ** 30;
 
 /** Whether text can become this piece. */
-export const isMergeable = (type: number | undefined): boolean =>
+const isMergeable = (type: number | undefined): boolean =>
   type === PieceType.normal || type === PieceType.userDefined || type === PieceType.unused;
 
 export class BpeVocabulary {
