@@ -31,6 +31,7 @@ export interface EngineInfo {
 /** Where a tokenizer can be read from. */
 export type TokenizerSource =
   | { readonly kind: 'gguf'; readonly metadata: GgufTokenizerMetadata }
+  /** The folder holds `tokenizer.json` or sentencepiece's `tokenizer.model`. */
   | { readonly kind: 'huggingface'; readonly folder: string };
 
 /** The `tokenizer.ggml.*` keys of a GGUF file, unchanged. */

@@ -7,6 +7,6 @@ export async function hasChatTemplate(source: TokenizerSource): Promise<boolean>
   if (source.kind === 'gguf') return source.metadata.chatTemplate !== null;
   const read = (name: string): Promise<string | null> => readFile(join(source.folder, name), 'utf8').catch(() => null);
   if ((await read('chat_template.jinja')) !== null) return true;
-  const config = await read('tokenizer_config.json');
-  return config !== null && /"chat_template"\s*:\s*["[]/.test(config);
+  const configs = await Promise.all(['chat_template.json', 'tokenizer_config.json'].map(read));
+  return configs.some((config) => config !== null && /"chat_template"\s*:\s*["[]/.test(config));
 }

@@ -165,11 +165,24 @@ export class ModelEntry {
   async #readTokenizer(): Promise<Tokenizer> {
     try {
       const { loadTokenizer } = await import('../tokenizer/load.ts');
-      return await loadTokenizer(this.#metadata.tokenizer);
+      const tokenizer = await loadTokenizer(this.#metadata.tokenizer);
+      this.#checkVocabulary(tokenizer.vocabSize);
+      return tokenizer;
     } catch (error) {
       this.#tokenizer = null;
       throw toLuthierError(error);
     }
+  }
+
+  /** An id without a row in the embedding would fail in the middle of a job. */
+  #checkVocabulary(tokens: number): void {
+    const { vocabSize } = this.#metadata;
+    if (tokens <= vocabSize) return;
+    throw new LuthierError(
+      'TOKENIZER_UNSUPPORTED',
+      `models/${this.id}: the tokenizer has ${tokens} ids, the model's embedding ${vocabSize} rows; the tokenizer's files belong to another model, or tokens were added without resizing the embedding`,
+      { resource: { type: 'model', name: `models/${this.id}` } },
+    );
   }
 
   async #startPool(): Promise<TokenizerPool> {

@@ -157,6 +157,14 @@ test('tokenizer and renderers are made once; templates that do not fit say so', 
   await expect(without.registry.renderer('tiny', '')).rejects.toMatchObject({ reason: 'TEMPLATE_UNUSABLE' });
 });
 
+test('a tokenizer with more ids than the embedding has rows is refused', async () => {
+  const { registry } = setUp({ models: { tiny: '/tiny' }, metadata: { vocabSize: 275 } });
+  await expect(registry.tokenizer('tiny')).rejects.toMatchObject({
+    reason: 'TOKENIZER_UNSUPPORTED',
+    message: expect.stringMatching(/the tokenizer has 276 ids, the model's embedding 275 rows/),
+  });
+});
+
 test('a long text is encoded as a short one is, on a worker', async () => {
   const { registry } = setUp({ models: { tiny: '/tiny' } });
   const tokenizer = await registry.tokenizer('tiny');

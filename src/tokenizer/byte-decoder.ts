@@ -1,5 +1,7 @@
 /** What each token adds to a text, as bytes: the one ground of `decode`, streams and previews. */
 import { TokenizerError } from './errors.ts';
+import { byteOfPiece, SPACE_SYMBOL } from './sentencepiece/model.ts';
+import type { TextRules } from './tokenizer.ts';
 import { type ComponentJson, flattenComponent } from './tokenizer-json.ts';
 
 /** GPT-2's printable stand-ins for the 256 bytes, character to byte. */
@@ -13,12 +15,11 @@ const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
 })();
 
 const encoder = new TextEncoder();
-const BYTE_TOKEN = /^<0x([0-9A-Fa-f]{2})>$/;
 
 export interface PieceDecoder {
   /** Bytes of an ordinary (not added) token. */
   bytes(piece: string): Uint8Array;
-  readonly stripsLeadingSpace: boolean;
+  readonly textRules: TextRules;
 }
 
 function byteLevelBytes(piece: string): Uint8Array {
@@ -32,11 +33,16 @@ function byteLevelBytes(piece: string): Uint8Array {
   return Uint8Array.from(bytes);
 }
 
-function sentencePieceBytes(piece: string): Uint8Array {
-  const hex = BYTE_TOKEN.exec(piece)?.[1];
-  if (hex !== undefined) return Uint8Array.of(Number.parseInt(hex, 16));
-  return encoder.encode(piece.replaceAll('▁', ' '));
+/** `▁` as a space. */
+export const spacedBytes = (piece: string): Uint8Array => encoder.encode(piece.replaceAll(SPACE_SYMBOL, ' '));
+
+/** A byte piece's byte; `▁` as a space. */
+export function sentencePieceBytes(piece: string): Uint8Array {
+  const byte = byteOfPiece(piece);
+  return byte === null ? spacedBytes(piece) : Uint8Array.of(byte);
 }
+
+const rules = (strips: boolean): TextRules => ({ leadingSpaces: strips ? 'text' : 'keep', invalidBytes: 'sequence' });
 
 /**
  * The decoder of a `tokenizer.json`: ByteLevel, or sentencepiece's in either of the two ways it is written
@@ -49,13 +55,13 @@ export function pieceDecoder(component: ComponentJson | null): PieceDecoder {
   const types = new Set(members.map((member) => member.type));
   const only = (...allowed: string[]): boolean =>
     members.length > 0 && members.every((member) => allowed.includes(member.type));
-  if (only('ByteLevel')) return { bytes: byteLevelBytes, stripsLeadingSpace: false };
+  if (only('ByteLevel')) return { bytes: byteLevelBytes, textRules: rules(false) };
   if (only('Metaspace', 'ByteFallback', 'Fuse')) {
     const scheme = members.find((member) => member.type === 'Metaspace')?.prepend_scheme;
-    return { bytes: sentencePieceBytes, stripsLeadingSpace: scheme !== 'never' };
+    return { bytes: sentencePieceBytes, textRules: rules(scheme !== 'never') };
   }
   if (only('Replace', 'ByteFallback', 'Fuse', 'Strip')) {
-    return { bytes: sentencePieceBytes, stripsLeadingSpace: types.has('Strip') };
+    return { bytes: sentencePieceBytes, textRules: rules(types.has('Strip')) };
   }
   throw new TokenizerError(
     'TOKENIZER_UNSUPPORTED',

@@ -1,8 +1,9 @@
 /** What the readers (GGUF, Hugging Face folder) hand to the tokenizer. */
-import type { TokenizerJson } from './tokenizer-json.ts';
+import type { SentencePieceModel } from './sentencepiece/model.ts';
+import type { AddedTokenJson, TokenizerJson } from './tokenizer-json.ts';
 
-export interface TokenizerDefinition {
-  readonly json: TokenizerJson;
+/** What a model's files say about its tokens, whatever kind of tokenizer it has. */
+export interface TokenizerConventions {
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
   readonly padTokenId: number | null;
@@ -12,4 +13,19 @@ export interface TokenizerDefinition {
   readonly prefixTokenIds: readonly number[];
   readonly suffixTokenIds: readonly number[];
   readonly chatTemplate: string | null;
+}
+
+/** A tokenizer in the form of `tokenizer.json`. */
+export interface TokenizerDefinition extends TokenizerConventions {
+  readonly json: TokenizerJson;
+}
+
+/** A sentencepiece model and the tokens that its folder adds. */
+export interface SentencePieceDefinition extends TokenizerConventions {
+  readonly model: SentencePieceModel;
+  readonly addedTokens: readonly AddedTokenJson[];
+  /** Ids beyond the named ones that text must never produce. */
+  readonly turnTokenIds: readonly number[];
+  /** Whether text behind a control token starts anew, with a space in front. */
+  readonly prefixAfterControl: boolean;
 }

@@ -1,37 +1,63 @@
 /** Token ids to text while they arrive. A delta never ends inside a character. */
+import { SPACE_SYMBOL } from './sentencepiece/model.ts';
 import type { DecodeOptions, Tokenizer } from './tokenizer.ts';
+import { type Utf8Decoder, utf8Decoder } from './utf8-decoder.ts';
+
+const SPACE = 0x20;
 
 /** All deltas and the flush, joined, equal `tokenizer.decode` of all ids with the same options. */
 export class DetokenizerStream {
   readonly #tokenizer: Tokenizer;
   readonly #skipSpecialTokens: boolean;
-  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  readonly #decoder: Utf8Decoder;
+  /** Whether the next piece may lose the space in front of it. */
   #stripSpace: boolean;
 
   constructor(tokenizer: Tokenizer, options: DecodeOptions = {}) {
     this.#tokenizer = tokenizer;
     this.#skipSpecialTokens = options.skipSpecialTokens === true;
-    this.#stripSpace = tokenizer.stripsLeadingSpace && options.continuation !== true;
+    this.#decoder = utf8Decoder(tokenizer.textRules.invalidBytes);
+    this.#stripSpace = tokenizer.textRules.leadingSpaces !== 'keep' && options.continuation !== true;
   }
 
   /** The text that these ids complete; empty while a character is incomplete. */
   push(ids: ArrayLike<number>): string {
-    let delta = '';
-    for (const id of Array.from(ids)) {
-      if (this.#skipSpecialTokens && this.#tokenizer.controlTokenIds.has(id)) continue;
-      delta += this.#decoder.decode(this.#tokenizer.idToBytes(id), { stream: true });
+    const { controlTokenIds, textRules } = this.#tokenizer;
+    let text = '';
+    let parts: Uint8Array[] = [];
+    for (let index = 0; index < ids.length; index++) {
+      const id = ids[index] ?? -1;
+      if (this.#skipSpecialTokens && controlTokenIds.has(id)) {
+        if (textRules.invalidBytes === 'sequence') continue;
+        // Sentencepiece joins no bytes across a control token.
+        text += this.#decode(parts) + this.#decoder.flush();
+        parts = [];
+        continue;
+      }
+      const bytes = this.#tokenizer.idToBytes(id);
+      parts.push(this.#stripSpace ? this.#withoutSpace(id, bytes) : bytes);
     }
-    return this.#emit(delta);
+    return text + this.#decode(parts);
   }
 
   /** What is left at the end: an incomplete character reads U+FFFD. */
   flush(): string {
-    return this.#emit(this.#decoder.decode());
+    return this.#decoder.flush();
   }
 
-  #emit(text: string): string {
-    if (!this.#stripSpace || text.length === 0) return text;
-    this.#stripSpace = false;
-    return text.startsWith(' ') ? text.slice(1) : text;
+  #decode(parts: readonly Uint8Array[]): string {
+    const only = parts[0];
+    if (only === undefined) return '';
+    return this.#decoder.push(parts.length === 1 ? only : Buffer.concat(parts));
+  }
+
+  #withoutSpace(id: number, bytes: Uint8Array): Uint8Array {
+    if (bytes.length === 0) return bytes;
+    const rule = this.#tokenizer.textRules.leadingSpaces;
+    // Sentencepiece's own space is ▁, and no byte token.
+    const starts = bytes[0] === SPACE && (rule === 'text' || this.#tokenizer.idToPiece(id)?.startsWith(SPACE_SYMBOL));
+    const rest = starts ? bytes.subarray(1) : bytes;
+    if (rule !== 'pieces' || rest.length > 0) this.#stripSpace = false;
+    return rest;
   }
 }

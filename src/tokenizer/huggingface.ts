@@ -1,55 +1,13 @@
-/** A Hugging Face folder to a tokenizer definition. */
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+/** A folder with `tokenizer.json` to a tokenizer definition. */
 import type { TokenizerDefinition } from './definition.ts';
-import { TokenizerError } from './errors.ts';
+import {
+  configuredTokens,
+  type FolderSettings,
+  generationEos,
+  type JsonObject,
+  tokenContent,
+} from './folder-settings.ts';
 import { flattenComponent, prepareTokenizerJson, type TokenizerJson } from './tokenizer-json.ts';
-
-type JsonObject = Readonly<Record<string, unknown>>;
-
-async function readText(path: string): Promise<string | null> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null;
-    throw error;
-  }
-}
-
-async function readJson(path: string): Promise<JsonObject | null> {
-  const text = await readText(path);
-  if (text === null) return null;
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new TokenizerError('TOKENIZER_CORRUPT', `${path} is not valid JSON: ${String(error)}`, { cause: error });
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new TokenizerError(
-      'TOKENIZER_CORRUPT',
-      `${path} holds ${Array.isArray(value) ? 'a list' : typeof value}; expected an object`,
-    );
-  }
-  return value as JsonObject;
-}
-
-/** A token's text in a config: a string, or an object with `content`. */
-function tokenContent(value: unknown): string | null {
-  if (typeof value === 'string') return value;
-  if (typeof value === 'object' && value !== null && 'content' in value && typeof value.content === 'string')
-    return value.content;
-  return null;
-}
-
-/** The template named `default` where a config lists several. */
-function chatTemplate(value: unknown): string | null {
-  if (typeof value === 'string') return value;
-  if (!Array.isArray(value)) return null;
-  const named = value as { readonly name?: unknown; readonly template?: unknown }[];
-  const template = (named.find((entry) => entry.name === 'default') ?? named[0])?.template;
-  return typeof template === 'string' ? template : null;
-}
 
 /** What the post-processor puts around one text: ids in front, ids behind. */
 function surroundings(json: TokenizerJson): { prefix: number[]; suffix: number[] } {
@@ -78,45 +36,20 @@ function withConfigured(ids: number[], id: number | null, configured: unknown): 
 }
 
 function addConfigTokens(json: TokenizerJson, config: JsonObject): TokenizerJson {
-  const decoder = config.added_tokens_decoder;
-  if (typeof decoder !== 'object' || decoder === null) return json;
   const known = new Set(json.added_tokens.map((token) => token.id));
-  const more = Object.entries(decoder as Record<string, Record<string, unknown>>)
-    .filter(([id]) => !known.has(Number(id)))
-    .map(([id, token]) => ({
-      id: Number(id),
-      content: tokenContent(token) ?? '',
-      single_word: token.single_word === true,
-      lstrip: token.lstrip === true,
-      rstrip: token.rstrip === true,
-      normalized: token.normalized === true,
-      special: token.special === true,
-    }));
-  return { ...json, added_tokens: [...json.added_tokens, ...more] };
-}
-
-/** EOS ids of `generation_config.json`: often more than the tokenizer's one, such as Llama 3's end of turn. */
-function generationEos(config: JsonObject | null): number[] {
-  const value = config?.eos_token_id;
-  if (typeof value === 'number') return [value];
-  return Array.isArray(value) ? value.filter((id): id is number => typeof id === 'number') : [];
+  const more = configuredTokens(config).filter((token) => !known.has(token.id));
+  return more.length === 0 ? json : { ...json, added_tokens: [...json.added_tokens, ...more] };
 }
 
 /**
- * Reads `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json` of a folder.
+ * A folder's `tokenizer.json`, with what its other files add.
  *
- * @throws TokenizerError where `tokenizer.json` is missing, broken or uses what is not supported
+ * @param raw the parsed file
+ * @param path its name, for errors
+ * @throws TokenizerError where it is broken or uses what is not supported
  */
-export async function huggingFaceTokenizerDefinition(folder: string): Promise<TokenizerDefinition> {
-  const path = join(folder, 'tokenizer.json');
-  const raw = await readJson(path);
-  if (raw === null) {
-    throw new TokenizerError(
-      'TOKENIZER_NOT_FOUND',
-      `${path} does not exist; a Hugging Face folder needs tokenizer.json (a folder with tokenizer.model only: save it with transformers' fast tokenizer first)`,
-    );
-  }
-  const config = (await readJson(join(folder, 'tokenizer_config.json'))) ?? {};
+export function tokenizerJsonDefinition(raw: JsonObject, path: string, settings: FolderSettings): TokenizerDefinition {
+  const { config } = settings;
   const json = addConfigTokens(prepareTokenizerJson(raw, path), config);
   const ids = new Map(json.added_tokens.map((token) => [token.content, token.id]));
   const idOf = (value: unknown): number | null => {
@@ -126,16 +59,15 @@ export async function huggingFaceTokenizerDefinition(folder: string): Promise<To
   const bos = idOf(config.bos_token);
   const eos = idOf(config.eos_token);
   const around = surroundings(json);
-  const generation = generationEos(await readJson(join(folder, 'generation_config.json')));
   return {
     json,
     bosTokenId: bos,
     eosTokenId: eos,
     padTokenId: idOf(config.pad_token),
     unkTokenId: idOf(config.unk_token) ?? idOf(json.model.unk_token),
-    endOfGenerationTokenIds: [...new Set([...(eos === null ? [] : [eos]), ...generation])],
+    endOfGenerationTokenIds: [...new Set([...(eos === null ? [] : [eos]), ...generationEos(settings.generation)])],
     prefixTokenIds: withConfigured(around.prefix, bos, config.add_bos_token),
     suffixTokenIds: withConfigured(around.suffix, eos, config.add_eos_token),
-    chatTemplate: (await readText(join(folder, 'chat_template.jinja'))) ?? chatTemplate(config.chat_template),
+    chatTemplate: settings.chatTemplate,
   };
 }

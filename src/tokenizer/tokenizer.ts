@@ -4,6 +4,8 @@
  * Message text must never become a control token: `encode` parses control tokens only where the caller asks for it.
  */
 
+import type { InvalidBytes } from './utf8-decoder.ts';
+
 export interface EncodeOptions {
   /** True: the text of a control token becomes that token. False (the default): it is ordinary text. */
   readonly parseSpecial?: boolean;
@@ -53,6 +55,16 @@ export interface ControlTokenMatch {
   readonly end: number;
 }
 
+/** How the bytes of tokens, joined, become text. */
+export interface TextRules {
+  /**
+   * Which space in front of a text is the tokenizer's (sentencepiece) and is left out. `text`: the first one. `piece`:
+   * the first piece's. `pieces`: that of every piece until there is text, since the model keeps no spaces in front.
+   */
+  readonly leadingSpaces: 'keep' | 'text' | 'piece' | 'pieces';
+  readonly invalidBytes: InvalidBytes;
+}
+
 export interface Tokenizer {
   /** Highest id + 1. */
   readonly vocabSize: number;
@@ -84,7 +96,7 @@ export interface Tokenizer {
   pieceToId(piece: string): number | null;
   /** The bytes a token adds to the text; empty where the id has no token. */
   idToBytes(id: number): Uint8Array;
-  /** True where the first space of a decoded text belongs to the tokenizer and not to the text (sentencepiece). */
-  readonly stripsLeadingSpace: boolean;
+  /** How bytes become text. */
+  readonly textRules: TextRules;
   pieces(ids: ArrayLike<number>): TokenPiece[];
 }

@@ -29,7 +29,7 @@ pub struct GgufTokenizerMetadata {
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenizerSource {
     Gguf(Box<GgufTokenizerMetadata>),
-    /// The folder that holds `tokenizer.json`.
+    /// The folder that holds `tokenizer.json` or sentencepiece's `tokenizer.model`.
     HuggingFace(PathBuf),
 }
 
