@@ -213,3 +213,27 @@ impl<O: Ops> PackedBatch<O> {
 pub(crate) fn batch_bytes(prices: &dyn MemoryPrices, rows: usize) -> u64 {
     3 * prices.indices(rows) + prices.indices(rows + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::CpuOps;
+
+    /// Of 32 rows, two or more without a label are worth leaving out; a batch without labels has nothing to leave.
+    #[test]
+    fn labelled_rows_are_selected_where_it_pays() {
+        let ops = CpuOps::<f32>::new(1);
+        let mut batch = PackedBatch::new(&ops, 32).unwrap();
+        for (labels, output_rows) in [(0, 32), (1, 1), (16, 16), (30, 30), (31, 32)] {
+            let learned = |position: usize| if (1..=labels).contains(&position) { 7 } else { IGNORED_LABEL };
+            let labels = (0..32).map(learned).collect();
+            let examples = TokenExamples { input_ids: vec![1; 32], labels, offsets: vec![0, 32] };
+            batch.fill(&ops, &examples, &[0]).unwrap();
+            assert_eq!(batch.output_rows(), output_rows);
+            let expected: Vec<u32> = (0..output_rows as u32).collect();
+            assert_eq!(batch.selected(), (output_rows < 32).then_some(&expected));
+            batch.select_all();
+            assert_eq!((batch.output_rows(), batch.selected()), (32, None));
+        }
+    }
+}
