@@ -117,11 +117,11 @@ impl<O: Ops> Activations<O> {
         self.streams.get(layer)
     }
 
-    /// Blocks whose activations the backward pass computes again.
-    pub(super) fn recomputed(&self) -> usize {
+    /// Whether the backward pass computes a block's activations again. Of the blocks that share a place, the last one's are still there.
+    pub(super) fn is_recomputed(&self, layer: usize) -> bool {
         match self.keep {
-            Keep::Nothing => 0,
-            Keep::AllBut { recomputed, .. } => recomputed,
+            Keep::Nothing => false,
+            Keep::AllBut { recomputed, .. } => layer + 1 < recomputed.min(self.low_rank.len()),
         }
     }
 

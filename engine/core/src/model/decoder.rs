@@ -124,7 +124,7 @@ impl<O: Ops> Decoder<'_, O> {
                 // While this block computes, the next one's input may come back; the block that used its buffer is done.
                 activations.streams.fetch(self.ops, layer - 1, len)?;
             }
-            let again = layer < activations.recomputed();
+            let again = activations.is_recomputed(layer);
             let mut there = Kept::Products;
             if let Some((parked, saved)) = activations.parked(layer) {
                 parked.bring_back(self.ops, &self.base.config, layer, batch.rows, saved)?;
