@@ -48,6 +48,9 @@ pub struct Stream {
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: HashMap<String, Function>,
+    /// Major and minor number.
+    compute_capability: (i32, i32),
+    multiprocessors: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -108,6 +111,7 @@ impl Stream {
             "dropout",
             "elementwise",
             "ggml",
+            "linear",
             "low_rank",
             "optimizer",
             "rms_norm"
@@ -122,7 +126,23 @@ impl Stream {
             // SAFETY: a module just loaded.
             unsafe { functions_of(*module, &mut functions) }.map_err(failed("loading kernels on"))?;
         }
-        Ok(Self { device, context, stream, modules, functions })
+        // SAFETY: a device that the driver gave.
+        let attribute =
+            |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(failed("asking"));
+        use sys::CUdevice_attribute_enum as Attribute;
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        Ok(Self { device, context, stream, modules, functions, compute_capability: (major, minor), multiprocessors })
+    }
+
+    /// Whether kernels of compute capability 9.0 alone run here.
+    pub(crate) fn has_warpgroup_products(&self) -> bool {
+        self.compute_capability == (9, 0)
+    }
+
+    pub(crate) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     /// Makes the context the calling thread's; every function here does.

@@ -5,13 +5,14 @@ use luthier_core::ops::{
 };
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
-use crate::compare::{Case, activations, compare, numbers, random, read};
+use crate::compare::{Case, TOLERANCES, activations, compare, numbers, open, random, read};
 
-/// A frozen matrix, stored in f32 or bf16; the numbers are the same.
+/// A frozen matrix, stored in f32, f16 or bf16; the numbers are the same.
 fn weight<O: Ops>(ops: &O, stored: StoredType, seed: u64, [rows, columns]: [usize; 2]) -> O::Weight {
     let values = random(seed, rows * columns);
     let bytes: Vec<u8> = match stored {
         StoredType::BF16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
+        StoredType::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     };
     let bytes = TensorBytes::Owned(bytes.into());
@@ -170,6 +171,36 @@ fn linear_layers() {
         for (rows, shape, rank) in cases.into_iter().chain(wide) {
             let what = format!("{rows} rows, {shape:?}, r = {rank}, {}", stored.name());
             compare(&what, &LinearLayer { stored, rows, shape, rank });
+        }
+    }
+}
+
+/// Layers with enough tiles for kernels that fill the card, whose low-rank half and shared input are part of one product.
+#[test]
+fn linear_layers_that_fill_the_card() {
+    let cases = [
+        (2050, [2104, 136], 8, StoredType::BF16),
+        (1990, [2200, 200], 24, StoredType::F16),
+        (2048, [2304, 64], 64, StoredType::F32),
+        (256, [16904, 72], 16, StoredType::BF16),
+        // The gradient of the input is the large one.
+        (2300, [136, 2056], 8, StoredType::BF16),
+        (2304, [88, 2048], 40, StoredType::F16),
+    ];
+    for (rows, shape, rank, stored) in cases {
+        let case = LinearLayer { stored, rows, shape, rank };
+        let expected = case.run(&luthier_core::ops::cpu::CpuOps::<f32>::new(4));
+        for (kind, tolerance) in &TOLERANCES[1..] {
+            for ((name, found), (_, expected)) in case.run(&open(*kind)).iter().zip(&expected) {
+                let largest = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                let allowed = largest * *tolerance as f32;
+                for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    assert!(
+                        (found - expected).abs() <= allowed,
+                        "{rows} rows, {shape:?}, r = {rank}, {kind:?}, {name}: {found} at {place}; expected {expected} within {allowed}"
+                    );
+                }
+            }
         }
     }
 }

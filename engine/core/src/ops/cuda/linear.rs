@@ -1,6 +1,6 @@
 //! Linear layers: the frozen product, what is added to it, and the gradient of its input.
 
-use luthier_kernels::{DevicePointer, NumberType, Operand, Product};
+use luthier_kernels::{DevicePointer, LinearProduct, LinearSegment, NumberType, Operand, Product};
 
 use super::device::CudaOps;
 use super::memory::{CudaBuffer, place, place_mut};
@@ -93,28 +93,17 @@ impl CudaOps {
         let (n, k, kind) = (weight.rows, weight.columns, x.buffer.kind);
         let (from, to) = (place(x, rows * k)?, place_mut(&out, rows * n)?);
         let residual = residual.map(|residual| self.same_kind(residual, out.buffer.kind, rows * n)).transpose()?;
-        // The low-rank half first: it is written without being read, and the large product adds to it at no cost of its own.
-        let start = match low_rank {
-            Some(term) => {
-                self.expand([rows, n], &term, residual, ViewMut::at(&mut *out.buffer, out.offset))?;
-                Some(to)
-            }
-            None => residual,
-        };
-        let product = Product {
-            m: rows,
-            n,
-            k,
-            alpha: 1.0,
-            inputs: kind,
-            a: Operand { pointer: from, row_stride: k, column_stride: 1 },
-            b: Operand { pointer: self.plain_weight(weight, kind)?, row_stride: 1, column_stride: k },
-            output: out.buffer.kind,
-            c: Operand { pointer: to, row_stride: n, column_stride: 1 },
-            start,
-        };
-        // SAFETY: operands were checked whole; `out` is borrowed alone.
-        unsafe { self.multiplier().multiply(&product)? };
+        let weight = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: 1, column_stride: k };
+        let whole =
+            LinearSegment { depth: k, a: Operand { pointer: from, row_stride: k, column_stride: 1 }, b: weight };
+        self.add_segments(
+            [rows, n],
+            kind,
+            &[whole],
+            low_rank.as_ref(),
+            residual,
+            ViewMut::at(&mut *out.buffer, out.offset),
+        )?;
         if let Some(bias) = bias {
             // SAFETY: as above.
             unsafe { self.stream().add_bias(out.buffer.kind, [rows, n], to, bias.place(0, n)?)? };
@@ -132,31 +121,72 @@ impl CudaOps {
         let n = layers.first().map(|layer| layer.weight.columns);
         let n = n.ok_or_else(|| EngineError::internal("a gradient of no layer was asked for"))?;
         let to = place_mut(&input_grad, rows * n)?;
+        let kind = layers[0].output_grad.buffer.kind;
+        let mut segments = Vec::with_capacity(layers.len());
+        let mut low_rank = low_rank.as_ref();
         let mut start = None;
-        if let Some(term) = low_rank {
-            // As in the forward pass.
-            self.expand([rows, n], &term, None, ViewMut::at(&mut *input_grad.buffer, input_grad.offset))?;
-            start = Some(to);
-        }
-        for LinearGradTerm { output_grad, weight } in layers {
-            let (k, kind) = (weight.rows, output_grad.buffer.kind);
-            if weight.columns != n {
+        for (i, LinearGradTerm { output_grad, weight }) in layers.iter().enumerate() {
+            let k = weight.rows;
+            if weight.columns != n || output_grad.buffer.kind != kind {
                 let found = weight.columns;
                 return Err(EngineError::internal(format!("layers with {n} and {found} inputs share one")));
             }
-            let product = Product {
-                m: rows,
-                n,
-                k,
-                alpha: 1.0,
-                inputs: kind,
-                a: Operand { pointer: place(*output_grad, rows * k)?, row_stride: k, column_stride: 1 },
-                b: Operand { pointer: self.plain_weight(weight, kind)?, row_stride: n, column_stride: 1 },
-                output: input_grad.buffer.kind,
-                c: Operand { pointer: to, row_stride: n, column_stride: 1 },
-                start,
-            };
-            // SAFETY: operands were checked whole; the result is borrowed alone.
+            let a = Operand { pointer: place(*output_grad, rows * k)?, row_stride: k, column_stride: 1 };
+            let b = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: n, column_stride: 1 };
+            segments.push(LinearSegment { depth: k, a, b });
+            // Converted weights share one scratch: each is used before the next is made.
+            let waits =
+                i + 1 < layers.len() && weight.held_as(kind).is_some() && layers[i + 1].weight.held_as(kind).is_some();
+            if !waits {
+                self.add_segments(
+                    [rows, n],
+                    kind,
+                    &segments,
+                    low_rank.take(),
+                    start,
+                    ViewMut::at(&mut *input_grad.buffer, input_grad.offset),
+                )?;
+                segments.clear();
+                start = Some(to);
+            }
+        }
+        Ok(())
+    }
+
+    /// `out [rows, n]` = start + Σ segments + the low-rank term: in one kernel where the card and the sizes allow it, otherwise one product after
+    /// the other.
+    fn add_segments(
+        &self,
+        [rows, n]: [usize; 2],
+        kind: NumberType,
+        segments: &[LinearSegment],
+        low_rank: Option<&LowRankTerm<'_, CudaBuffer>>,
+        start: Option<DevicePointer>,
+        out: ViewMut<'_, CudaBuffer>,
+    ) -> Result<()> {
+        let (to, output) = (place_mut(&out, rows * n)?, out.buffer.kind);
+        if output == kind {
+            let mut all = segments.to_vec();
+            if let Some(LowRankTerm { rank, left, right }) = low_rank {
+                let (a, b) = (self.operand(left, [rows, *rank], kind)?, self.operand(right, [*rank, n], kind)?);
+                all.push(LinearSegment { depth: *rank, a, b });
+            }
+            let product = LinearProduct { rows, columns: n, segments: &all, start, out: to };
+            if self.stream().takes_linear(kind, &product) {
+                // SAFETY: operands were checked whole; `out` is borrowed alone.
+                return unsafe { self.stream().linear(kind, &product) }.map_err(EngineError::from);
+            }
+        }
+        let mut start = start;
+        if let Some(term) = low_rank {
+            // First: it is written without being read, and the large product adds to it at no cost of its own.
+            self.expand([rows, n], term, start, out)?;
+            start = Some(to);
+        }
+        for LinearSegment { depth, a, b } in segments.iter().copied() {
+            let c = Operand { pointer: to, row_stride: n, column_stride: 1 };
+            let product = Product { m: rows, n, k: depth, alpha: 1.0, inputs: kind, a, b, output, c, start };
+            // SAFETY: as above.
             unsafe { self.multiplier().multiply(&product)? };
             start = Some(to);
         }
