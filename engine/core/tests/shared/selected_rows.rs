@@ -5,11 +5,11 @@ use std::sync::Arc;
 use luthier_core::lora::{LoraAdapter, LoraLayout};
 use luthier_core::model::{
     Activations, BaseModel, Decoder, Dropout, HeadScratch, IGNORED_LABEL, Keep, LinearModule, PackedBatch, Scratch,
-    TokenExamples, rope_angles,
+    TensorSource, TokenExamples, rope_angles,
 };
 use luthier_core::ops::{Element, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;
-use luthier_core::{StoredType, WeightStorage};
+use luthier_core::{HostTensor, ModelConfig, Result, StoredType, TensorBytes, WeightStorage};
 
 use crate::random_model::{RandomModel, Shape};
 
@@ -21,10 +21,28 @@ const SHAPES: [Shape; 3] =
     [[3, 4, 2, 16, 32, 96, VOCABULARY], [1, 2, 2, 16, 32, 64, VOCABULARY], [2, 6, 2, 16, 32, 64, VOCABULARY]];
 const DROPOUT: Dropout = Dropout { probability: 0.3, seed: 5, micro_batch: 2 };
 
-fn model(shape: Shape, window: Option<usize>) -> RandomModel {
+/// Random weights but for norms, which are ones, so that gradients stay large enough for short types.
+struct Model(RandomModel);
+
+impl TensorSource for Model {
+    fn config(&self) -> &ModelConfig {
+        &self.0.config
+    }
+
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        if !name.ends_with("norm.weight") {
+            return self.0.tensor(name);
+        }
+        let width = self.0.config.hidden_size;
+        let bytes: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), width).flatten().collect();
+        Ok(HostTensor::new(StoredType::F32, vec![width], TensorBytes::Owned(bytes.into())))
+    }
+}
+
+fn model(shape: Shape, window: Option<usize>) -> Model {
     let mut model = RandomModel::new(shape, true, StoredType::F32, StoredType::F32);
     model.config.sliding_window = window;
-    model
+    Model(model)
 }
 
 /// Sequences with labels at the positions, counted over all of them, that are `learned`.
@@ -54,8 +72,8 @@ fn partly_labelled() -> [(&'static str, TokenExamples); 4] {
 }
 
 /// With numbers in all its matrices, so that no gradient is zero.
-fn adapter<O: Ops>(ops: &O, model: &RandomModel, chosen: impl Fn(usize, LinearModule) -> bool) -> LoraAdapter<O> {
-    let layout = LoraLayout::new(&model.config, 3, chosen);
+fn adapter<O: Ops>(ops: &O, model: &Model, chosen: impl Fn(usize, LinearModule) -> bool) -> LoraAdapter<O> {
+    let layout = LoraLayout::new(model.config(), 3, chosen);
     let mut random = MersenneTwister::new(9);
     let values: Vec<O::Elem> =
         (0..layout.len()).map(|_| O::Elem::from_f64(f64::from(random.uniform_f32(0.3)))).collect();
