@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use luthier_core::load;
-use luthier_core::model::{BaseModel, LINEAR_MODULES};
+use luthier_core::model::{BaseModel, LINEAR_MODULES, LinearModule};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Matrix, MatrixMut, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;
@@ -77,15 +77,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Multiplications and additions that a step cannot do without: forward and gradient with respect to the input of every frozen weight, the
-/// low-rank products and their gradients, causal attention, the output layer for labelled rows. Nothing computed twice is counted twice.
+/// low-rank products and their gradients, causal attention; the output layer, and in the last block all after attention, for labelled rows. Nothing
+/// computed twice is counted twice.
 fn step_flops(model: &ModelConfig, batch: usize, seq: usize, labelled: usize) -> f64 {
     let (tokens, layers) = ((batch * seq) as f64, model.num_hidden_layers as f64);
-    let shapes = LINEAR_MODULES.map(|module| module.shape(model));
-    let frozen: usize = shapes.iter().map(|(out, input)| out * input).sum();
-    let low_rank: usize = shapes.iter().map(|(out, input)| RANK * (out + input)).sum();
+    let linear = |module: LinearModule| {
+        let (out, input) = module.shape(model);
+        4.0 * (out * input) as f64 + 6.0 * (RANK * (out + input)) as f64
+    };
+    let block: f64 = LINEAR_MODULES.map(linear).iter().sum();
+    let left_out = [LinearModule::Output, LinearModule::Gate, LinearModule::Up, LinearModule::Down].map(linear);
+    let left_out = (tokens - labelled as f64) * left_out.iter().sum::<f64>();
     let attention = 6.0 * seq as f64 * model.query_size() as f64;
-    let per_token = 4.0 * frozen as f64 + 6.0 * low_rank as f64 + attention;
-    layers * tokens * per_token + 4.0 * (labelled * model.vocab_size * model.hidden_size) as f64
+    layers * tokens * (block + attention) - left_out + 4.0 * (labelled * model.vocab_size * model.hidden_size) as f64
 }
 
 /// The fastest large f32 product on this machine in 10⁹ operations a second: the better of the engine's and the `gemm` crate's.

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::lora::LoraLayout;
 use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
-/// What a block leaves for its backward pass, besides its input. Rows are tokens.
+/// What a block leaves for its backward pass, besides its input. Rows are tokens; in the last block, those of `middle`, its factors, `gate` and
+/// `up` are the rows that it goes on with after attention: see `selected_rows.rs`.
 pub struct LayerActivations<O: Ops> {
     /// After rope: `[rows, query_size]` and `[rows, key_value_size]`.
     pub query: O::Buffer,
@@ -110,16 +111,17 @@ impl<O: Ops> Activations<O> {
         })
     }
 
-    /// The residual stream before a block, or after the last, as the forward pass left it there: that of the last block, in any case.
+    /// The residual stream before a block, or after the last, as the forward pass left it there: that of the last block, in any case. After it, rows
+    /// are [`PackedBatch::output_rows`](super::PackedBatch::output_rows).
     pub fn hidden(&self, layer: usize) -> &O::Buffer {
         self.streams.get(layer)
     }
 
-    /// Blocks whose activations the backward pass computes again.
-    pub(super) fn recomputed(&self) -> usize {
+    /// Whether the backward pass computes a block's activations again. Of the blocks that share a place, the last one's are still there.
+    pub(super) fn is_recomputed(&self, layer: usize) -> bool {
         match self.keep {
-            Keep::Nothing => 0,
-            Keep::AllBut { recomputed, .. } => recomputed,
+            Keep::Nothing => false,
+            Keep::AllBut { recomputed, .. } => layer + 1 < recomputed.min(self.low_rank.len()),
         }
     }
 
@@ -175,8 +177,9 @@ pub(crate) fn activation_bytes(
 
 /// What passes use in between.
 pub struct Scratch<O: Ops> {
+    /// `[rows, hidden_size]`
     pub(super) normed: O::Buffer,
-    /// `[rows, intermediate_size]`
+    /// `[rows, intermediate_size]`, or `[rows, query_size]` of attention's output or its gradient in selected rows.
     pub(super) activated: O::Buffer,
     /// `[rows, in_features]` of the widest adapted layer: a masked copy of its input, or its part of the gradient. Only with dropout.
     pub(super) dropped: Option<O::Buffer>,
@@ -216,7 +219,7 @@ impl<O: Ops> Scratch<O> {
         });
         Ok(Self {
             normed: ops.allocate_activations(hidden)?,
-            activated: ops.allocate_activations(inner)?,
+            activated: ops.allocate_activations(inner.max(query))?,
             dropped: None,
             backward: backward.transpose()?,
         })
@@ -231,8 +234,10 @@ impl<O: Ops> Scratch<O> {
 /// Bytes of [`Scratch::new`] with room for the backward pass.
 pub(crate) fn scratch_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, layout: &LoraLayout, rows: usize) -> u64 {
     let (hidden, query) = (rows * config.hidden_size, rows * config.query_size());
+    let inner = rows * config.intermediate_size;
     2 * prices.activations(hidden)
-        + 2 * prices.activations(rows * config.intermediate_size)
+        + prices.activations(inner)
+        + prices.activations(inner.max(query))
         + prices.activations(query)
         + 2 * prices.activations(rows * config.key_value_size())
         + prices.activations(hidden.max(query))

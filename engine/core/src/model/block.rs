@@ -29,11 +29,12 @@ impl<O: Ops> Block<'_, O> {
         }
     }
 
-    /// `out = x + attention(norm x)`, then `+ mlp(norm out)`; everything the backward pass needs goes to the block's memory.
+    /// `out = x + attention(norm x)`, then `+ mlp(norm out)`, of the rows that the block goes on with after attention; everything the backward
+    /// pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
         self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
-        self.gated_output(batch.rows, saved, low_rank, scratch, output)
+        self.gated_output(self.rows_after_attention(batch), saved, low_rank, scratch, output)
     }
 
     /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
@@ -75,9 +76,9 @@ impl<O: Ops> Block<'_, O> {
             };
             let log_sum_exp = ViewMut::from(&mut saved.log_sum_exp);
             ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
-            self.attention_output(rows, input, saved, &mut low_rank, scratch)?;
+            self.selected_attention_output(batch, input, saved, &mut low_rank, scratch)?;
         }
-        self.gate_up(rows, saved, &mut low_rank, scratch)
+        self.gate_up(self.rows_after_attention(batch), saved, &mut low_rank, scratch)
     }
 
     /// Queries, keys and values of new rows, after rope.
@@ -107,19 +108,19 @@ impl<O: Ops> Block<'_, O> {
         }
     }
 
-    /// The residual stream after attention.
+    /// `middle` = the residual stream after attention: `input` and what the output projection makes of `attention`.
     pub(super) fn attention_output(
         &self,
         rows: usize,
+        attention: &O::Buffer,
         input: &O::Buffer,
-        saved: &mut LayerActivations<O>,
+        middle: &mut O::Buffer,
         low_rank: &mut Projections<'_, O>,
-        scratch: &mut Scratch<O>,
+        dropped: &mut Option<O::Buffer>,
     ) -> Result<()> {
-        let group = InputGroup::Output;
-        let products = low_rank.of(self, rows, group, &saved.attention, &mut scratch.dropped)?;
-        let (residual, middle) = (Some(input), (&mut saved.middle).into());
-        self.linear(rows, group, LinearModule::Output, &saved.attention, products, residual, middle)
+        let (group, module) = (InputGroup::Output, LinearModule::Output);
+        let products = low_rank.of(self, rows, group, attention, dropped)?;
+        self.linear(rows, group, module, attention, products, Some(input), middle.into())
     }
 
     /// The inputs of the gated activation.

@@ -41,7 +41,7 @@ impl<O: Ops> Block<'_, O> {
         grads: &mut BackwardScratch<O>,
         gradients: &mut O::Buffer,
     ) -> Result<()> {
-        let (ops, rows) = (self.ops, batch.rows);
+        let (ops, rows) = (self.ops, self.rows_after_attention(batch));
         let len = rows * self.config.intermediate_size;
         self.adapter.backward_output(
             ops,
@@ -114,34 +114,7 @@ impl<O: Ops> Block<'_, O> {
         input_needed: bool,
     ) -> Result<()> {
         let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
-        self.adapter.backward_output(
-            ops,
-            rows,
-            self.weights,
-            InputGroup::Output,
-            &[OutputGrad { module: LinearModule::Output, grad: &grads.hidden }],
-            low_rank,
-            &mut grads.low_rank,
-            gradients,
-            Some(&mut grads.normed_or_attention),
-        )?;
-        self.adapter.add_dropped_input_grad(
-            ops,
-            rows,
-            InputGroup::Output,
-            &grads.low_rank,
-            &mut scratch.dropped,
-            &mut grads.normed_or_attention,
-        )?;
-        self.adapter.backward_input(
-            ops,
-            rows,
-            InputGroup::Output,
-            &saved.attention,
-            &mut scratch.dropped,
-            &grads.low_rank,
-            gradients,
-        )?;
+        self.attention_output_backward(batch, saved, low_rank, scratch, grads, gradients)?;
         let inputs = AttentionInputs {
             query: View::from(&saved.query),
             key: View::from(&saved.key),
@@ -187,6 +160,46 @@ impl<O: Ops> Block<'_, O> {
         }
         let input = &scratch.normed;
         self.adapter.backward_input(ops, rows, group, input, &mut scratch.dropped, &grads.low_rank, gradients)
+    }
+
+    /// Of the output projection. Leaves the gradients of attention's output and of the residual stream for all rows.
+    fn attention_output_backward(
+        &self,
+        batch: &PackedBatch<O>,
+        saved: &LayerActivations<O>,
+        low_rank: &O::Buffer,
+        scratch: &mut Scratch<O>,
+        grads: &mut BackwardScratch<O>,
+        gradients: &mut O::Buffer,
+    ) -> Result<()> {
+        let (ops, rows, group) = (self.ops, self.rows_after_attention(batch), InputGroup::Output);
+        let selected = self.selected(batch);
+        let input_grad = match selected {
+            None => &mut grads.normed_or_attention,
+            Some(_) => &mut scratch.activated,
+        };
+        let output_grads = [OutputGrad { module: LinearModule::Output, grad: &grads.hidden }];
+        let (low_rank_grad, dropped) = (&mut grads.low_rank, &mut scratch.dropped);
+        self.adapter.backward_output(
+            ops,
+            rows,
+            self.weights,
+            group,
+            &output_grads,
+            low_rank,
+            low_rank_grad,
+            gradients,
+            Some(&mut *input_grad),
+        )?;
+        self.adapter.add_dropped_input_grad(ops, rows, group, low_rank_grad, dropped, input_grad)?;
+        let attention = match selected {
+            None => &saved.attention,
+            Some(numbers) => {
+                self.spread_gradients(batch.rows, numbers, scratch, grads)?;
+                self.select_attention(numbers, saved, &mut scratch.activated)?
+            }
+        };
+        self.adapter.backward_input(ops, rows, group, attention, &mut scratch.dropped, &grads.low_rank, gradients)
     }
 
     /// Adds the gradient through the norm of `x` to that of the residual stream; `scratch.normed` = what the norm gave.

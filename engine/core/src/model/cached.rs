@@ -156,7 +156,8 @@ impl<O: Ops> Block<'_, O> {
         };
         let attention = (&mut layer.attention).into();
         self.ops.cached_attention(self.attention_shape(), rows, cache.len + rows, inputs, attention)?;
-        self.attention_output(rows, input, layer, &mut products, scratch)?;
+        let (middle, dropped) = (&mut layer.middle, &mut scratch.dropped);
+        self.attention_output(rows, &layer.attention, input, middle, &mut products, dropped)?;
         self.gate_up(rows, layer, &mut products, scratch)?;
         self.gated_output(rows, layer, low_rank, scratch, output)
     }

@@ -69,7 +69,7 @@ impl<O: Ops> Decoder<'_, O> {
         }
     }
 
-    /// Embedding and all blocks; leaves the residual stream after the last, which [`Self::loss`] goes on with.
+    /// Embedding and all blocks; leaves the residual stream after the last, [`PackedBatch::output_rows`] of it, which [`Self::loss`] goes on with.
     pub fn forward(
         &self,
         batch: &PackedBatch<O>,
@@ -124,7 +124,7 @@ impl<O: Ops> Decoder<'_, O> {
                 // While this block computes, the next one's input may come back; the block that used its buffer is done.
                 activations.streams.fetch(self.ops, layer - 1, len)?;
             }
-            let again = layer < activations.recomputed();
+            let again = activations.is_recomputed(layer);
             let mut there = Kept::Products;
             if let Some((parked, saved)) = activations.parked(layer) {
                 parked.bring_back(self.ops, &self.base.config, layer, batch.rows, saved)?;
@@ -144,10 +144,13 @@ impl<O: Ops> Decoder<'_, O> {
 
     /// After a loss that is not finite: the first place of the forward pass that holds such a number. Reads everything back.
     pub fn first_non_finite(&self, batch: &PackedBatch<O>, activations: &mut Activations<O>) -> Result<String> {
-        let len = batch.rows * self.base.config.hidden_size;
-        let mut values = vec![O::Elem::from_f64(0.0); len];
-        for layer in 0..=self.base.layers.len() {
-            activations.streams.fetch(self.ops, layer, len)?;
+        let (width, blocks) = (self.base.config.hidden_size, self.base.layers.len());
+        let mut values = vec![O::Elem::from_f64(0.0); batch.rows * width];
+        for layer in 0..=blocks {
+            activations.streams.fetch(self.ops, layer, batch.rows * width)?;
+            if layer == blocks {
+                values.truncate(batch.output_rows() * width);
+            }
             self.ops.read(View::from(activations.streams.get(layer)), &mut values)?;
             if values.iter().any(|value| !value.to_f64().is_finite()) {
                 return Ok(match layer {

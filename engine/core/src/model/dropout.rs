@@ -4,7 +4,8 @@ use super::linear::LinearModule;
 use crate::ops::DropoutMask;
 
 /// Dropout of one micro-batch, on the inputs of the low-rank halves (PEFT's `lora_dropout`): each adapted layer draws a mask of its own, also
-/// where several read the same input.
+/// where several read the same input. A mask covers the rows that its layer computes: where the last block computes only those with a label after
+/// attention, the first of them is row 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Share of the numbers that are dropped, above 0 and below 1.

@@ -12,7 +12,7 @@ pub struct HeadScratch<O: Ops> {
     /// Rows of one piece.
     rows: usize,
     logits: O::Buffer,
-    /// `[rows, hidden_size]` each: the rows, their norm, and gradients of both.
+    /// `[rows, hidden_size]` each: the rows where they are not all of the stream, their norm, and gradients of both.
     hidden: O::Buffer,
     normed: O::Buffer,
     hidden_grad: O::Buffer,
@@ -45,9 +45,9 @@ impl<O: Ops> HeadScratch<O> {
         })
     }
 
-    /// Σ cross-entropy over the batch's labels, from the residual stream after the last block.
+    /// Σ cross-entropy over the batch's labels, from the residual stream after the last block, [`PackedBatch::output_rows`] of it.
     ///
-    /// With `grad_scale`, the gradient of `loss sum · grad_scale` with respect to that stream goes to the scratch's backward part.
+    /// With `grad_scale`, the gradient of `loss sum · grad_scale` with respect to those rows goes to the scratch's backward part.
     pub(super) fn loss(
         &mut self,
         ops: &O,
@@ -64,17 +64,24 @@ impl<O: Ops> HeadScratch<O> {
             (Some(_), None) => return Err(EngineError::internal("scratch has no room for a backward pass")),
         };
         if let Some(grad) = &mut stream_grad {
-            ops.zero((&mut **grad).into(), batch.rows * width)?;
+            ops.zero((&mut **grad).into(), batch.output_rows() * width)?;
         }
+        // Where the last block has computed the labelled rows alone, the stream holds them end to end.
+        let selected = batch.selected().is_some();
         let mut done = 0;
         let pieces = batch.labelled_rows.chunks(self.rows).zip(batch.targets.chunks(self.rows));
         for (numbers, targets) in pieces {
             let rows = numbers.len();
-            ops.write_indices(numbers, &mut self.numbers)?;
             ops.write_indices(targets, &mut self.targets)?;
-            ops.gather_rows(stream.into(), &self.numbers, width, (&mut self.hidden).into())?;
+            let x = if selected {
+                View::at(stream, done * width)
+            } else {
+                ops.write_indices(numbers, &mut self.numbers)?;
+                ops.gather_rows(stream.into(), &self.numbers, width, (&mut self.hidden).into())?;
+                View::from(&self.hidden)
+            };
             let (normed, factors) = (&mut self.normed, &mut self.factors);
-            ops.rms_norm(rows, width, (&self.hidden).into(), &base.norm, epsilon, normed.into(), factors.into())?;
+            ops.rms_norm(rows, width, x, &base.norm, epsilon, normed.into(), factors.into())?;
             let (weight, logits) = (base.output_weight(), &mut self.logits);
             ops.linear_forward(rows, (&self.normed).into(), weight, None, None, None, logits.into())?;
             let (logits, losses) = (&mut self.logits, ViewMut::at(&mut self.losses, done));
@@ -82,11 +89,16 @@ impl<O: Ops> HeadScratch<O> {
             if let Some(stream_grad) = &mut stream_grad {
                 let term = LinearGradTerm { output_grad: View::from(&self.logits), weight };
                 ops.linear_grad_input(rows, &[term], None, (&mut self.normed_grad).into())?;
-                ops.zero((&mut self.hidden_grad).into(), rows * width)?;
-                let (x, factors, grad) = ((&self.hidden).into(), (&self.factors).into(), (&self.normed_grad).into());
-                let hidden_grad = ViewMut::from(&mut self.hidden_grad);
-                ops.rms_norm_backward(rows, width, x, &base.norm, factors, grad, hidden_grad, None)?;
-                ops.scatter_rows((&self.hidden_grad).into(), &self.numbers, width, (&mut **stream_grad).into())?;
+                let (norm, factors, grad) = (&base.norm, (&self.factors).into(), (&self.normed_grad).into());
+                if selected {
+                    let hidden_grad = ViewMut::at(&mut **stream_grad, done * width);
+                    ops.rms_norm_backward(rows, width, x, norm, factors, grad, hidden_grad, None)?;
+                } else {
+                    ops.zero((&mut self.hidden_grad).into(), rows * width)?;
+                    let hidden_grad = ViewMut::from(&mut self.hidden_grad);
+                    ops.rms_norm_backward(rows, width, x, norm, factors, grad, hidden_grad, None)?;
+                    ops.scatter_rows((&self.hidden_grad).into(), &self.numbers, width, (&mut **stream_grad).into())?;
+                }
             }
             done += rows;
         }

@@ -14,6 +14,7 @@ mod logits;
 mod low_rank;
 mod low_rank_dropout;
 mod parked;
+mod selected_rows;
 pub mod source;
 mod streams;
 mod weights;

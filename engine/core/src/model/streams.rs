@@ -12,8 +12,8 @@ const SHARED: usize = 2;
 pub enum Keep {
     /// Nothing: no backward pass follows.
     Nothing,
-    /// The inputs of all blocks, and all else of the blocks but of the first so many, which the backward pass computes again. With `offload`, the
-    /// inputs of those wait outside the device's memory.
+    /// The inputs of all blocks, and all else of the blocks but of the first so many, which share a place: the backward pass computes it again for
+    /// all of those but the last. With `offload`, the inputs of those wait outside the device's memory.
     AllBut { recomputed: usize, offload: bool },
 }
 

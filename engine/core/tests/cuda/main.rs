@@ -12,5 +12,6 @@ mod plan;
 mod products;
 #[path = "../support/random_model.rs"]
 mod random_model;
+mod selected_rows;
 mod transfers;
 mod weights;

@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 
-use luthier_core::model::Dropout;
+use luthier_core::model::{Dropout, TokenExamples};
 
 use super::differences::check;
-use super::model::{Computation, DROPOUT, examples};
+use super::model::{Computation, DROPOUT, examples, few_labels};
 
 /// Every matrix of the adapter, through all blocks, the norms and the output layer.
-fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropout>) {
+fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropout>, examples: &TokenExamples) {
     let mut computation = Computation::<f64> { dropout, ..Computation::new(case) };
     computation.base.config.sliding_window = window;
-    let (examples, scale) = (examples(), 0.125);
+    let scale = 0.125;
     let parameters = computation.parameters();
-    let (_, gradient) = computation.run(&examples, &[0, 1, 2], scale);
+    let (_, gradient) = computation.run(examples, &[0, 1, 2], scale);
     // A matrix at a time, so that each is sampled.
     let ranges: Vec<_> = computation
         .adapter
@@ -35,29 +35,35 @@ fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropou
             let mut moved = parameters.clone();
             moved[range.clone()].copy_from_slice(&inputs[0]);
             computation.borrow_mut().set_parameters(&moved);
-            scale * computation.borrow().run(&examples, &[0, 1, 2], scale).0
+            scale * computation.borrow().run(examples, &[0, 1, 2], scale).0
         });
     }
 }
 
 #[test]
 fn tied_with_grouped_heads() {
-    against_differences("tied", None, None);
+    against_differences("tied", None, None, &examples());
 }
 
 #[test]
 fn untied_with_some_targets() {
-    against_differences("untied", None, None);
+    against_differences("untied", None, None, &examples());
 }
 
 #[test]
 fn with_dropout() {
-    against_differences("tied", None, Some(DROPOUT));
+    against_differences("tied", None, Some(DROPOUT), &examples());
 }
 
 #[test]
 fn with_a_sliding_window() {
-    against_differences("tied", Some(5), None);
+    against_differences("tied", Some(5), None, &examples());
+}
+
+#[test]
+fn with_few_labels() {
+    against_differences("tied", None, None, &few_labels());
+    against_differences("untied", Some(3), Some(DROPOUT), &few_labels());
 }
 
 /// Examples side by side in one batch never see each other, whatever their order.

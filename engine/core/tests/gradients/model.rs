@@ -7,7 +7,8 @@ use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
 use luthier_core::model::{
-    Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, HeadScratch, IGNORED_LABEL, Keep, PackedBatch, Scratch, TokenExamples,
+    rope_angles,
 };
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::{CpuOps, Real};
@@ -30,6 +31,15 @@ pub fn examples() -> TokenExamples {
         examples.labels.extend(ids.iter().enumerate().map(|(at, id)| if at % 3 == 1 { -100 } else { *id as i32 }));
         examples.offsets.push(examples.input_ids.len() as u32);
     }
+    examples
+}
+
+/// The same with three labels, of the first row and of two others, and none in the second sequence.
+pub fn few_labels() -> TokenExamples {
+    let mut examples = examples();
+    let learned = [1, 5, 20];
+    let unlearned = (0..examples.labels.len()).filter(|position| !learned.contains(position));
+    unlearned.for_each(|position| examples.labels[position] = IGNORED_LABEL);
     examples
 }
 

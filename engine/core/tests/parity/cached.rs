@@ -31,6 +31,7 @@ fn every_prefix<O: Ops>(ops: Arc<O>, case: &str, tolerance: f32) {
     let examples = TokenExamples { input_ids: ids.clone(), labels: vec![0; 150], offsets: vec![0, 150] };
     let mut batch = PackedBatch::new(ops, 150).unwrap();
     batch.fill(ops, &examples, &[0]).unwrap();
+    batch.select_all();
     // One memory for both adapters: it grows with the second.
     let mut step = StepMemory::new(ops, config, 64).unwrap();
     let mut head = LogitsMemory::new(ops, config, 150).unwrap();

@@ -13,5 +13,9 @@ mod loss_scale;
 mod offload;
 mod optimizer;
 mod quantized;
+#[expect(dead_code, reason = "its examples and settings are for other tests")]
+#[path = "../support/random_model.rs"]
+mod random_model;
 mod refusals;
 mod runs;
+mod selected_rows;
