@@ -7,7 +7,7 @@ use super::differences::{Numbers, check};
 use super::operations::{Buffer, buffer, dot, indices, ops, values};
 
 /// Grouped heads.
-const SHAPE: AttentionShape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4, window: None };
+const SHAPE: AttentionShape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4, window: None, alibi: false };
 /// Three sequences of different lengths side by side; one is longer than two blocks of queries.
 const BORDERS: [u32; 4] = [0, 1, 12, 162];
 const ROWS: usize = 162;

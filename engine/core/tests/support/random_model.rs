@@ -1,6 +1,6 @@
 //! A model of random weights in any type, for tests that ask about sizes.
 
-use luthier_core::config::ModelConfig;
+use luthier_core::config::{ModelConfig, Variant};
 use luthier_core::lora::LoraConfig;
 use luthier_core::model::{IGNORED_LABEL, LINEAR_MODULES, TensorSource, TokenExamples};
 use luthier_core::random::MersenneTwister;
@@ -36,6 +36,7 @@ impl RandomModel {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings: tied,
+            variant: Variant::default(),
             eos_token_ids: vec![0],
             bos_token_id: None,
         };

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Variant};
 use crate::error::ErrorCode;
 
 /// A folder of this test alone, removed when the test ends.
@@ -46,6 +46,7 @@ fn config() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        variant: Variant::default(),
         eos_token_ids: vec![],
         bos_token_id: None,
     }
@@ -67,6 +68,7 @@ fn adapter() -> PeftAdapter {
             ("model.layers.0.self_attn.q_proj".to_owned(), matrices(8, 8, 0.5)),
             ("model.layers.1.mlp.down_proj".to_owned(), matrices(12, 8, -1.5)),
         ]),
+        names: PeftNames::new(&config()),
         metadata: Some(AdapterMetadata {
             base_model_name: "tiny".to_owned(),
             base_model_hash: "abc".to_owned(),
