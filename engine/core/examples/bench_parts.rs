@@ -10,8 +10,7 @@ use luthier_core::load;
 use luthier_core::model::{BaseModel, LINEAR_MODULES};
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
 use luthier_core::ops::{
-    AttentionGrads, AttentionInputs, AttentionSaved, LinearGradTerm, Matrix, MatrixMut, Ops, View,
-    ViewMut,
+    AttentionGrads, AttentionInputs, AttentionSaved, LinearGradTerm, Matrix, MatrixMut, Ops, View, ViewMut,
 };
 use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 

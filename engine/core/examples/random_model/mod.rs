@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use luthier_core::config::Variant;
 use luthier_core::model::{LINEAR_MODULES, TensorSource};
 use luthier_core::random::MersenneTwister;
-use luthier_core::config::Variant;
 use luthier_core::{EngineError, HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
 
 /// Largest random number of a weight, about that of a model's usual initialisation.

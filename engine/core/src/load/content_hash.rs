@@ -73,7 +73,9 @@ fn variant(variant: &Variant) -> String {
                 RopeScaling::None => {}
                 RopeScaling::Linear { factor } => words.push(format!("linear={factor:?}")),
                 RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                    words.push(format!("llama3={factor:?},{low_freq_factor:?},{high_freq_factor:?},{original_context:?}"));
+                    words.push(format!(
+                        "llama3={factor:?},{low_freq_factor:?},{high_freq_factor:?},{original_context:?}"
+                    ));
                 }
             }
         }

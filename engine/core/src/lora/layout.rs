@@ -117,7 +117,8 @@ impl LoraLayout {
         let names = PeftNames::new(config);
         let matches = |target: &str, layer: usize, module: LinearModule| {
             let path = module_path(layer, module);
-            let ends = |path: &str| path == target || path.strip_suffix(target).is_some_and(|before| before.ends_with('.'));
+            let ends =
+                |path: &str| path == target || path.strip_suffix(target).is_some_and(|before| before.ends_with('.'));
             ends(&path) || ends(&names.in_files(&path))
         };
         let everywhere = |target: &str| {

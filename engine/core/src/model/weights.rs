@@ -89,10 +89,9 @@ impl<O: Ops> BaseModel<O> {
                 linears.push(Linear { weight, bias });
             }
             let head_norms = match config.variant.query_key_norm {
-                true => Some([
-                    norm(&format!("{prefix}.self_attn.q_norm"))?,
-                    norm(&format!("{prefix}.self_attn.k_norm"))?,
-                ]),
+                true => {
+                    Some([norm(&format!("{prefix}.self_attn.q_norm"))?, norm(&format!("{prefix}.self_attn.k_norm"))?])
+                }
                 false => None,
             };
             Ok(LayerWeights {
@@ -114,10 +113,7 @@ impl<O: Ops> BaseModel<O> {
         };
         let (lm_head, embed_tokens) = match config.tie_word_embeddings {
             true => (None, ops.upload_weight(source.tensor(table)?)?),
-            false => (
-                Some(output_layer()?),
-                ops.upload_embedding(source.tensor(table)?, embedding)?,
-            ),
+            false => (Some(output_layer()?), ops.upload_embedding(source.tensor(table)?, embedding)?),
         };
         Ok(Self {
             forms: WeightForms::read(source, storage, ops.embedding_place(&embed_tokens))?,

@@ -115,7 +115,15 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     }
     // One module without matrices: the base path and the adapter path must mix.
     modules.remove("model.layers.0.self_attn.k_proj");
-    PeftAdapter { r: 3, lora_alpha: 6.0, lora_dropout: 0.0, use_rslora: false, modules, names: PeftNames::new(&model.config), metadata: None }
+    PeftAdapter {
+        r: 3,
+        lora_alpha: 6.0,
+        lora_dropout: 0.0,
+        use_rslora: false,
+        modules,
+        names: PeftNames::new(&model.config),
+        metadata: None,
+    }
 }
 
 fn run(session: &mut Session) -> (Vec<GeneratedToken>, FinishReason) {

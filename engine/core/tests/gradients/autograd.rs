@@ -144,7 +144,7 @@ fn masks(
 fn against_autograd(case: &str, dropout: Option<Dropout>) {
     let computation = Computation::<f32> { dropout, ..Computation::new(case) };
     let mut oracle = Oracle::new(case, computation.base.config.clone()).unwrap();
-    let examples = examples();
+    let examples = examples(computation.base.config.vocab_size);
     let losses = (0..examples.len()).map(|index| {
         let (ids, labels) = examples.example(index);
         if let Some(dropout) = dropout {

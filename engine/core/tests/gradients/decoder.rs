@@ -11,7 +11,7 @@ use super::model::{Computation, DROPOUT, examples};
 fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropout>) {
     let mut computation = Computation::<f64> { dropout, ..Computation::new(case) };
     computation.base.config.sliding_window = window;
-    let (examples, scale) = (examples(), 0.125);
+    let (examples, scale) = (examples(computation.base.config.vocab_size), 0.125);
     let parameters = computation.parameters();
     let (_, gradient) = computation.run(&examples, &[0, 1, 2], scale);
     // A matrix at a time, so that each is sampled.
@@ -60,14 +60,24 @@ fn with_a_sliding_window() {
     against_differences("tied", Some(5), None);
 }
 
+#[test]
+fn of_families() {
+    for case in ["families/linear", "families/qwen3", "families/baichuan-13b", "families/chatglm3"] {
+        against_differences(case, None, None);
+    }
+}
+
 /// Examples side by side in one batch never see each other, whatever their order.
 #[test]
 fn packed_equals_unpacked() {
     let windows = [1, 2, 5, 100].map(|window| ("tied", Some(window)));
-    for (case, window) in [("tied", None), ("untied", None)].into_iter().chain(windows) {
+    for (case, window) in [("tied", None), ("untied", None), ("families/qwen3", None), ("families/baichuan-13b", None)]
+        .into_iter()
+        .chain(windows)
+    {
         let mut computation = Computation::<f64>::new(case);
         computation.base.config.sliding_window = window;
-        let examples = examples();
+        let examples = examples(computation.base.config.vocab_size);
         let (loss, gradient) = computation.run(&examples, &[0, 1, 2], 1.0);
         let (mut sum, mut sums) = (0.0, vec![0.0; gradient.len()]);
         for index in 0..3 {

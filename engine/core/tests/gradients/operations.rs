@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
-use luthier_core::ops::{
-    DropoutMask, LinearGradTerm, LowRankTerm, Ops, RopePairs, RopeShape, View, ViewMut,
-};
+use luthier_core::ops::{DropoutMask, LinearGradTerm, LowRankTerm, Ops, RopePairs, RopeShape, View, ViewMut};
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
 use super::differences::{Numbers, check};

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
+use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter, read_adapter_info, write_adapter};
-use luthier_core::model::{
-    Activations, Decoder, Keep, LogitsMemory, PackedBatch, Scratch, TokenExamples, rope_angles,
-};
+use luthier_core::model::{Activations, Decoder, Keep, LogitsMemory, PackedBatch, Scratch, TokenExamples, rope_angles};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Ops, View};
-use luthier_core::load;
 use safetensors::SafeTensors;
 
 use crate::cached::every_prefix;

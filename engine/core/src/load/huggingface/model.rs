@@ -67,7 +67,10 @@ impl TensorSource for HuggingFaceFolder {
         match &location.rows {
             None => Ok(tensor),
             Some(rows) => tensor.rows(rows.clone()).map_err(|error| {
-                EngineError::new(error.code, format!("{}: `{}`: {}", self.folder.display(), location.name, error.message))
+                EngineError::new(
+                    error.code,
+                    format!("{}: `{}`: {}", self.folder.display(), location.name, error.message),
+                )
             }),
         }
     }

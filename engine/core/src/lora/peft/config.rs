@@ -107,7 +107,9 @@ pub(super) fn read_config(folder: &Path) -> Result<PeftConfig> {
         let found = scale(rank, alphas.get(name).copied().unwrap_or(lora_alpha));
         let expected = scale(r as f64, lora_alpha);
         if rank.fract() != 0.0 || !(1.0..=MAX_RANK as f64).contains(&rank) {
-            return Err(corrupt(format!("`rank_pattern` gives `{name}` the rank {rank}; expected a whole number from 1")));
+            return Err(corrupt(format!(
+                "`rank_pattern` gives `{name}` the rank {rank}; expected a whole number from 1"
+            )));
         }
         if (found - expected).abs() > 1e-9 * expected.abs() {
             return Err(unsupported(format!(

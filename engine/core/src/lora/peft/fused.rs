@@ -111,7 +111,9 @@ impl PeftNames {
 /// Whether B `[Σ widths, widths · r]` is zero outside its blocks `[width, r]`.
 fn is_block_diagonal(matrices: &LoraMatrices, widths: &[usize], r: usize) -> bool {
     let blocks = widths.iter().enumerate().flat_map(|(index, width)| std::iter::repeat_n(index, *width));
-    matrices.b.chunks_exact(widths.len() * r).zip(blocks).all(|(row, block)| {
-        row.iter().enumerate().all(|(column, value)| *value == 0.0 || column / r == block)
-    })
+    matrices
+        .b
+        .chunks_exact(widths.len() * r)
+        .zip(blocks)
+        .all(|(row, block)| row.iter().enumerate().all(|(column, value)| *value == 0.0 || column / r == block))
 }

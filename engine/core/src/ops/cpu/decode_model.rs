@@ -42,7 +42,8 @@ impl DecodeModel {
             input_norm: layer.input_norm.as_slice().to_vec(),
             post_attention_norm: layer.post_attention_norm.as_slice().to_vec(),
             linears: LINEAR_MODULES.map(|module| layer.linear(module).weight.tensor().clone()),
-            biases: LINEAR_MODULES.map(|module| layer.linear(module).bias.as_ref().map(|bias| bias.as_slice().to_vec())),
+            biases: LINEAR_MODULES
+                .map(|module| layer.linear(module).bias.as_ref().map(|bias| bias.as_slice().to_vec())),
             head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(|norm| norm.as_slice().to_vec())),
         });
         Self {

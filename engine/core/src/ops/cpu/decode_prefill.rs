@@ -70,7 +70,8 @@ impl CpuDecoder {
         let mut scratch = ChunkScratch::default();
         for (index, layer) in model.layers.iter().enumerate() {
             let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
-            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank, head } = &mut scratch;
+            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank, head } =
+                &mut scratch;
             let mut product = |pool: &mut ThreadPool, linear: LinearModule, x: &[f32], out: &mut Vec<f32>| {
                 let bias = layer.biases[linear as usize].as_deref();
                 multiply_chunk(pool, &layer.linears[linear as usize], bias, pair(linear), x, low_rank, out);

@@ -19,8 +19,8 @@ use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, RopePairs, RopeShape, View,
-    ViewMut,
+    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, RopePairs, RopeShape,
+    View, ViewMut,
 };
 use crate::system::available_bytes;
 use crate::tensor::HostTensor;

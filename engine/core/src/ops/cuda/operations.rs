@@ -13,8 +13,8 @@ use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View,
-    ViewMut,
+    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops,
+    RopePairs, RopeShape, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -225,20 +225,23 @@ impl Ops for CudaOps {
     fn rope(
         &self,
         x: ViewMut<'_, CudaBuffer>,
-        heads: usize,
-        head_dim: usize,
+        shape: RopeShape,
         angles: &CudaBuffer,
         positions: &CudaIndices,
         inverse: bool,
     ) -> Result<()> {
+        let RopeShape { heads, head_dim, rotated, pairs } = shape;
         let rows = positions.values.len();
         let last = positions.values.iter().max().map_or(0, |last| *last as usize + 1);
         single(angles)?;
-        let (kind, angles) = (x.buffer.kind, angles.place(0, last * head_dim)?);
+        let (kind, angles) = (x.buffer.kind, angles.place(0, last * rotated)?);
         let x = place_mut(&x, rows * heads * head_dim)?;
         // SAFETY: places and positions were checked.
-        unsafe { self.stream().rope(kind, rows, heads, head_dim, x, angles, positions.pointer(), inverse) }
-            .map_err(EngineError::from)
+        unsafe {
+            let (sizes, interleaved) = ([heads, head_dim, rotated], pairs == RopePairs::Interleaved);
+            self.stream().rope(kind, rows, sizes, interleaved, x, angles, positions.pointer(), inverse)
+        }
+        .map_err(EngineError::from)
     }
 
     fn swiglu(

@@ -107,7 +107,9 @@ fn refuse_other_architectures(fields: &Fields<'_>) -> Result<()> {
     }
     for name in ["quantization_bit", "pre_seq_len"] {
         if let Some(value) = fields.get(name).filter(|value| value.as_u64() != Some(0)) {
-            return Err(fields.unsupported(format_args!("{name} = {value} is not supported; use 16-bit files without it")));
+            return Err(
+                fields.unsupported(format_args!("{name} = {value} is not supported; use 16-bit files without it"))
+            );
         }
     }
     Ok(())

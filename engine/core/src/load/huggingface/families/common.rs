@@ -37,7 +37,10 @@ pub(super) fn llama_fields(fields: &Fields<'_>, model_type: &str, defaults: &Def
         rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
         rope_theta: rope_theta(fields)?,
         tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
-        variant: Variant { position: PositionEncoding::Rope(Rope { scaling, ..Rope::default() }), ..Variant::default() },
+        variant: Variant {
+            position: PositionEncoding::Rope(Rope { scaling, ..Rope::default() }),
+            ..Variant::default()
+        },
         eos_token_ids: Vec::new(),
         bos_token_id: None,
     })
@@ -117,9 +120,8 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
 pub(super) fn refuse_quantized(fields: &Fields<'_>) -> Result<()> {
     let Some(quantization) = fields.get("quantization_config") else { return Ok(()) };
     let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_owned(), ToString::to_string);
-    Err(fields.unsupported(format_args!(
-        "checkpoints quantized with {method} are not supported; use GGUF or 16-bit files"
-    )))
+    Err(fields
+        .unsupported(format_args!("checkpoints quantized with {method} are not supported; use GGUF or 16-bit files")))
 }
 
 /// Sliding windows of Qwen, which only some of the layers have.
