@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::quant::dequantize_rows;
@@ -13,24 +14,29 @@ use crate::tensor::{HostTensor, StoredType, TensorBytes};
 ///
 /// Errors: `MODEL_UNSUPPORTED` where rows are of a quantized type.
 pub(super) fn normalized_rows(name: &str, matrix: &HostTensor) -> Result<HostTensor> {
-    let [rows, columns] = matrix.matrix()?;
-    let mut bytes = Vec::with_capacity(matrix.bytes.as_slice().len());
-    let mut values = vec![0f32; columns];
-    for row in 0..rows {
-        dequantize_rows(matrix, row, &mut values);
-        let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
-        let unit = values.iter().map(|value| (f64::from(*value) / norm) as f32);
-        match matrix.stored {
-            StoredType::F32 => unit.for_each(|value| bytes.extend(value.to_le_bytes())),
-            StoredType::F16 => unit.for_each(|value| bytes.extend(f16::from_f32(value).to_le_bytes())),
-            StoredType::BF16 => unit.for_each(|value| bytes.extend(bf16::from_f32(value).to_le_bytes())),
-            other => {
-                let found = other.name();
-                let message = format!("`{name}` is stored as {found}; rows are normalised in f32, f16 or bf16 only");
-                return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
-            }
+    let write: fn(f32, &mut [u8]) = match matrix.stored {
+        StoredType::F32 => |value, to| to.copy_from_slice(&value.to_le_bytes()),
+        StoredType::F16 => |value, to| to.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+        StoredType::BF16 => |value, to| to.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+        other => {
+            let found = other.name();
+            let message = format!("`{name}` is stored as {found}; rows are normalised in f32, f16 or bf16 only");
+            return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
         }
-    }
+    };
+    let ([_, columns], number_bytes) = (matrix.matrix()?, matrix.stored.block_bytes());
+    let mut bytes = vec![0u8; matrix.bytes.as_slice().len()];
+    let rows = bytes.par_chunks_mut(columns * number_bytes).enumerate();
+    rows.for_each_init(
+        || vec![0f32; columns],
+        |values, (row, bytes)| {
+            dequantize_rows(matrix, row, values);
+            let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
+            for (value, to) in values.iter().zip(bytes.chunks_exact_mut(number_bytes)) {
+                write((f64::from(*value) / norm) as f32, to);
+            }
+        },
+    );
     Ok(HostTensor::new(matrix.stored, matrix.shape.clone(), TensorBytes::Owned(Arc::from(bytes))))
 }
 
