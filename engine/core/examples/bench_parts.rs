@@ -10,8 +10,7 @@ use luthier_core::load;
 use luthier_core::model::{BaseModel, LINEAR_MODULES};
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
 use luthier_core::ops::{
-    AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, LinearGradTerm, Matrix, MatrixMut, Ops, View,
-    ViewMut,
+    AttentionGrads, AttentionInputs, AttentionSaved, LinearGradTerm, Matrix, MatrixMut, Ops, View, ViewMut,
 };
 use luthier_core::{ModelConfig, Result as EngineResult, WeightStorage};
 
@@ -163,12 +162,7 @@ impl Bench {
 
     fn attention(&self) -> EngineResult<()> {
         let (rows, config, layers) = (self.rows, &self.config, self.config.num_hidden_layers);
-        let shape = AttentionShape {
-            heads: config.num_attention_heads,
-            key_value_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            window: config.sliding_window,
-        };
+        let shape = config.attention_shape();
         let (wide, narrow) = (rows * config.query_size(), rows * config.key_value_size());
         let mut borders = self.ops.allocate_indices(rows / SEQ + 1)?;
         self.ops.write_indices(&(0..=rows / SEQ).map(|i| (i * SEQ) as u32).collect::<Vec<_>>(), &mut borders)?;

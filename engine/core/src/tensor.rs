@@ -1,11 +1,12 @@
 //! A tensor as it lies in a file or in host memory: stored type, shape, bytes. No arithmetic.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, ErrorCode, Result};
 use crate::quant::{Scales, nf4};
 
 /// How the elements of a tensor are stored.
@@ -122,6 +123,30 @@ impl HostTensor {
     /// A tensor of a type without scales beside its bytes.
     pub fn new(stored: StoredType, shape: Vec<usize>, bytes: TensorBytes) -> Self {
         Self { stored, shape, bytes, scales: None }
+    }
+
+    /// Some of a matrix's rows, or of a vector's numbers; not copied where they lie in a mapped file.
+    ///
+    /// Errors: `MODEL_UNSUPPORTED` for types whose scales lie beside the bytes.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        if self.scales.is_some() || matches!(self.stored, StoredType::Int8 | StoredType::Nf4) {
+            let message = format!("rows of {} cannot be taken apart; use 16-bit files", self.stored.name());
+            return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
+        }
+        let all = self.shape.first().copied().unwrap_or(0);
+        if rows.start >= rows.end || rows.end > all {
+            return Err(EngineError::internal(format!("rows {rows:?} of {all}")));
+        }
+        let row_bytes = self.bytes.as_slice().len() / all;
+        let window = rows.start * row_bytes..rows.end * row_bytes;
+        let bytes = match &self.bytes {
+            TensorBytes::Mapped { file, start, .. } => {
+                TensorBytes::Mapped { file: file.clone(), start: start + window.start, len: window.len() }
+            }
+            TensorBytes::Owned(bytes) => TensorBytes::Owned(Arc::from(&bytes[window])),
+        };
+        let shape = std::iter::once(rows.len()).chain(self.shape[1..].iter().copied()).collect();
+        Ok(Self::new(self.stored, shape, bytes))
     }
 
     /// Bytes that it takes, its scales included, mapped or not.

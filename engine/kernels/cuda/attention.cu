@@ -104,6 +104,7 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
     const size_t wide = (size_t)shape.heads * head_dim, narrow = (size_t)shape.key_value_heads * head_dim;
     const int x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
     load_tile(query + (first + begin) * wide + head * head_dim, wide, len - begin, head_dim, q);
+    const float slope = shape.slope(head);
     float sums[EACH][COLUMNS] = {}, largest[EACH], total[EACH];
     for (int i = 0; i < EACH; i++) largest[i] = -INFINITY, total[i] = 0.0f;
     for (int from = shape.first_seen(begin) / TILE * TILE; from < begin + TILE && from < len; from += TILE) {
@@ -120,7 +121,7 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
 #pragma unroll
             for (int j = 0; j < EACH; j++) {
                 const int column = from + x + j * SIDE;
-                scores[i][j] = shape.sees(row, column) && column < len ? scores[i][j] * shape.scale : -INFINITY;
+                scores[i][j] = shape.sees(row, column) && column < len ? scores[i][j] * shape.scale + slope * (float)(column - row) : -INFINITY;
                 here = fmaxf(here, scores[i][j]);
             }
             const float top = fmaxf(largest[i], over_row<false>(here));
@@ -167,7 +168,7 @@ __device__ void pull(size_t count, int head_dim, const T* output, const T* outpu
 // The probabilities of a tile and the gradient of its scores, from tiles in shared memory.
 __device__ __forceinline__ void score_gradient(
     Shape shape, const float* q, const float* k, const float* v, const float* grad, int begin, int from, int len,
-    const float* log_sum_exp, const float* pulls, float (&probabilities)[EACH][EACH], float (&scores_grad)[EACH][EACH]) {
+    float slope, const float* log_sum_exp, const float* pulls, float (&probabilities)[EACH][EACH], float (&scores_grad)[EACH][EACH]) {
     const int x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
     dot_rows(q, k, shape.head_dim, probabilities);
     dot_rows(grad, v, shape.head_dim, scores_grad);
@@ -180,7 +181,8 @@ __device__ __forceinline__ void score_gradient(
         for (int j = 0; j < EACH; j++) {
             const int column = from + x + j * SIDE;
             const bool seen = shape.sees(row, column) && row < len;
-            probabilities[i][j] = seen ? expf(probabilities[i][j] * shape.scale - shift) : 0.0f;
+            const float score = probabilities[i][j] * shape.scale + slope * (float)(column - row);
+            probabilities[i][j] = seen ? expf(score - shift) : 0.0f;
             scores_grad[i][j] = probabilities[i][j] * (scores_grad[i][j] - pull) * shape.scale;
         }
     }
@@ -202,6 +204,7 @@ __device__ void query_gradient(
     const size_t place = (first + begin) * wide + head * head_dim, sums_place = (size_t)first * shape.heads + head;
     load_tile(query + place, wide, len - begin, head_dim, q);
     load_tile(output_grad + place, wide, len - begin, head_dim, grad);
+    const float slope = shape.slope(head);
     float sums[EACH][COLUMNS] = {};
     for (int from = shape.first_seen(begin) / TILE * TILE; from < begin + TILE && from < len; from += TILE) {
         __syncthreads();
@@ -210,7 +213,7 @@ __device__ void query_gradient(
         __syncthreads();
         float probabilities[EACH][EACH], scores_grad[EACH][EACH];
         score_gradient(
-            shape, q, k, v, grad, begin, from, len, log_sum_exp + sums_place, pulls + sums_place, probabilities, scores_grad);
+            shape, q, k, v, grad, begin, from, len, slope, log_sum_exp + sums_place, pulls + sums_place, probabilities, scores_grad);
         keep_scores(scores_grad, weights);
         __syncthreads();
         add_product<COLUMNS, false>(weights, k, head_dim, sums);
@@ -237,6 +240,7 @@ __device__ void key_value_gradient(
     float key_sums[EACH][COLUMNS] = {}, value_sums[EACH][COLUMNS] = {};
     for (int head = blockIdx.y * group; head < (blockIdx.y + 1) * group; head++) {
         const size_t sums_place = (size_t)first * shape.heads + head;
+        const float slope = shape.slope(head);
         // As long as the tile's first query sees the last of these keys.
         for (int begin = from; begin < len && begin - (from + TILE - 1) < shape.window; begin += TILE) {
             const size_t query_place = (first + begin) * wide + head * head_dim;
@@ -246,7 +250,7 @@ __device__ void key_value_gradient(
             __syncthreads();
             float probabilities[EACH][EACH], scores_grad[EACH][EACH];
             score_gradient(
-                shape, q, k, v, grad, begin, from, len, log_sum_exp + sums_place, pulls + sums_place, probabilities, scores_grad);
+                shape, q, k, v, grad, begin, from, len, slope, log_sum_exp + sums_place, pulls + sums_place, probabilities, scores_grad);
             keep_scores(probabilities, weights);
             keep_scores(scores_grad, weights_grad);
             __syncthreads();

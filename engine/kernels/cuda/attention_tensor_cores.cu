@@ -28,6 +28,15 @@ __device__ __forceinline__ bool partly_hidden(Shape shape, int begin, int from) 
     return from == begin || begin + TILE_ROWS - 1 - from >= shape.window;
 }
 
+// Adds ALiBi's share to scores whose rows are 16 queries from `row` on and whose columns are keys from `column` on.
+__device__ __forceinline__ void add_bias(float slope, int row, int column, float (&scores)[TILE_ROWS / 8][4]) {
+    const int lane = threadIdx.x % 32, distance = column + lane % 4 * 2 - row - lane / 4;
+#pragma unroll
+    for (int n = 0; n < TILE_ROWS / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[n][i] += slope * (float)(distance + n * 8 + i % 2 - i / 2 * 8);
+}
+
 // Grid: tiles of queries (the last first), heads, sequences.
 template <typename T, int D>
 __device__ void forward(Shape shape, const uint32_t* borders, const T* query, const T* key, const T* value, T* output, float* log_sum_exp) {
@@ -55,6 +64,8 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
     const int start = shape.first_seen(begin) / TILE_ROWS, tiles = begin / TILE_ROWS + 1;
     fetch(start);
     commit_copies();
+    // Of scores before they are scaled.
+    const float slope = shape.slope(head) / shape.scale;
     float sums[D / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
     for (int tile = start; tile < tiles; tile++) {
         if (tile + 1 < tiles) fetch(tile + 1);
@@ -63,6 +74,7 @@ __device__ void forward(Shape shape, const uint32_t* borders, const T* query, co
         __syncthreads();
         float scores[TILE_ROWS / 8][4] = {};
         add_rows_by_rows(q, warp_row, k(tile), 0, scores);
+        if (slope > 0.0f) add_bias(slope, begin + warp_row, tile * TILE_ROWS, scores);
         if (partly_hidden(shape, begin, tile * TILE_ROWS)) {
 #pragma unroll
             for (int n = 0; n < TILE_ROWS / 8; n++)
@@ -149,6 +161,7 @@ __device__ void query_gradient(
         shift[half] = log_sum_exp[(size_t)(first + row) * shape.heads + head] * LOG2_E;
         pull[half] = pulls[(size_t)(first + row) * shape.heads + head];
     }
+    const float slope = shape.slope(head) / shape.scale;
     float sums[D / 8][4] = {};
     for (int tile = start; tile < tiles; tile++) {
         if (tile + 1 < tiles) fetch(tile + 1);
@@ -158,6 +171,7 @@ __device__ void query_gradient(
         float weights[TILE_ROWS / 8][4] = {}, weights_grad[TILE_ROWS / 8][4] = {};
         add_rows_by_rows(q, warp_row, k(tile), 0, weights);
         add_rows_by_rows(grad, warp_row, v(tile), 0, weights_grad);
+        if (slope > 0.0f) add_bias(slope, begin + warp_row, tile * TILE_ROWS, weights);
         const bool partly = partly_hidden(shape, begin, tile * TILE_ROWS);
 #pragma unroll
         for (int n = 0; n < TILE_ROWS / 8; n++)
@@ -222,6 +236,7 @@ __device__ void key_value_gradient(
         __syncthreads();
         const int begin = from + step % each * TILE_ROWS;
         const bool partly = partly_hidden(shape, begin, from);
+        const float slope = shape.slope(blockIdx.y * group + step / each) / shape.scale;
 #pragma unroll
         for (int part = 0; part < TILE_ROWS; part += QUERIES) {
             float weights[QUERIES / 8][4] = {}, weights_grad[QUERIES / 8][4] = {};
@@ -232,8 +247,10 @@ __device__ void key_value_gradient(
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int column = part + n * 8 + lane % 4 * 2 + i % 2;
-                    const bool hidden = partly && !shape.sees(begin + column, from + warp_row + lane / 4 + i / 2 * 8);
-                    const float p = hidden ? 0.0f : exp2_fast(weights[n][i] * scale - shifts(step)[column]);
+                    const int query_row = begin + column, key_row = from + warp_row + lane / 4 + i / 2 * 8;
+                    const bool hidden = partly && !shape.sees(query_row, key_row);
+                    const float score = weights[n][i] + slope * (float)(key_row - query_row);
+                    const float p = hidden ? 0.0f : exp2_fast(score * scale - shifts(step)[column]);
                     weights[n][i] = p;
                     weights_grad[n][i] = p * (weights_grad[n][i] - shifts(step)[TILE_ROWS + column]);
                 }

@@ -33,6 +33,7 @@ __device__ void attend(
         shared.q[row][column] = row < count ? to_float(query[place + row * wide + column]) * shape.scale : 0.0f;
     }
     __syncthreads();
+    const float slope = shape.slope(head);
     float top[ROWS], total[ROWS], sum[ROWS][EACH];
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
@@ -57,7 +58,7 @@ __device__ void attend(
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            const float score = i < count && shape.sees(own + i, position) ? weights[i] : -INFINITY;
+            const float score = i < count && shape.sees(own + i, position) ? weights[i] + slope * (float)(position - own - i) : -INFINITY;
             const float highest = fmaxf(top[i], warp_max(score));
             // A row that has seen nothing yet keeps its sums of zero; −∞ − −∞ would be no number.
             const float shift = highest == -INFINITY ? 0.0f : highest;

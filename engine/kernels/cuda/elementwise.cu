@@ -1,16 +1,16 @@
 // Rope, the gated activation, and copies of rows and numbers.
 #include "common.cuh"
 
-// Rotates each head's halves: (a, b) → (a cos − b sin, b cos + a sin). One block a row; N pairs at once. `angles` holds, at each position, the
-// cosines of half a head's pairs, then the sines. sign −1 turns back.
+// Rotates the halves of the first 2 · half numbers of each head: (a, b) → (a cos − b sin, b cos + a sin). One block a row; N pairs at once. `angles`
+// holds, at each position, the cosines of the pairs, then the sines. sign −1 turns back.
 template <typename T, int N>
-__device__ void rope(T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign) {
+__device__ void rope(T* x, const float* angles, const uint32_t* positions, int heads, int head_dim, int half, float sign) {
     const float* angle = angles + (size_t)positions[blockIdx.x] * 2 * half;
-    T* row = x + (size_t)blockIdx.x * heads * 2 * half;
+    T* row = x + (size_t)blockIdx.x * heads * head_dim;
     const int runs = half / N;
     for (int i = threadIdx.x; i < heads * runs; i += blockDim.x) {
         const int pair = i % runs * N;
-        T* place = row + i / runs * 2 * half + pair;
+        T* place = row + i / runs * head_dim + pair;
         float a[N], b[N], cosine[N], sine[N];
         load(place, a);
         load(place + half, b);
@@ -24,6 +24,20 @@ __device__ void rope(T* x, const float* angles, const uint32_t* positions, int h
         }
         store(place, a);
         store(place + half, b);
+    }
+}
+
+// As rope, neighbours instead of halves: numbers 2 i and 2 i + 1. One pair at a time.
+template <typename T>
+__device__ void rope_interleaved(T* x, const float* angles, const uint32_t* positions, int heads, int head_dim, int half, float sign) {
+    const float* angle = angles + (size_t)positions[blockIdx.x] * 2 * half;
+    T* row = x + (size_t)blockIdx.x * heads * head_dim;
+    for (int i = threadIdx.x; i < heads * half; i += blockDim.x) {
+        const int pair = i % half;
+        T* place = row + i / half * head_dim + 2 * pair;
+        const float a = to_float(place[0]), b = to_float(place[1]), cosine = angle[pair], sine = angle[half + pair] * sign;
+        place[0] = from_float<T>(a * cosine - b * sine);
+        place[1] = from_float<T>(b * cosine + a * sine);
     }
 }
 
@@ -107,13 +121,17 @@ template <typename T> __device__ void add_bias(T* x, const float* bias, int widt
 }
 
 #define DEFINE(name, T)                                                                                                              \
-    extern "C" __global__ void rope_##name(                                                                                          \
-        T* x, const float* angles, const uint32_t* positions, int heads, int half, float sign) {                                     \
-        if (half % WIDE<T> == 0 && aligned(x, x, x))                                                                                 \
-            rope<T, WIDE<T>>(x, angles, positions, heads, half, sign);                                                               \
-        else                                                                                                                         \
-            rope<T, 1>(x, angles, positions, heads, half, sign);                                                                     \
-    }                                                                                                                                \
+    extern "C" __global__ void rope_##name(                                                                                         \
+        T* x, const float* angles, const uint32_t* positions, int heads, int head_dim, int half, float sign) {                      \
+        if (half % WIDE<T> == 0 && head_dim % WIDE<T> == 0 && aligned(x, x, x))                                                     \
+            rope<T, WIDE<T>>(x, angles, positions, heads, head_dim, half, sign);                                                    \
+        else                                                                                                                        \
+            rope<T, 1>(x, angles, positions, heads, head_dim, half, sign);                                                          \
+    }                                                                                                                               \
+    extern "C" __global__ void rope_interleaved_##name(                                                                             \
+        T* x, const float* angles, const uint32_t* positions, int heads, int head_dim, int half, float sign) {                      \
+        rope_interleaved<T>(x, angles, positions, heads, head_dim, half, sign);                                                     \
+    }                                                                                                                               \
     extern "C" __global__ void swiglu_##name(size_t len, const T* gate, const T* up, T* out) { swiglu<T>(len, gate, up, out); }      \
     extern "C" __global__ void swiglu_backward_##name(size_t len, const T* output_grad, T* gate, T* up, T* activated) {              \
         swiglu_backward<T>(len, output_grad, gate, up, activated);                                                                   \

@@ -26,6 +26,8 @@ pub struct AttentionSizes {
     pub head_dim: usize,
     /// Last positions that a position sees, itself among them; at least 1. None: all positions before it.
     pub window: Option<usize>,
+    /// Scores fall with distance, by ALiBi's slope of each head.
+    pub alibi: bool,
 }
 
 /// The kernels' `Shape`.
@@ -37,24 +39,31 @@ pub(crate) struct Shape {
     head_dim: i32,
     window: i32,
     scale: f32,
+    alibi_heads: i32,
 }
 
 impl Shape {
     /// For sequences of at most `longest` positions: a window that is none, or longer, becomes that long.
-    pub fn new(heads: usize, key_value_heads: usize, head_dim: usize, window: Option<usize>, longest: usize) -> Self {
+    pub fn new(
+        [heads, key_value_heads, head_dim]: [usize; 3],
+        window: Option<usize>,
+        alibi: bool,
+        longest: usize,
+    ) -> Self {
         Self {
             heads: heads as i32,
             key_value_heads: key_value_heads as i32,
             head_dim: head_dim as i32,
             window: window.map_or(longest, |window| window.min(longest)) as i32,
             scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            alibi_heads: if alibi { 1 << heads.ilog2() } else { 0 },
         }
     }
 }
 
 impl AttentionSizes {
     fn shape(self) -> Shape {
-        Shape::new(self.heads, self.key_value_heads, self.head_dim, self.window, self.longest)
+        Shape::new([self.heads, self.key_value_heads, self.head_dim], self.window, self.alibi, self.longest)
     }
 
     /// Whether the kernels for tensor cores can take it.

@@ -21,6 +21,7 @@ pub struct CachedAttentionSizes {
     pub head_dim: usize,
     /// As of [`AttentionSizes`](crate::AttentionSizes).
     pub window: Option<usize>,
+    pub alibi: bool,
 }
 
 /// Addresses. Queries and output `[rows, heads, head_dim]`, keys and values `[positions, key_value_heads, head_dim]`.
@@ -43,13 +44,13 @@ impl Stream {
         sizes: CachedAttentionSizes,
         arrays: &CachedAttentionArrays,
     ) -> Result<()> {
-        let CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window } = sizes;
+        let CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window, alibi } = sizes;
         let CachedAttentionArrays { query, key, value, output } = *arrays;
         let together = if rows == 1 { 1 } else { ROWS };
         let name = format!("cached_attention_{together}_{}", kind.name());
         let grid = [rows.div_ceil(together) as u32, heads as u32, 1];
         let launch = Launch { grid, threads: THREADS, shared_bytes: 0 };
-        let shape = Shape::new(heads, key_value_heads, head_dim, window, positions);
+        let shape = Shape::new([heads, key_value_heads, head_dim], window, alibi, positions);
         let (rows, positions) = (rows as i32, positions as i32);
         // SAFETY: the caller's promise; the kernel's parameters in order.
         unsafe { launch!(self, &name, launch, shape, rows, positions, query, key, value, output) }

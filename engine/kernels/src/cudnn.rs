@@ -57,7 +57,7 @@ struct Plan {
 
 impl Key {
     fn new(kind: NumberType, sizes: AttentionSizes, backward: bool) -> Self {
-        let AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window } = sizes;
+        let AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window, .. } = sizes;
         // One that hides nothing is none: it needs no plan of its own.
         let window = window.filter(|window| *window < longest);
         // Only the backward pass sizes its workspace by all rows.
@@ -119,7 +119,7 @@ impl Cudnn {
     pub fn scratch_bytes(&self, kind: NumberType, sizes: AttentionSizes, backward: bool) -> Option<usize> {
         // Offsets are 32-bit integers.
         let numbers = sizes.rows * sizes.heads * sizes.head_dim;
-        if kind == NumberType::F32 || sizes.rows == 0 || i32::try_from(numbers).is_err() {
+        if kind == NumberType::F32 || sizes.alibi || sizes.rows == 0 || i32::try_from(numbers).is_err() {
             return None;
         }
         let key = Key::new(kind, sizes, backward);

@@ -71,7 +71,8 @@ impl Stream {
         }
     }
 
-    /// Rotates the halves of each head of `x [rows, heads * head_dim]` in place; `angles` f32: cosines, then sines of each position.
+    /// Rotates the first `rotated` numbers of each head of `x [rows, heads * head_dim]` in place, by halves or `interleaved`; `angles` f32: cosines,
+    /// then sines of each position.
     ///
     /// # Safety
     /// As [`Self::rms_norm`].
@@ -80,18 +81,19 @@ impl Stream {
         &self,
         kind: NumberType,
         rows: usize,
-        heads: usize,
-        head_dim: usize,
+        [heads, head_dim, rotated]: [usize; 3],
+        interleaved: bool,
         x: DevicePointer,
         angles: DevicePointer,
         positions: DevicePointer,
         inverse: bool,
     ) -> Result<()> {
-        let (name, half) = (format!("rope_{}", kind.name()), head_dim / 2);
+        let name = format!("rope{}_{}", if interleaved { "_interleaved" } else { "" }, kind.name());
+        let [heads, head_dim, half] = [heads, head_dim, rotated / 2].map(|size| size as i32);
         let sign = if inverse { -1.0f32 } else { 1.0 };
         let launch = Launch::blocks(rows, ROW_THREADS);
         // SAFETY: as above.
-        unsafe { launch!(self, &name, launch, x, angles, positions, heads as i32, half as i32, sign) }
+        unsafe { launch!(self, &name, launch, x, angles, positions, heads, head_dim, half, sign) }
     }
 
     /// `out = silu(gate) · up`

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use luthier_core::config::Variant;
 use luthier_core::model::{LINEAR_MODULES, TensorSource};
 use luthier_core::random::MersenneTwister;
 use luthier_core::{EngineError, HostTensor, ModelConfig, Result as EngineResult, StoredType, TensorBytes};
@@ -89,6 +90,7 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
+        variant: Variant::default(),
         eos_token_ids: Vec::new(),
         bos_token_id: None,
     };

@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, PositionEncoding, Rope, RopePairs, RopeScaling, Variant};
 use crate::tensor::StoredType;
 
 const CHUNK_BYTES: usize = 4 << 20;
@@ -44,8 +44,9 @@ pub(super) fn content_hash(config: &ModelConfig, mut tensors: Vec<HashedTensor<'
 fn config_line(config: &ModelConfig) -> String {
     // Nothing where there is none: such models keep the hash they had before windows were known.
     let window = config.sliding_window.map_or_else(String::new, |window| format!(" sliding_window={window}"));
+    let variant = variant(&config.variant);
     format!(
-        "{} vocab={} hidden={} intermediate={} layers={} heads={} kv_heads={} head_dim={} rms_norm_eps={:?} rope_theta={:?} tied={}{window}\n",
+        "{} vocab={} hidden={} intermediate={} layers={} heads={} kv_heads={} head_dim={} rms_norm_eps={:?} rope_theta={:?} tied={}{window}{variant}\n",
         config.model_type,
         config.vocab_size,
         config.hidden_size,
@@ -58,6 +59,36 @@ fn config_line(config: &ModelConfig) -> String {
         config.rope_theta,
         config.tie_word_embeddings,
     )
+}
+
+/// Each departure from Llama as one word; nothing where there is none, as for windows.
+fn variant(variant: &Variant) -> String {
+    let mut words = Vec::new();
+    match variant.position {
+        PositionEncoding::Alibi => words.push("alibi".to_owned()),
+        PositionEncoding::Rope(Rope { pairs, rotated, scaling }) => {
+            words.extend((pairs == RopePairs::Interleaved).then(|| "interleaved".to_owned()));
+            words.extend(rotated.map(|rotated| format!("rotated={rotated}")));
+            match scaling {
+                RopeScaling::None => {}
+                RopeScaling::Linear { factor } => words.push(format!("linear={factor:?}")),
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                    words.push(format!(
+                        "llama3={factor:?},{low_freq_factor:?},{high_freq_factor:?},{original_context:?}"
+                    ));
+                }
+            }
+        }
+    }
+    let flags = [
+        (variant.query_key_value_bias, "query_key_value_bias"),
+        (variant.output_bias, "output_bias"),
+        (variant.mlp_bias, "mlp_bias"),
+        (variant.query_key_norm, "query_key_norm"),
+        (variant.normalized_head, "normalized_head"),
+    ];
+    words.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name.to_owned()));
+    words.iter().map(|word| format!(" {word}")).collect()
 }
 
 /// Lower-case hex.

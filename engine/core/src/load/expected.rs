@@ -1,8 +1,9 @@
-//! The tensors a llama-type configuration calls for, and the check that files have exactly them.
+//! The tensors a configuration calls for, under Llama's names, and the check that files have exactly them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::ModelConfig;
+use crate::ops::RopeShape;
 
 /// Module names that LoRA may target, in the order of a block's forward.
 pub(crate) const LINEAR_MODULES: [&str; 7] =
@@ -40,8 +41,10 @@ pub(crate) fn check_sizes(config: &ModelConfig) -> Result<(), String> {
     if let Some(window) = config.sliding_window.filter(|window| !(1..=MAX_SIZE).contains(window)) {
         return Err(format!("sliding_window is {window}; expected 1 to {MAX_SIZE}, or none"));
     }
-    if !config.head_dim.is_multiple_of(2) {
-        return Err(format!("head_dim {} is odd; rotary positions need pairs", config.head_dim));
+    if let Some(RopeShape { rotated, head_dim, .. }) = config.rope_shape(1)
+        && !(rotated.is_multiple_of(2) && (2..=head_dim).contains(&rotated))
+    {
+        return Err(format!("{rotated} numbers of heads of {head_dim} are to be rotated; rotary positions need pairs"));
     }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     if !positive(config.rope_theta) || !positive(config.rms_norm_eps) {
@@ -80,6 +83,15 @@ pub(crate) fn expected_tensors(config: &ModelConfig) -> BTreeMap<String, Vec<usi
         ];
         for (module, shape) in block {
             tensors.insert(format!("model.layers.{layer}.{module}.weight"), shape);
+        }
+        for module in crate::model::LINEAR_MODULES.into_iter().filter(|module| module.has_bias(config)) {
+            let shape = vec![module.shape(config).0];
+            tensors.insert(format!("model.layers.{layer}.{}.bias", module.path()), shape);
+        }
+        if config.variant.query_key_norm {
+            for norm in ["q_norm", "k_norm"] {
+                tensors.insert(format!("model.layers.{layer}.self_attn.{norm}.weight"), vec![config.head_dim]);
+            }
         }
     }
     tensors

@@ -62,7 +62,7 @@ pub struct ModelMetadata {
     /// SHA-256 tree hash over configuration and tensors; lower-case hex.
     pub content_hash: String,
     pub eos_token_ids: Vec<u32>,
-    /// Modules that LoRA may target, without the layer prefix, such as `q_proj`.
+    /// Modules that LoRA may target, without the layer prefix, such as `q_proj`; a family's own names, too, such as `W_pack`.
     pub linear_modules: Vec<String>,
     pub tokenizer: TokenizerSource,
 }

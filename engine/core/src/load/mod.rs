@@ -19,6 +19,7 @@ use crate::model::TensorSource;
 use content_hash::HashedTensor;
 pub(crate) use content_hash::hex;
 pub(crate) use expected::{LINEAR_MODULES, expected_tensors};
+pub(crate) use huggingface::{TensorNames, names_of};
 
 /// Opened and checked files of one model. Every tensor that the configuration calls for is present with the right shape.
 pub trait ModelFiles: TensorSource + Send + Sync {
@@ -49,6 +50,12 @@ pub fn open(path: &Path) -> Result<Box<dyn ModelFiles>> {
     } else {
         Ok(Box::new(gguf::GgufModel::open(path)?))
     }
+}
+
+/// Names that LoRA's targets may have: Llama's, and those of the family's own.
+fn linear_modules(model_type: &str) -> Vec<String> {
+    let own = names_of(model_type).modules.iter().map(|(path, _)| path.rsplit('.').next().unwrap_or(path));
+    LINEAR_MODULES.into_iter().chain(own).map(str::to_owned).collect()
 }
 
 /// Fills in [`ModelMetadata`] from a configuration and the tensors as they lie in the files.
@@ -86,7 +93,7 @@ fn summarize(
         storage_type,
         content_hash: content_hash::content_hash(config, tensors),
         eos_token_ids: config.eos_token_ids.clone(),
-        linear_modules: LINEAR_MODULES.map(str::to_owned).to_vec(),
+        linear_modules: linear_modules(&config.model_type),
         tokenizer,
     }
 }

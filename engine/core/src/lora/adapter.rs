@@ -93,6 +93,7 @@ impl<O: Ops> LoraAdapter<O> {
             lora_alpha: self.lora_alpha,
             lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
+            names: self.layout.names.clone(),
             modules: matrices(ops, &self.layout, &self.parameters)?,
             metadata,
         })

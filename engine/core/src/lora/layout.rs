@@ -1,6 +1,6 @@
 //! Where an adapter's matrices lie in one flat buffer.
 
-use super::peft::PeftAdapter;
+use super::peft::{PeftAdapter, PeftNames};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::model::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
@@ -58,6 +58,8 @@ impl LoraGroup {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraLayout {
     pub r: usize,
+    /// What files call the modules.
+    pub names: PeftNames,
     /// For each block, its groups; empty groups have no modules.
     layers: Vec<[LoraGroup; 4]>,
     len: usize,
@@ -98,10 +100,11 @@ impl LoraLayout {
             INPUT_GROUPS.map(|kind| group(layer, kind, &mut first_column))
         });
         let layers = layers.collect();
-        Self { r, layers, len }
+        Self { r, names: PeftNames::new(config), layers, len }
     }
 
-    /// A layout for named targets: a module's name or the end of its path after a dot; none: every linear layer but the output layer.
+    /// A layout for named targets: a module's name or the end of its path after a dot, by Llama's names or by the family's (`W_pack` is all three
+    /// of queries, keys and values); none: every linear layer but the output layer.
     ///
     /// Errors: `UNKNOWN_TARGET_MODULE` for a name that matches nothing, with the names that exist; `INVALID_ARGUMENT` for an empty list.
     pub fn for_targets(config: &ModelConfig, r: usize, targets: Option<&[String]>) -> Result<Self> {
@@ -111,9 +114,12 @@ impl LoraLayout {
         if targets.is_empty() {
             return Err(EngineError::invalid("target_modules is empty; name modules, or leave it out for all"));
         }
+        let names = PeftNames::new(config);
         let matches = |target: &str, layer: usize, module: LinearModule| {
             let path = module_path(layer, module);
-            path == target || path.strip_suffix(target).is_some_and(|before| before.ends_with('.'))
+            let ends =
+                |path: &str| path == target || path.strip_suffix(target).is_some_and(|before| before.ends_with('.'));
+            ends(&path) || ends(&names.in_files(&path))
         };
         let everywhere = |target: &str| {
             (0..config.num_hidden_layers)

@@ -1,11 +1,13 @@
 //! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`, read and written.
 
 mod config;
+mod fused;
 mod read;
 mod write;
 
 use std::collections::BTreeMap;
 
+pub use fused::PeftNames;
 pub use read::{read_adapter, read_adapter_info};
 pub use write::{SavedAdapter, write_adapter};
 
@@ -56,8 +58,10 @@ pub struct PeftAdapter {
     /// What its training dropped.
     pub lora_dropout: f64,
     pub use_rslora: bool,
-    /// By full module path, such as `model.layers.0.self_attn.q_proj`.
+    /// By full module path under Llama's names, such as `model.layers.0.self_attn.q_proj`; all of rank `r`.
     pub modules: BTreeMap<String, LoraMatrices>,
+    /// What the modules are called in files.
+    pub names: PeftNames,
     pub metadata: Option<AdapterMetadata>,
 }
 

@@ -7,6 +7,27 @@ use crate::error::Result;
 use crate::lora::LoraLayout;
 use crate::ops::{MemoryPrices, Ops, PlacedBytes};
 
+/// Queries or keys before the norm of their heads.
+pub struct UnnormedHeads<O: Ops> {
+    /// `[rows, heads * head_dim]`
+    pub heads: O::Buffer,
+    /// `[rows, heads]`: reciprocal RMS of each head.
+    pub factors: O::Buffer,
+}
+
+impl<O: Ops> UnnormedHeads<O> {
+    fn new(ops: &O, config: &ModelConfig, rows: usize, heads: usize) -> Result<Self> {
+        let numbers = ops.allocate_activations(rows * heads * config.head_dim)?;
+        Ok(Self { heads: numbers, factors: ops.allocate(rows * heads)? })
+    }
+}
+
+/// Bytes of [`UnnormedHeads::new`] for queries and keys.
+fn unnormed_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> u64 {
+    let heads = [config.num_attention_heads, config.num_key_value_heads].map(|heads| rows * heads);
+    heads.into_iter().map(|heads| prices.activations(heads * config.head_dim) + prices.buffer(heads)).sum()
+}
+
 /// What a block leaves for its backward pass, besides its input. Rows are tokens; in the last block, those of `middle`, its factors, `gate` and
 /// `up` are the rows that it goes on with after attention: see `selected_rows.rs`.
 pub struct LayerActivations<O: Ops> {
@@ -14,6 +35,8 @@ pub struct LayerActivations<O: Ops> {
     pub query: O::Buffer,
     pub key: O::Buffer,
     pub value: O::Buffer,
+    /// Queries and keys, where the architecture norms their heads.
+    pub unnormed: Option<[UnnormedHeads<O>; 2]>,
     /// `[rows, query_size]`
     pub attention: O::Buffer,
     /// `[rows, num_attention_heads]`
@@ -42,7 +65,13 @@ impl<O: Ops> LayerActivations<O> {
     fn with_keys(ops: &O, config: &ModelConfig, rows: usize, key_rows: usize) -> Result<Self> {
         let (query, key_value) = (rows * config.query_size(), key_rows * config.key_value_size());
         let inner = rows * config.intermediate_size;
+        let unnormed = |heads| UnnormedHeads::new(ops, config, rows, heads);
+        let unnormed = match config.variant.query_key_norm {
+            true => Some([unnormed(config.num_attention_heads)?, unnormed(config.num_key_value_heads)?]),
+            false => None,
+        };
         Ok(Self {
+            unnormed,
             query: ops.allocate_activations(query)?,
             key: ops.allocate_activations(key_value)?,
             value: ops.allocate_activations(key_value)?,
@@ -65,6 +94,7 @@ fn layer_bytes(prices: &dyn MemoryPrices, config: &ModelConfig, rows: usize) -> 
         + prices.activations(rows * config.hidden_size)
         + 2 * prices.buffer(rows)
         + 2 * prices.activations(rows * config.intermediate_size)
+        + if config.variant.query_key_norm { unnormed_bytes(prices, config, rows) } else { 0 }
 }
 
 /// One block's part of the activations in the forward pass.

@@ -1,13 +1,13 @@
 //! Forward pass of one block.
 
-use super::activations::{BlockMemory, LayerActivations, Scratch};
+use super::activations::{BlockMemory, LayerActivations, Scratch, UnnormedHeads};
 use super::batch::PackedBatch;
 use super::linear::{InputGroup, LinearModule};
 use super::low_rank::BlockAdapter;
 use super::weights::LayerWeights;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::ops::{AttentionInputs, AttentionShape, LowRankTerm, Ops, Rope, View, ViewMut};
+use crate::ops::{AttentionInputs, LowRankTerm, Ops, Rope, View, ViewMut};
 
 /// What passes through a block need besides activations.
 pub(super) struct Block<'a, O: Ops> {
@@ -15,20 +15,11 @@ pub(super) struct Block<'a, O: Ops> {
     pub config: &'a ModelConfig,
     pub weights: &'a LayerWeights<O>,
     pub adapter: BlockAdapter<'a, O>,
-    /// `[positions, head_dim]`: cosines and sines of rope.
+    /// `[positions, rotated]`: cosines and sines of rope.
     pub angles: &'a O::Buffer,
 }
 
 impl<O: Ops> Block<'_, O> {
-    pub(super) fn attention_shape(&self) -> AttentionShape {
-        AttentionShape {
-            heads: self.config.num_attention_heads,
-            key_value_heads: self.config.num_key_value_heads,
-            head_dim: self.config.head_dim,
-            window: self.config.sliding_window,
-        }
-    }
-
     /// `out = x + attention(norm x)`, then `+ mlp(norm out)`, of the rows that the block goes on with after attention; everything the backward
     /// pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
@@ -60,11 +51,12 @@ impl<O: Ops> Block<'_, O> {
         there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
+        let (ops, rows, shape) = (self.ops, batch.rows, self.config.attention_shape());
         let outputs = QueryKeyValue {
             query: (&mut saved.query).into(),
             key: (&mut saved.key).into(),
             value: (there != Kept::Attention).then(|| (&mut saved.value).into()),
+            unnormed: saved.unnormed.as_mut(),
             factors: &mut saved.input_factors,
         };
         self.query_key_value(rows, &batch.positions, input, outputs, &mut low_rank, scratch)?;
@@ -91,16 +83,36 @@ impl<O: Ops> Block<'_, O> {
         low_rank: &mut Projections<'_, O>,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        let (shape, group) = (self.attention_shape(), InputGroup::QueryKeyValue);
-        let QueryKeyValue { query, key, value, factors } = outputs;
+        let (shape, group) = (self.config.attention_shape(), InputGroup::QueryKeyValue);
+        let QueryKeyValue { query, key, value, unnormed, factors } = outputs;
         self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
         let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
+        let norms = self.weights.head_norms.as_ref().zip(unnormed);
+        let norms = norms.map(|(weights, unnormed)| weights.iter().zip(unnormed)).into_iter().flatten();
+        let mut norms = norms.map(Some).chain(std::iter::repeat_with(|| None));
         for (module, ViewMut { buffer, offset }, heads) in turned {
-            let (linear, term) = (self.weights.linear(module), self.low_rank_term(group, module, products));
-            let rope = Rope { heads, head_dim: shape.head_dim, angles: self.angles, positions };
-            let (x, bias, out) = (View::from(&scratch.normed), linear.bias.as_ref(), ViewMut::at(buffer, offset));
-            self.ops.linear_rope(rows, x, &linear.weight, bias, term, rope, out)?;
+            let rope = self.config.rope_shape(heads).map(|shape| Rope { shape, angles: self.angles, positions });
+            match norms.next().flatten() {
+                None => {
+                    let (linear, term) = (self.weights.linear(module), self.low_rank_term(group, module, products));
+                    let (x, bias, out) =
+                        (View::from(&scratch.normed), linear.bias.as_ref(), ViewMut::at(buffer, offset));
+                    match rope {
+                        Some(rope) => self.ops.linear_rope(rows, x, &linear.weight, bias, term, rope, out)?,
+                        None => self.ops.linear_forward(rows, x, &linear.weight, bias, term, None, out)?,
+                    }
+                }
+                Some((weight, UnnormedHeads { heads: x, factors })) => {
+                    self.linear(rows, group, module, &scratch.normed, products, None, (&mut *x).into())?;
+                    let (width, epsilon) = (shape.head_dim, self.config.rms_norm_eps);
+                    let out = ViewMut::at(&mut *buffer, offset);
+                    self.ops.rms_norm(rows * heads, width, (&*x).into(), weight, epsilon, out, factors.into())?;
+                    if let Some(Rope { shape, angles, positions }) = rope {
+                        self.ops.rope(ViewMut::at(buffer, offset), shape, angles, positions, false)?;
+                    }
+                }
+            }
         }
         match value {
             Some(value) => self.linear(rows, group, LinearModule::Value, &scratch.normed, products, None, value),
@@ -203,6 +215,8 @@ pub(super) struct QueryKeyValue<'a, O: Ops> {
     pub key: ViewMut<'a, O::Buffer>,
     /// None: they are there.
     pub value: Option<ViewMut<'a, O::Buffer>>,
+    /// Queries and keys before the norm of their heads, where the architecture has it.
+    pub unnormed: Option<&'a mut [UnnormedHeads<O>; 2]>,
     /// `[rows]`: reciprocal RMS of the input.
     pub factors: &'a mut O::Buffer,
 }

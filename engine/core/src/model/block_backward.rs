@@ -10,7 +10,8 @@ use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View, Vie
 
 impl<O: Ops> Block<'_, O> {
     /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
-    /// to `gradients`. Uses up `saved.gate` and `saved.up`. `input_needed`: blocks below have adapters; without it the last step is left out.
+    /// to `gradients`. Uses up `saved.gate` and `saved.up`, and with norms of heads `saved.query` and
+    /// `saved.key`. `input_needed`: blocks below have adapters; without it the last step is left out.
     #[expect(clippy::too_many_arguments, reason = "the state of the pass, taken apart once")]
     pub fn backward(
         &self,
@@ -113,7 +114,7 @@ impl<O: Ops> Block<'_, O> {
         gradients: &mut O::Buffer,
         input_needed: bool,
     ) -> Result<()> {
-        let (ops, rows, shape) = (self.ops, batch.rows, self.attention_shape());
+        let (ops, rows, shape) = (self.ops, batch.rows, self.config.attention_shape());
         self.attention_output_backward(batch, saved, low_rank, scratch, grads, gradients)?;
         let inputs = AttentionInputs {
             query: View::from(&saved.query),
@@ -132,16 +133,19 @@ impl<O: Ops> Block<'_, O> {
         };
         ops.attention_backward(shape, &batch.borders, inputs, forward, results)?;
         for (x, heads) in [(&mut grads.query, shape.heads), (&mut grads.key, shape.key_value_heads)] {
-            ops.rope(x.into(), heads, shape.head_dim, self.angles, &batch.positions, true)?;
+            if let Some(rope) = self.config.rope_shape(heads) {
+                ops.rope(x.into(), rope, self.angles, &batch.positions, true)?;
+            }
         }
+        let [query_grad, key_grad] = self.head_norms_backward(rows, saved, [&grads.query, &grads.key])?;
         self.adapter.backward_output(
             ops,
             rows,
             self.weights,
             InputGroup::QueryKeyValue,
             &[
-                OutputGrad { module: LinearModule::Query, grad: &grads.query },
-                OutputGrad { module: LinearModule::Key, grad: &grads.key },
+                OutputGrad { module: LinearModule::Query, grad: query_grad },
+                OutputGrad { module: LinearModule::Key, grad: key_grad },
                 OutputGrad { module: LinearModule::Value, grad: &grads.value },
             ],
             low_rank,
@@ -200,6 +204,29 @@ impl<O: Ops> Block<'_, O> {
             }
         };
         self.adapter.backward_input(ops, rows, group, attention, &mut scratch.dropped, &grads.low_rank, gradients)
+    }
+
+    /// Takes the gradients of queries and keys through the norms of their heads; uses up `saved.query` and `saved.key`, in which the results are
+    /// then. Without such norms, the gradients as they are.
+    fn head_norms_backward<'g>(
+        &self,
+        rows: usize,
+        saved: &'g mut LayerActivations<O>,
+        [query, key]: [&'g O::Buffer; 2],
+    ) -> Result<[&'g O::Buffer; 2]> {
+        let (Some(weights), Some(unnormed)) = (&self.weights.head_norms, &saved.unnormed) else {
+            return Ok([query, key]);
+        };
+        let (config, results) = (self.config, [&mut saved.query, &mut saved.key]);
+        let heads = [config.num_attention_heads, config.num_key_value_heads].map(|heads| rows * heads);
+        let inputs = weights.iter().zip(unnormed).zip([query, key]).zip(heads);
+        for (result, (((weight, unnormed), grad), heads)) in results.into_iter().zip(inputs) {
+            self.ops.zero((&mut *result).into(), heads * config.head_dim)?;
+            let (x, factors) = ((&unnormed.heads).into(), (&unnormed.factors).into());
+            let (width, grad) = (config.head_dim, grad.into());
+            self.ops.rms_norm_backward(heads, width, x, weight, factors, grad, result.into(), None)?;
+        }
+        Ok([&saved.query, &saved.key])
     }
 
     /// Adds the gradient through the norm of `x` to that of the residual stream; `scratch.normed` = what the norm gave.

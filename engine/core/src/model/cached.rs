@@ -145,6 +145,7 @@ impl<O: Ops> Block<'_, O> {
             query: (&mut layer.query).into(),
             key: ViewMut::at(&mut cache.keys, new),
             value: Some(ViewMut::at(&mut cache.values, new)),
+            unnormed: layer.unnormed.as_mut(),
             factors: &mut layer.input_factors,
         };
         let mut products = Projections::New(&mut *low_rank);
@@ -155,7 +156,7 @@ impl<O: Ops> Block<'_, O> {
             value: View::at(&cache.values, first),
         };
         let attention = (&mut layer.attention).into();
-        self.ops.cached_attention(self.attention_shape(), rows, cache.len + rows, inputs, attention)?;
+        self.ops.cached_attention(self.config.attention_shape(), rows, cache.len + rows, inputs, attention)?;
         let (middle, dropped) = (&mut layer.middle, &mut scratch.dropped);
         self.attention_output(rows, &layer.attention, input, middle, &mut products, dropped)?;
         self.gate_up(rows, layer, &mut products, scratch)?;

@@ -7,55 +7,19 @@ use super::dropout::Dropout;
 use super::head::HeadScratch;
 use super::low_rank::BlockAdapter;
 use super::weights::BaseModel;
-use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::lora::LoraAdapter;
-use crate::ops::{Element, Ops, View, ViewMut};
+use crate::ops::{Element, Ops, View};
 
 /// A base model with an adapter, ready to compute.
 pub struct Decoder<'a, O: Ops> {
     pub ops: &'a O,
     pub base: &'a BaseModel<O>,
     pub adapter: &'a LoraAdapter<O>,
-    /// From [`rope_angles`], for at least the longest sequence.
+    /// From [`rope_angles`](super::rope_angles), for at least the longest sequence.
     pub angles: &'a O::Buffer,
     /// Of this micro-batch, in training. Its passes need scratch that has room for it.
     pub dropout: Option<Dropout>,
-}
-
-/// Numbers that [`rope_angles`] allocates.
-pub(crate) fn rope_angle_count(config: &ModelConfig, positions: usize) -> usize {
-    positions * config.head_dim
-}
-
-/// Cosines and sines of rope for `positions` positions: `[positions, head_dim]`, at each the cosines, then the sines.
-///
-/// Angles are `position · theta^(−2i/head_dim)`, frequency and product rounded to f32 as transformers computes them; on f64 devices nothing
-/// is rounded.
-pub fn rope_angles<O: Ops>(ops: &O, config: &ModelConfig, positions: usize) -> Result<O::Buffer> {
-    let half = config.head_dim / 2;
-    let single = size_of::<O::Elem>() == size_of::<f32>();
-    let mut values = Vec::with_capacity(rope_angle_count(config, positions));
-    let frequency = |i: usize| {
-        let exponent = 2.0 * i as f64 / config.head_dim as f64;
-        if single {
-            f64::from(1.0 / (config.rope_theta as f32).powf(exponent as f32))
-        } else {
-            config.rope_theta.powf(-exponent)
-        }
-    };
-    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
-    for position in 0..positions {
-        let angle = |frequency: &f64| {
-            let exact = position as f64 * frequency;
-            if single { f64::from(exact as f32) } else { exact }
-        };
-        values.extend(frequencies.iter().map(|frequency| O::Elem::from_f64(angle(frequency).cos())));
-        values.extend(frequencies.iter().map(|frequency| O::Elem::from_f64(angle(frequency).sin())));
-    }
-    let mut buffer = ops.allocate(values.len())?;
-    ops.write(&values, ViewMut::from(&mut buffer))?;
-    Ok(buffer)
 }
 
 impl<O: Ops> Decoder<'_, O> {

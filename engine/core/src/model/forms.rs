@@ -19,6 +19,8 @@ pub struct WeightForms {
     /// Where the embedding table is kept, or is to be.
     embedding: EmbeddingPlace,
     hidden_size: usize,
+    /// Lengths of each block's biases and of the norms of its heads.
+    block_vectors: Vec<usize>,
 }
 
 impl WeightForms {
@@ -26,7 +28,8 @@ impl WeightForms {
     ///
     /// Errors: those of the source.
     pub fn read(source: &dyn TensorSource, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<Self> {
-        let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, .. } = *source.config();
+        let config = source.config();
+        let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, head_dim, variant, .. } = *config;
         let layer = |layer: usize| {
             let linear = |module: LinearModule| -> Result<MatrixForm> {
                 let form = source.form(&format!("model.layers.{layer}.{}.weight", module.path()))?;
@@ -35,13 +38,23 @@ impl WeightForms {
             let [query, key, value, output, gate, up, down] = LINEAR_MODULES.map(linear);
             Ok([query?, key?, value?, output?, gate?, up?, down?])
         };
+        let biased = LINEAR_MODULES.into_iter().filter(|module| module.has_bias(config));
+        let biases = biased.map(|module| module.shape(config).0);
+        let head_norms = std::iter::repeat_n(head_dim, if variant.query_key_norm { 2 } else { 0 });
         Ok(Self {
             embed_tokens: source.form("model.embed_tokens.weight")?,
-            lm_head: if tie_word_embeddings { None } else { Some(source.form("lm_head.weight")?) },
+            lm_head: match tie_word_embeddings {
+                true => None,
+                false => {
+                    let form = source.form("lm_head.weight")?;
+                    Some(MatrixForm { mapped: form.mapped && !variant.normalized_head, ..form })
+                }
+            },
             layers: (0..num_hidden_layers).map(layer).collect::<Result<_>>()?,
             // A table that is the output layer, too, stays on the device.
             embedding: if tie_word_embeddings { EmbeddingPlace::Device } else { embedding },
             hidden_size,
+            block_vectors: biases.chain(head_norms).collect(),
         })
     }
 
@@ -51,12 +64,18 @@ impl WeightForms {
         Self { layers, ..self.clone() }
     }
 
+    /// Lengths of all norms and biases.
+    pub(super) fn vector_lengths(&self) -> impl Iterator<Item = usize> {
+        let norms = std::iter::repeat_n(self.hidden_size, 2 * self.layers.len() + 1);
+        norms.chain(self.layers.iter().flat_map(|_| self.block_vectors.iter().copied()))
+    }
+
     /// The output layer's.
     pub fn output(&self) -> &MatrixForm {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    /// Bytes of all weights in a device's memory, norms included.
+    /// Bytes of all weights in a device's memory, norms and biases included.
     pub fn bytes(&self, prices: &dyn MemoryPrices) -> u64 {
         self.sum(prices, &|form| prices.weight(form))
     }
@@ -76,9 +95,9 @@ impl WeightForms {
     }
 
     fn sum(&self, prices: &dyn MemoryPrices, bytes: &dyn Fn(&MatrixForm) -> u64) -> u64 {
-        let norms = (2 * self.layers.len() + 1) as u64 * prices.buffer(self.hidden_size);
+        let vectors: u64 = self.vector_lengths().map(|len| prices.buffer(len)).sum();
         let table = if self.is_table_on_host(prices) { 0 } else { bytes(&self.embed_tokens) };
         let tables = table + self.lm_head.as_ref().map_or(0, bytes);
-        norms + tables + self.layers.iter().flatten().map(bytes).sum::<u64>()
+        vectors + tables + self.layers.iter().flatten().map(bytes).sum::<u64>()
     }
 }

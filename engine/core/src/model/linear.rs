@@ -70,6 +70,15 @@ impl LinearModule {
         path.rsplit_once('.').map_or(path, |(_, name)| name)
     }
 
+    /// Whether the model's has a bias.
+    pub fn has_bias(self, config: &ModelConfig) -> bool {
+        match self {
+            Self::Query | Self::Key | Self::Value => config.variant.query_key_value_bias,
+            Self::Output => config.variant.output_bias,
+            Self::Gate | Self::Up | Self::Down => config.variant.mlp_bias,
+        }
+    }
+
     /// `(out_features, in_features)`
     pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
         let ModelConfig { hidden_size, intermediate_size, .. } = *config;

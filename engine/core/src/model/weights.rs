@@ -2,6 +2,7 @@
 
 use super::forms::WeightForms;
 use super::linear::{LINEAR_MODULES, LinearModule};
+use super::normalized::normalized_rows;
 use super::source::TensorSource;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -19,6 +20,8 @@ pub struct Linear<O: Ops> {
 pub struct LayerWeights<O: Ops> {
     pub input_norm: O::Buffer,
     pub post_attention_norm: O::Buffer,
+    /// `[head_dim]` each, where the architecture has them: of each head of queries, and of keys.
+    pub head_norms: Option<[O::Buffer; 2]>,
     linears: [Linear<O>; 7],
 }
 
@@ -81,22 +84,36 @@ impl<O: Ops> BaseModel<O> {
                 let (out_features, in_features) = module.shape(&config);
                 let name = format!("{prefix}.{}", module.path());
                 let weight = weight(&name, out_features, in_features, storage)?;
-                linears.push(Linear { weight, bias: None });
+                let bias = module.has_bias(&config).then(|| format!("{name}.bias"));
+                let bias = bias.map(|name| ops.upload_dequantized(&source.tensor(&name)?)).transpose()?;
+                linears.push(Linear { weight, bias });
             }
+            let head_norms = match config.variant.query_key_norm {
+                true => {
+                    Some([norm(&format!("{prefix}.self_attn.q_norm"))?, norm(&format!("{prefix}.self_attn.k_norm"))?])
+                }
+                false => None,
+            };
             Ok(LayerWeights {
                 input_norm: norm(&format!("{prefix}.input_layernorm"))?,
                 post_attention_norm: norm(&format!("{prefix}.post_attention_layernorm"))?,
+                head_norms,
                 linears: linears.try_into().map_err(|_| EngineError::internal("a block has seven linear layers"))?,
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let table = "model.embed_tokens.weight";
+        let output_layer = || -> Result<O::Weight> {
+            let (name, shape) = ("lm_head.weight", (vocab_size, hidden_size));
+            let mut tensor = source.tensor(name)?;
+            if config.variant.normalized_head {
+                tensor = normalized_rows(name, &tensor)?;
+            }
+            checked(name, ops.upload_weight(tensor)?, shape)
+        };
         let (lm_head, embed_tokens) = match config.tie_word_embeddings {
             true => (None, ops.upload_weight(source.tensor(table)?)?),
-            false => (
-                Some(weight("lm_head", vocab_size, hidden_size, WeightStorage::Stored)?),
-                ops.upload_embedding(source.tensor(table)?, embedding)?,
-            ),
+            false => (Some(output_layer()?), ops.upload_embedding(source.tensor(table)?, embedding)?),
         };
         Ok(Self {
             forms: WeightForms::read(source, storage, ops.embedding_place(&embed_tokens))?,
@@ -108,13 +125,13 @@ impl<O: Ops> BaseModel<O> {
         })
     }
 
-    /// Bytes of the weights as they are held, norms included.
+    /// Bytes of the weights as they are held, norms and biases included.
     pub fn weight_bytes(&self, ops: &O) -> u64 {
-        let norm = (self.config.hidden_size * size_of::<O::Elem>()) as u64;
+        let vectors = self.forms.vector_lengths().map(|len| (len * size_of::<O::Elem>()) as u64);
         let linears = self.layers.iter().flat_map(|layer| &layer.linears).map(|linear| &linear.weight);
         let tables = std::iter::once(&self.embed_tokens).chain(&self.lm_head);
         let matrices: u64 = linears.chain(tables).map(|weight| ops.weight_bytes(weight)).sum();
-        matrices + norm * (2 * self.layers.len() as u64 + 1)
+        matrices + vectors.sum::<u64>()
     }
 
     /// The output layer's weight.

@@ -16,6 +16,7 @@ pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 pub(crate) use window::seen_positions;
 
+pub use crate::config::RopePairs;
 use crate::error::{EngineError, Result};
 use crate::tensor::HostTensor;
 
@@ -75,9 +76,32 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Last positions that a position sees, itself among them; at least 1. None: all positions before it.
     pub window: Option<usize>,
+    /// Scores of a key `distance` positions before the query fall by [`AttentionShape::slope`] · distance.
+    pub alibi: bool,
+}
+
+/// Sizes and form of rope over rows of heads.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeShape {
+    pub heads: usize,
+    pub head_dim: usize,
+    /// The first so many numbers of a head are rotated, an even number.
+    pub rotated: usize,
+    pub pairs: RopePairs,
 }
 
 impl AttentionShape {
+    /// ALiBi's slope of a query head, 0 without ALiBi: of m heads, m a power of two, 2^(−8 (head + 1) / m). Of other numbers of heads, those beyond
+    /// the power of two below take every second slope of twice as many (O. Press et al., 2021; BLOOM and Baichuan-13B alike).
+    pub fn slope(self, head: usize) -> f64 {
+        if !self.alibi {
+            return 0.0;
+        }
+        let m = 1usize << self.heads.ilog2();
+        let exponent = if head < m { 8 * (head + 1) } else { 4 * (2 * (head - m) + 1) };
+        (-(exponent as f64) / m as f64).exp2()
+    }
+
     /// Whether query heads share keys evenly and positions see at least themselves.
     fn is_whole(self) -> bool {
         self.key_value_heads > 0 && self.heads.is_multiple_of(self.key_value_heads) && self.window != Some(0)
@@ -135,8 +159,7 @@ pub struct AttentionGrads<'a, B> {
 
 /// How rows of heads are rotated: the arguments of [`Ops::rope`].
 pub struct Rope<'a, O: Ops + ?Sized> {
-    pub heads: usize,
-    pub head_dim: usize,
+    pub shape: RopeShape,
     pub angles: &'a O::Buffer,
     pub positions: &'a O::Indices,
 }
@@ -302,13 +325,12 @@ pub trait Ops: Send + Sync + 'static {
         input_grad: ViewMut<'_, Self::Buffer>,
         normed: Option<ViewMut<'_, Self::Buffer>>,
     ) -> Result<()>;
-    /// Rotates each head's halves in place: `(a, b) → (a cos − b sin, b cos + a sin)`; the inverse turns back, which is also the gradient.
-    /// `x [positions, heads * head_dim]`; `angles [.., head_dim]`: at each position the cosines, then the sines, of `head_dim / 2` pairs.
+    /// Rotates each head's pairs in place: `(a, b) → (a cos − b sin, b cos + a sin)`; the inverse turns back, which is also the gradient.
+    /// `x [positions, heads * head_dim]`; `angles [.., rotated]`: at each position the cosines, then the sines, of `rotated / 2` pairs.
     fn rope(
         &self,
         x: ViewMut<'_, Self::Buffer>,
-        heads: usize,
-        head_dim: usize,
+        shape: RopeShape,
         angles: &Self::Buffer,
         positions: &Self::Indices,
         inverse: bool,
@@ -409,8 +431,8 @@ pub trait Ops: Send + Sync + 'static {
     ) -> Result<()> {
         let ViewMut { buffer, offset } = out;
         self.linear_forward(rows, x, weight, bias, low_rank, None, ViewMut::at(&mut *buffer, offset))?;
-        let Rope { heads, head_dim, angles, positions } = rope;
-        self.rope(ViewMut::at(buffer, offset), heads, head_dim, angles, positions, false)
+        let Rope { shape, angles, positions } = rope;
+        self.rope(ViewMut::at(buffer, offset), shape, angles, positions, false)
     }
     /// `input_grad [rows, in] = Σ output_grad · weight + low-rank term` over the layers that share the input.
     fn linear_grad_input(

@@ -12,7 +12,7 @@ use crate::model::{
     Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, dropout_bytes, head_bytes, rope_angle_count,
     scratch_bytes,
 };
-use crate::ops::{AttentionShape, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
+use crate::ops::{MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 
 /// Bytes of the device that a run takes at its peak, by part, and what they are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +96,7 @@ impl RunShape<'_> {
         ScratchDemand {
             train: self.sizes.train,
             evaluation: self.sizes.evaluation,
-            attention: AttentionShape {
-                heads: config.num_attention_heads,
-                key_value_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
-                window: config.sliding_window,
-            },
+            attention: config.attention_shape(),
             forward: weights.layers.iter().flatten().chain([weights.output()]).collect(),
             backward: above.chain([weights.output()]).collect(),
             rank: layout.r,

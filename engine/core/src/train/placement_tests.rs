@@ -3,7 +3,7 @@
 use super::config::tests::config;
 use super::config::{Recompute, TrainConfig};
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Variant};
 use crate::error::Result;
 use crate::lora::{LoraConfig, LoraLayout};
 use crate::model::{LINEAR_MODULES, TensorSource, TokenExamples, WeightForms};
@@ -74,6 +74,7 @@ impl Model {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings,
+            variant: Variant::default(),
             eos_token_ids: vec![0],
             bos_token_id: None,
         })

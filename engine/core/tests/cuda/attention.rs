@@ -71,7 +71,7 @@ fn attention_and_its_gradients() {
         (1, 1, 96, &[700]),
     ];
     for (heads, key_value_heads, head_dim, lengths) in cases {
-        both_ways(AttentionShape { heads, key_value_heads, head_dim, window: None }, lengths);
+        both_ways(AttentionShape { heads, key_value_heads, head_dim, window: None, alibi: false }, lengths);
     }
 }
 
@@ -86,7 +86,20 @@ fn both_ways(shape: AttentionShape, lengths: &'static [u32]) {
 fn sliding_windows() {
     for (heads, key_value_heads, head_dim) in [(4, 2, 64), (2, 1, 128), (2, 2, 80)] {
         for window in [1, 2, 31, 33, 63, 64, 65, 127, 500].map(Some) {
-            both_ways(AttentionShape { heads, key_value_heads, head_dim, window }, &[1, 65, 700, 128]);
+            both_ways(AttentionShape { heads, key_value_heads, head_dim, window, alibi: false }, &[1, 65, 700, 128]);
+        }
+    }
+}
+
+/// On tensor cores and not, heads that are a power of two and not, grouped ones, with a window.
+#[test]
+fn alibi() {
+    let lengths = &[1, 65, 700, 128];
+    for (heads, key_value_heads, head_dim) in
+        [(8, 8, 128), (5, 5, 128), (40, 40, 128), (6, 3, 64), (5, 1, 80), (3, 3, 8)]
+    {
+        for window in [None, Some(65)] {
+            both_ways(AttentionShape { heads, key_value_heads, head_dim, window, alibi: true }, lengths);
         }
     }
 }
@@ -96,7 +109,7 @@ fn sliding_windows() {
 fn a_window_longer_than_every_sequence_is_none() {
     let run = |window, own: bool| {
         let case = Attention {
-            shape: AttentionShape { heads: 4, key_value_heads: 2, head_dim: 64, window },
+            shape: AttentionShape { heads: 4, key_value_heads: 2, head_dim: 64, window, alibi: false },
             lengths: &[130, 7, 200],
         };
         let ops = open(NumberType::BF16);
@@ -112,7 +125,7 @@ fn a_window_longer_than_every_sequence_is_none() {
 fn the_same_bits_every_time() {
     let ops = open(NumberType::BF16);
     for window in [None, Some(100)] {
-        let shape = AttentionShape { heads: 8, key_value_heads: 4, head_dim: 128, window };
+        let shape = AttentionShape { heads: 8, key_value_heads: 4, head_dim: 128, window, alibi: false };
         let case = Attention { shape, lengths: &[700, 37, 1, 512] };
         let first = case.run(&ops);
         for _ in 0..3 {
@@ -123,6 +136,6 @@ fn the_same_bits_every_time() {
 
 #[test]
 fn attention_over_a_long_sequence() {
-    let shape = AttentionShape { heads: 2, key_value_heads: 1, head_dim: 64, window: None };
+    let shape = AttentionShape { heads: 2, key_value_heads: 1, head_dim: 64, window: None, alibi: false };
     compare("4095 rows", &Attention { shape, lengths: &[4095] });
 }

@@ -34,7 +34,7 @@ impl Case for CachedAttention {
 fn cached_attention() {
     let shapes = [(9, 3, 64), (1, 1, 64), (8, 8, 128), (8, 2, 128), (3, 3, 8), (2, 1, 80), (2, 2, 5)];
     for (heads, key_value_heads, head_dim) in shapes {
-        let shape = AttentionShape { heads, key_value_heads, head_dim, window: None };
+        let shape = AttentionShape { heads, key_value_heads, head_dim, window: None, alibi: false };
         for cached in [0, 1, 63, 65, 1000] {
             for rows in [1, 3, 8, 64] {
                 let what = format!("{rows} rows after {cached}, {shape:?}");
@@ -48,9 +48,24 @@ fn cached_attention() {
 fn cached_attention_within_a_sliding_window() {
     for (heads, key_value_heads, head_dim) in [(9, 3, 64), (8, 2, 128), (2, 2, 5)] {
         for window in [1, 2, 63, 64, 65, 500].map(Some) {
-            let shape = AttentionShape { heads, key_value_heads, head_dim, window };
+            let shape = AttentionShape { heads, key_value_heads, head_dim, window, alibi: false };
             for cached in [0, 1, 64, 1000] {
                 for rows in [1, 3, 8, 64] {
+                    let what = format!("{rows} rows after {cached}, {shape:?}");
+                    compare(&what, &CachedAttention { shape, cached, rows });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn cached_attention_with_alibi() {
+    for (heads, key_value_heads, head_dim) in [(40, 40, 128), (5, 5, 64), (6, 2, 5)] {
+        for window in [None, Some(65)] {
+            let shape = AttentionShape { heads, key_value_heads, head_dim, window, alibi: true };
+            for cached in [0, 1, 64, 1000] {
+                for rows in [1, 3, 64] {
                     let what = format!("{rows} rows after {cached}, {shape:?}");
                     compare(&what, &CachedAttention { shape, cached, rows });
                 }
@@ -86,8 +101,10 @@ impl Case for FirstRows {
 fn first_rows_are_those_of_packed_attention() {
     for (heads, key_value_heads, head_dim) in [(9, 3, 64), (4, 2, 128), (2, 2, 80)] {
         for window in [None, Some(1), Some(65)] {
-            let shape = AttentionShape { heads, key_value_heads, head_dim, window };
-            compare(&format!("{shape:?}"), &FirstRows(shape));
+            for alibi in [false, true] {
+                let shape = AttentionShape { heads, key_value_heads, head_dim, window, alibi };
+                compare(&format!("{shape:?}"), &FirstRows(shape));
+            }
         }
     }
 }
@@ -97,7 +114,7 @@ fn rows_that_are_not_among_the_positions_are_refused() {
     let ops = luthier_core::ops::cpu::CpuOps::<f32>::new(1);
     let numbers = activations(&ops, &random(1, 64));
     for (rows, positions, heads) in [(0, 1, 2), (3, 2, 2), (1, 1, 3)] {
-        let shape = AttentionShape { heads, key_value_heads: 2, head_dim: 4, window: None };
+        let shape = AttentionShape { heads, key_value_heads: 2, head_dim: 4, window: None, alibi: false };
         let inputs =
             AttentionInputs { query: View::from(&numbers), key: View::from(&numbers), value: View::from(&numbers) };
         let mut output = activations(&ops, &[0.0; 64]);

@@ -1,6 +1,6 @@
 //! Norms, rope, the gated activation, rows, cross-entropy.
 
-use luthier_core::ops::{Ops, View, ViewMut};
+use luthier_core::ops::{Ops, RopePairs, RopeShape, View, ViewMut};
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
 use crate::compare::{Case, activations, compare, indices, numbers, random, read};
@@ -39,36 +39,50 @@ impl Case for Norm {
 
 #[test]
 fn norms() {
-    for (rows, width) in [(1, 8), (63, 576), (65, 33), (4095, 64), (7, 4096), (5, 5120), (9, 8192), (3, 11008)] {
+    for (rows, width) in [
+        (1, 8),
+        (63, 576),
+        (65, 33),
+        (4095, 64),
+        (7, 4096),
+        (16_384, 128),
+        (5000, 12),
+        (5, 5120),
+        (9, 8192),
+        (3, 11008),
+    ] {
         compare(&format!("{rows} × {width}"), &Norm { rows, width });
     }
 }
 
-struct Rope {
-    heads: usize,
-    head_dim: usize,
-}
+struct Rope(RopeShape);
 
 impl Case for Rope {
     fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
-        let Self { heads, head_dim } = *self;
+        let RopeShape { heads, head_dim, rotated, .. } = self.0;
         let positions = [0, 1, 2, 3, 0, 1, 100, 7];
         let len = positions.len() * heads * head_dim;
-        let angles: Vec<f32> = (0..101 * head_dim).map(|i| ((i * 37 % 101) as f32).cos()).collect();
+        let angles: Vec<f32> = (0..101 * rotated).map(|i| ((i * 37 % 101) as f32).cos()).collect();
         let (angles, positions) = (numbers(ops, &angles), indices(ops, &positions));
         let turn = |inverse| {
             let mut x = activations(ops, &random(1, len));
-            ops.rope(ViewMut::from(&mut x), heads, head_dim, &angles, &positions, inverse).unwrap();
+            ops.rope(ViewMut::from(&mut x), self.0, &angles, &positions, inverse).unwrap();
             read(ops, &x, len)
         };
         vec![("forward", turn(false)), ("inverse", turn(true))]
     }
 }
 
+/// Whole heads and parts of them; parts that allow wide reads and that do not.
 #[test]
 fn rope() {
-    for (heads, head_dim) in [(1, 8), (9, 64), (32, 128), (3, 80)] {
-        compare(&format!("{heads} heads of {head_dim}"), &Rope { heads, head_dim });
+    for (heads, head_dim, rotated) in
+        [(1, 8, 8), (9, 64, 64), (32, 128, 128), (3, 80, 80), (32, 128, 64), (2, 128, 24), (5, 12, 6), (3, 10, 8)]
+    {
+        for pairs in [RopePairs::Halves, RopePairs::Interleaved] {
+            let shape = RopeShape { heads, head_dim, rotated, pairs };
+            compare(&format!("{shape:?}"), &Rope(shape));
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Matrix products and linear layers, over the strides that the model uses.
 
 use luthier_core::ops::{
-    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, Rope, View, ViewMut,
+    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, Rope, RopePairs, RopeShape,
+    View, ViewMut,
 };
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
@@ -234,7 +235,8 @@ impl Case for Rotated {
         let positions: Vec<u32> = (0..rows).map(|row| (row % longest) as u32).collect();
         let (angles, positions) = (numbers(ops, &table), indices(ops, &positions));
         let mut turned = activations(ops, &vec![f32::NAN; rows * out]);
-        let rope = Rope { heads, head_dim, angles: &angles, positions: &positions };
+        let shape = RopeShape { heads, head_dim, rotated: head_dim, pairs: RopePairs::Halves };
+        let rope = Rope { shape, angles: &angles, positions: &positions };
         let to = ViewMut::from(&mut turned);
         ops.linear_rope(rows, View::from(&x), &weight, bias.as_ref(), Some(term), rope, to).unwrap();
         vec![("rotated", read(ops, &turned, rows * out))]

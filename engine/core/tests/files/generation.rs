@@ -4,7 +4,7 @@ use luthier_core::ErrorCode;
 use luthier_core::generate::{
     FinishReason, GeneratedToken, Progress, SamplingConfig, Scoring, Sequence, Session, TokenScores,
 };
-use luthier_core::lora::peft::{LoraMatrices, PeftAdapter};
+use luthier_core::lora::peft::{LoraMatrices, PeftAdapter, PeftNames};
 
 use crate::support::{Models, TinyModel, numbers};
 
@@ -115,7 +115,15 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     }
     // One module without matrices: the base path and the adapter path must mix.
     modules.remove("model.layers.0.self_attn.k_proj");
-    PeftAdapter { r: 3, lora_alpha: 6.0, lora_dropout: 0.0, use_rslora: false, modules, metadata: None }
+    PeftAdapter {
+        r: 3,
+        lora_alpha: 6.0,
+        lora_dropout: 0.0,
+        use_rslora: false,
+        modules,
+        names: PeftNames::new(&model.config),
+        metadata: None,
+    }
 }
 
 fn run(session: &mut Session) -> (Vec<GeneratedToken>, FinishReason) {

@@ -121,10 +121,9 @@ fn what_the_decoder_does_not_compute_is_refused_by_name() {
         ("model_type", json!("mistral"), "LlamaForCausalLM"),
         ("architectures", json!(["MistralForCausalLM"]), "MistralForCausalLM"),
         ("architectures", json!(["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
-        ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "`llama3`"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "`linear`"),
-        ("attention_bias", json!(true), "attention_bias"),
-        ("mlp_bias", json!(true), "mlp_bias"),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 8.0}), "`yarn`"),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0}), "`dynamic`"),
+        ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         ("hidden_act", json!("gelu"), "gelu"),
         ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
     ]

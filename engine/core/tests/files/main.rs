@@ -1,5 +1,6 @@
 //! Model files made on the spot, read and generated from.
 
+mod families;
 mod generation;
 mod gguf;
 mod gguf_hostile;

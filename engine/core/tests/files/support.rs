@@ -188,6 +188,7 @@ impl TinyModel {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings: tied,
+            variant: luthier_core::config::Variant::default(),
             eos_token_ids: vec![2],
             bos_token_id: Some(1),
         };

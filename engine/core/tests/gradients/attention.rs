@@ -1,4 +1,4 @@
-//! Attention: the definition, number by number, and its gradients; with and without a sliding window.
+//! Attention: the definition, number by number, and its gradients; with and without a sliding window, with and without ALiBi.
 
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, Ops};
@@ -7,7 +7,7 @@ use super::differences::{Numbers, check};
 use super::operations::{Buffer, buffer, dot, indices, ops, values};
 
 /// Grouped heads.
-const SHAPE: AttentionShape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4, window: None };
+const SHAPE: AttentionShape = AttentionShape { heads: 6, key_value_heads: 2, head_dim: 4, window: None, alibi: false };
 /// Three sequences of different lengths side by side; one is longer than two blocks of queries.
 const BORDERS: [u32; 4] = [0, 1, 12, 162];
 const ROWS: usize = 162;
@@ -48,8 +48,27 @@ fn gradients(ops: &CpuOps<f64>, shape: AttentionShape, inputs: &[Vec<f64>], grad
     [(0, WIDE), (1, NARROW), (2, NARROW)].map(|(which, len)| values(ops, &grads[which], len))
 }
 
+/// ALiBi's slopes of six heads, by the paper's rule: those of four, then every second of eight.
+const SLOPES: [f64; 6] = [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125];
+
+#[test]
+fn slopes_are_those_of_the_paper() {
+    let slope = |heads: usize, head: usize| AttentionShape { heads, alibi: true, ..SHAPE }.slope(head);
+    assert_eq!(SLOPES, std::array::from_fn(|head| slope(6, head)));
+    // Baichuan-13B's 40: those of 32, then eight of 64.
+    assert_eq!(
+        [slope(40, 0), slope(40, 31), slope(40, 32), slope(40, 39)],
+        [-0.25f64, -8.0, -0.125, -1.875].map(f64::exp2)
+    );
+    assert_eq!([slope(1, 0), slope(8, 7)], [-8f64, -8.0].map(f64::exp2));
+    assert_eq!(AttentionShape { alibi: false, ..SHAPE }.slope(3), 0.0);
+}
+
 /// As transformers writes the mask: key j is seen from i where `j <= i` and `j > i - window`.
-fn by_definition(window: Option<usize>, [query, key, value]: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
+fn by_definition(
+    AttentionShape { window, alibi, .. }: AttentionShape,
+    [query, key, value]: &[Vec<f64>; 3],
+) -> (Vec<f64>, Vec<f64>) {
     let (mut output, mut sums) = (vec![0.0; WIDE], vec![0.0; ROWS * 6]);
     for pair in BORDERS.windows(2) {
         let sequence = pair[0] as usize..pair[1] as usize;
@@ -58,7 +77,9 @@ fn by_definition(window: Option<usize>, [query, key, value]: &[Vec<f64>; 3]) -> 
             let q = &query[(i * 6 + head) * 4..][..4];
             let seen = |j: &usize| *j <= i && window.is_none_or(|window| *j as i64 > i as i64 - window as i64);
             let keys: Vec<usize> = sequence.clone().filter(seen).collect();
-            let exponentials: Vec<f64> = keys.iter().map(|j| (dot(q, &key[column(*j)..][..4]) / 2.0).exp()).collect();
+            let slope = if alibi { SLOPES[head] } else { 0.0 };
+            let score = |j: &usize| dot(q, &key[column(*j)..][..4]) / 2.0 - slope * (i - j) as f64;
+            let exponentials: Vec<f64> = keys.iter().map(|j| score(j).exp()).collect();
             let total: f64 = exponentials.iter().sum();
             sums[i * 6 + head] = total.ln();
             for (j, exponential) in keys.iter().zip(&exponentials) {
@@ -74,12 +95,13 @@ fn by_definition(window: Option<usize>, [query, key, value]: &[Vec<f64>; 3]) -> 
 #[test]
 fn attention_is_as_defined() {
     let (ops, inputs) = (ops(), inputs(4));
-    for window in WINDOWS {
-        let [output, sums] = forward(&ops, AttentionShape { window, ..SHAPE }, &inputs);
-        let (expected, expected_sums) = by_definition(window, &inputs);
+    for (window, alibi) in WINDOWS.into_iter().flat_map(|window| [(window, false), (window, true)]) {
+        let shape = AttentionShape { window, alibi, ..SHAPE };
+        let [output, sums] = forward(&ops, shape, &inputs);
+        let (expected, expected_sums) = by_definition(shape, &inputs);
         let found = values(&ops, &output, WIDE).into_iter().chain(values(&ops, &sums, ROWS * 6));
         for (at, (found, expected)) in found.zip(expected.iter().chain(&expected_sums)).enumerate() {
-            assert!((found - expected).abs() < 1e-12, "{window:?}, {at}: {found}, expected {expected}");
+            assert!((found - expected).abs() < 1e-12, "{shape:?}, {at}: {found}, expected {expected}");
         }
     }
 }
@@ -87,14 +109,14 @@ fn attention_is_as_defined() {
 #[test]
 fn gradients_of_attention() {
     let (ops, inputs, grad) = (ops(), inputs(4), Numbers::new(5).many(WIDE));
-    for window in WINDOWS {
-        let shape = AttentionShape { window, ..SHAPE };
+    for (window, alibi) in WINDOWS.into_iter().map(|window| (window, false)).chain([(None, true), (Some(65), true)]) {
+        let shape = AttentionShape { window, alibi, ..SHAPE };
         let found = gradients(&ops, shape, &inputs, &grad);
         // Of one key alone, the softmax is 1 whatever the query and the key are; only the values have gradients.
         let first = if window == Some(1) { 2 } else { 0 };
         let rest = found[..first].iter().flatten().fold(0f64, |most, value| most.max(value.abs()));
         assert!(rest < 1e-12, "{rest:e}");
-        check(&format!("attention, window {window:?}"), &inputs[first..], &found[first..], |moved| {
+        check(&format!("attention, {shape:?}"), &inputs[first..], &found[first..], |moved| {
             let all = [&inputs[..first], moved].concat();
             dot(&values(&ops, &forward(&ops, shape, &all)[0], WIDE), &grad)
         });

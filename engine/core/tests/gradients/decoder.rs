@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use luthier_core::model::{Dropout, TokenExamples};
 
 use super::differences::check;
-use super::model::{Computation, DROPOUT, examples, few_labels};
+use super::model::{Computation, DROPOUT, examples, examples_within, few_labels};
 
 /// Every matrix of the adapter, through all blocks, the norms and the output layer.
 fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropout>, examples: &TokenExamples) {
@@ -66,14 +66,24 @@ fn with_few_labels() {
     against_differences("untied", Some(3), Some(DROPOUT), &few_labels());
 }
 
+#[test]
+fn of_families() {
+    for case in ["families/linear", "families/qwen3", "families/baichuan-13b", "families/chatglm3"] {
+        against_differences(case, None, None, &examples_within(64));
+    }
+}
+
 /// Examples side by side in one batch never see each other, whatever their order.
 #[test]
 fn packed_equals_unpacked() {
     let windows = [1, 2, 5, 100].map(|window| ("tied", Some(window)));
-    for (case, window) in [("tied", None), ("untied", None)].into_iter().chain(windows) {
+    for (case, window) in [("tied", None), ("untied", None), ("families/qwen3", None), ("families/baichuan-13b", None)]
+        .into_iter()
+        .chain(windows)
+    {
         let mut computation = Computation::<f64>::new(case);
         computation.base.config.sliding_window = window;
-        let examples = examples();
+        let examples = examples_within(computation.base.config.vocab_size);
         let (loss, gradient) = computation.run(&examples, &[0, 1, 2], 1.0);
         let (mut sum, mut sums) = (0.0, vec![0.0; gradient.len()]);
         for index in 0..3 {

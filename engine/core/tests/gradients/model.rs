@@ -24,10 +24,16 @@ pub fn peft(case: &str) -> PeftAdapter {
 
 /// Three examples with labels in places.
 pub fn examples() -> TokenExamples {
+    examples_within(256)
+}
+
+/// The same for a smaller vocabulary: ids beyond it begin anew.
+pub fn examples_within(vocabulary: usize) -> TokenExamples {
     let lists: [&[u32]; 3] = [&[5, 200, 13, 77, 9, 31, 150], &[250, 8, 8], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]];
     let mut examples = TokenExamples { offsets: vec![0], ..TokenExamples::default() };
     for ids in lists {
-        examples.input_ids.extend(ids);
+        let ids: Vec<u32> = ids.iter().map(|id| id % vocabulary as u32).collect();
+        examples.input_ids.extend(&ids);
         examples.labels.extend(ids.iter().enumerate().map(|(at, id)| if at % 3 == 1 { -100 } else { *id as i32 }));
         examples.offsets.push(examples.input_ids.len() as u32);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::ops::cpu::{CpuBuffer, CpuOps};
-use luthier_core::ops::{DropoutMask, LinearGradTerm, LowRankTerm, Ops, View, ViewMut};
+use luthier_core::ops::{DropoutMask, LinearGradTerm, LowRankTerm, Ops, RopePairs, RopeShape, View, ViewMut};
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
 use super::differences::{Numbers, check};
@@ -87,24 +87,49 @@ fn rms_norm() {
 
 #[test]
 fn rope() {
+    // All of a head and the first part of it.
+    for rotated in [8, 4] {
+        for pairs in [RopePairs::Halves, RopePairs::Interleaved] {
+            rope_of(RopeShape { heads: 3, head_dim: 8, rotated, pairs });
+        }
+    }
+}
+
+fn rope_of(shape: RopeShape) {
     let (ops, mut numbers) = (ops(), Numbers::new(2));
-    let (heads, head_dim, positions) = (3, 8, [0, 1, 2, 0, 1]);
-    let len = positions.len() * heads * head_dim;
+    let RopeShape { heads, head_dim, rotated, pairs } = shape;
+    let (half, places) = (rotated / 2, [0, 1, 2, 0, 1]);
+    let len = places.len() * heads * head_dim;
     let (x, grad) = (numbers.many(len), numbers.many(len));
     let turn = |position: usize, pair: usize| position as f64 * 0.7f64.powi(pair as i32);
     let angles = (0..3).flat_map(|position| {
-        let cosines = (0..4).map(move |pair| turn(position, pair).cos());
-        cosines.chain((0..4).map(move |pair| turn(position, pair).sin()))
+        let cosines = (0..half).map(move |pair| turn(position, pair).cos());
+        cosines.chain((0..half).map(move |pair| turn(position, pair).sin()))
     });
     let angles = buffer(&ops, &angles.collect::<Vec<_>>());
-    let positions = indices(&ops, &positions);
+    let positions = indices(&ops, &places);
     let run = |x: &[f64], inverse: bool| {
         let mut x = buffer(&ops, x);
-        ops.rope((&mut x).into(), heads, head_dim, &angles, &positions, inverse).unwrap();
+        ops.rope((&mut x).into(), shape, &angles, &positions, inverse).unwrap();
         values(&ops, &x, len)
     };
+    let mut expected = x.clone();
+    for (head, row) in expected.chunks_exact_mut(head_dim).zip(places.iter().flat_map(|row| [*row; 3])) {
+        for pair in 0..half {
+            let (first, second) = match pairs {
+                RopePairs::Halves => (pair, pair + half),
+                RopePairs::Interleaved => (2 * pair, 2 * pair + 1),
+            };
+            let (sin, cos) = turn(row as usize, pair).sin_cos();
+            (head[first], head[second]) =
+                (head[first] * cos - head[second] * sin, head[second] * cos + head[first] * sin);
+        }
+    }
+    for (found, expected) in run(&x, false).iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-14, "{shape:?}: {found}, expected {expected}");
+    }
     let found = run(&grad, true);
-    check("rope", &[x], &[found], |inputs| dot(&run(&inputs[0], false), &grad));
+    check(&format!("{shape:?}"), &[x], &[found], |inputs| dot(&run(&inputs[0], false), &grad));
 }
 
 #[test]

@@ -43,6 +43,11 @@ fn a_run_takes_what_was_planned() {
         let stored = [StoredType::F32, StoredType::BF16, StoredType::F16, StoredType::Ggml(GgmlDType::Q8_0)];
         let shape = [layers, heads, key_value_heads, 32, 32 * (1 + below(2)), 32 * (1 + below(3)), vocab_size];
         let model = RandomModel::new(shape, below(2) == 0, stored[below(4)], stored[below(3)]);
+        let model = match round % 5 {
+            0 => model.varied(false),
+            1 => model.varied(true),
+            _ => model,
+        };
         let storage = WeightStorage::ALL[round % WeightStorage::ALL.len()];
         let recompute = match below(6) {
             0 => Recompute::Auto,

@@ -22,11 +22,12 @@ fn ids(count: u32) -> Vec<u32> {
 }
 
 /// Logits of every prefix to `tolerance`, with an adapter and without, in pieces of many sizes.
-fn every_prefix<O: Ops>(ops: Arc<O>, case: &str, tolerance: f32) {
+pub fn every_prefix<O: Ops>(ops: Arc<O>, case: &str, tolerance: f32) {
     let golden = Golden::open(case);
     let ops = &*ops;
     let base = golden.model(ops);
-    let (config, ids) = (&base.config, ids(150));
+    let (config, mut ids) = (&base.config, ids(150));
+    ids.iter_mut().for_each(|id| *id %= config.vocab_size as u32);
     let angles = rope_angles(ops, config, ids.len()).unwrap();
     let examples = TokenExamples { input_ids: ids.clone(), labels: vec![0; 150], offsets: vec![0, 150] };
     let mut batch = PackedBatch::new(ops, 150).unwrap();

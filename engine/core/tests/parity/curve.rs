@@ -1,4 +1,4 @@
-//! Fifty steps beside transformers' Trainer: loss, gradient norm, learning rate, evaluations, and the adapter at the end.
+//! A whole run beside transformers' Trainer: loss, gradient norm, learning rate, evaluations, and the adapter at the end.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ fn number(value: &Value, name: &str) -> f64 {
 }
 
 /// Everything to 1e-5 relative. Returns the trained adapter.
-pub fn fifty_steps<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
+pub fn every_step<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
     let base = golden.model(&*ops);
     let initial = Some(golden.adapter("init_adapter"));
     let evaluation = Some(golden.evaluation());
     let mut trainer = Trainer::new(ops, base, golden.config(), golden.train(), evaluation, initial).unwrap();
     let mut curve = golden.expected["curve"].as_array().unwrap().iter();
     let mut evaluations = golden.expected["evaluations"].as_array().unwrap().iter();
-    assert_eq!(curve.len(), 50);
+    assert_eq!(Some(curve.len() as u64), golden.config().max_steps);
     loop {
         match trainer.advance().unwrap() {
             Progress::Event(TrainingEvent::Step(step)) => {
@@ -52,7 +52,7 @@ pub fn fifty_steps<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
 /// The curve, and every matrix of the adapter to 1e-4 of its largest number.
 fn whole_run<O: Ops>(ops: Arc<O>, case: &str) {
     let golden = Golden::open(case);
-    let trained = fifty_steps(ops, &golden);
+    let trained = every_step(ops, &golden);
     let expected = golden.adapter("trained_adapter");
     assert!(expected.modules.keys().eq(trained.modules.keys()));
     for (path, expected) in &expected.modules {

@@ -11,25 +11,25 @@ use luthier_core::ops::cpu::decode::CpuDecoder;
 use luthier_core::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use serde_json::Value;
 
-use crate::curve::fifty_steps;
+use crate::curve::every_step;
 use crate::device::on_device;
 use crate::golden::Golden;
 
 /// A sequence that decodes on the processor.
-fn on_processor(golden: &Golden, adapter: &PeftAdapter) -> Box<dyn Sequence> {
+pub fn on_processor(golden: &Golden, adapter: &PeftAdapter) -> Box<dyn Sequence> {
     let model = Arc::new(DecodeModel::new(&golden.model(&CpuOps::new(1))));
     let adapter = Arc::new(DecodeAdapter::new(model.config(), adapter));
     Box::new(CpuSequence::new(Arc::new(Mutex::new(CpuDecoder::new(2))), model, Some(adapter)))
 }
 
 /// A sequence by a device's operations.
-fn by_operations<O: Ops>(ops: Arc<O>, golden: &Golden, adapter: &PeftAdapter) -> Box<dyn Sequence> {
+pub fn by_operations<O: Ops>(ops: Arc<O>, golden: &Golden, adapter: &PeftAdapter) -> Box<dyn Sequence> {
     let base = golden.model(&*ops);
     let adapter = LoraAdapter::from_peft(&*ops, &base.config, adapter).unwrap();
     Box::new(OpsSequence::new(Arc::new(OpsModel::new(ops, base).unwrap()), Some(Arc::new(adapter))))
 }
 
-fn same_tokens(sequence: Box<dyn Sequence>, expected: &Value) {
+pub fn same_tokens(sequence: Box<dyn Sequence>, expected: &Value) {
     let list = |name: &str| -> Vec<u32> {
         expected[name].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
     };
@@ -60,7 +60,7 @@ fn same_tokens(sequence: Box<dyn Sequence>, expected: &Value) {
 fn before_and_after(case: &str, sequence: impl Fn(&Golden, &PeftAdapter) -> Box<dyn Sequence>) {
     let golden = Golden::open(case);
     same_tokens(sequence(&golden, &golden.adapter("init_adapter")), &golden.expected["greedy"]);
-    let trained = fifty_steps(Arc::new(CpuOps::<f32>::new(2)), &golden);
+    let trained = every_step(Arc::new(CpuOps::<f32>::new(2)), &golden);
     same_tokens(sequence(&golden, &trained), &golden.expected["greedy_trained"]);
 }
 

@@ -4,6 +4,7 @@ mod cached;
 mod curve;
 mod device;
 mod dropout;
+mod families;
 mod first_group;
 mod golden;
 mod greedy;

@@ -1,6 +1,6 @@
 //! A model of random weights in any type, for tests that ask about sizes.
 
-use luthier_core::config::ModelConfig;
+use luthier_core::config::{ModelConfig, PositionEncoding, Rope, RopePairs, Variant};
 use luthier_core::lora::LoraConfig;
 use luthier_core::model::{IGNORED_LABEL, LINEAR_MODULES, TensorSource, TokenExamples};
 use luthier_core::random::MersenneTwister;
@@ -36,10 +36,25 @@ impl RandomModel {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings: tied,
+            variant: Variant::default(),
             eos_token_ids: vec![0],
             bos_token_id: None,
         };
         Self { config, linear, tables }
+    }
+
+    /// With norms of heads, all biases, and a part of each head rotated; or with ALiBi.
+    pub fn varied(mut self, alibi: bool) -> Self {
+        let rope = Rope { pairs: RopePairs::Interleaved, rotated: Some(self.config.head_dim / 2), ..Rope::default() };
+        self.config.variant = Variant {
+            position: if alibi { PositionEncoding::Alibi } else { PositionEncoding::Rope(rope) },
+            query_key_value_bias: true,
+            output_bias: true,
+            mlp_bias: true,
+            query_key_norm: true,
+            ..Variant::default()
+        };
+        self
     }
 
     fn shape(&self, name: &str) -> (Vec<usize>, StoredType) {
@@ -47,7 +62,11 @@ impl RandomModel {
         if name.starts_with("model.embed_tokens") || name.starts_with("lm_head") {
             return (vec![vocab_size, hidden_size], self.tables);
         }
+        if name.contains("_norm") {
+            return (vec![self.config.head_dim], StoredType::F32);
+        }
         match LINEAR_MODULES.iter().find(|module| name.contains(module.name())) {
+            Some(module) if name.ends_with(".bias") => (vec![module.shape(&self.config).0], StoredType::F32),
             Some(module) => {
                 let (rows, columns) = module.shape(&self.config);
                 (vec![rows, columns], self.linear)

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::header::{GgufHeader, GgufTensor};
 use super::names::hugging_face_name;
 use super::tokenizer::{read_tokenizer, token_id};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Variant};
 use crate::error::{EngineError, Result};
 use crate::load::content_hash::HashedTensor;
 use crate::load::expected::{check_sizes, check_tensors, expected_tensors};
@@ -174,6 +174,7 @@ fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
             .ok_or_else(|| header.corrupt("metadata key `llama.attention.layer_norm_rms_epsilon` is missing"))?,
         rope_theta: header.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
         tie_word_embeddings: !header.tensors.contains_key("output.weight"),
+        variant: Variant::default(),
         eos_token_ids,
         bos_token_id: token_id(header, "bos", vocab_size)?,
     })

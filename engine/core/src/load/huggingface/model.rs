@@ -1,9 +1,10 @@
-//! A Llama or Mistral model in a Hugging Face folder.
+//! A model in a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::config::read_config;
+use super::families::{Locations, names_of};
 use super::safetensors::TensorFiles;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
@@ -19,6 +20,7 @@ pub struct HuggingFaceFolder {
     folder: PathBuf,
     config: ModelConfig,
     weights: TensorFiles,
+    locations: Locations,
     metadata: OnceLock<ModelMetadata>,
 }
 
@@ -31,14 +33,26 @@ impl HuggingFaceFolder {
         let mut weights = TensorFiles::open(folder)?;
         weights.tensors.retain(|name, _| !is_derived(name, &config));
         let found = weights.tensors.iter().map(|(name, place)| (name.as_str(), place.shape.as_slice()));
-        check_tensors(&expected_tensors(&config), found).map_err(&corrupt)?;
-        Ok(Self { folder: folder.to_path_buf(), config, weights, metadata: OnceLock::new() })
+        let (expected, locations) = names_of(&config.model_type).locate(&expected_tensors(&config));
+        check_tensors(&expected, found).map_err(&corrupt)?;
+        Ok(Self { folder: folder.to_path_buf(), config, weights, locations, metadata: OnceLock::new() })
+    }
+}
+
+impl HuggingFaceFolder {
+    /// A whole tensor of the files, by its own name.
+    fn stored(&self, name: &str) -> Result<HostTensor> {
+        let place = self.weights.tensors.get(name);
+        let place = place.ok_or_else(|| EngineError::internal(format!("the folder has no tensor `{name}`")))?;
+        Ok(self.weights.files[place.file].tensor(place.stored, place.shape.clone(), place.window.clone()))
     }
 }
 
 /// Tensors that some exporters write although they follow from the others: rope tables, and the output layer of a tied model.
 fn is_derived(name: &str, config: &ModelConfig) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+    let output_layer = || names_of(&config.model_type).of_module("lm_head").0;
+    name.ends_with(".inv_freq")
+        || (config.tie_word_embeddings && name.strip_suffix(".weight") == Some(output_layer().as_str()))
 }
 
 impl TensorSource for HuggingFaceFolder {
@@ -47,9 +61,18 @@ impl TensorSource for HuggingFaceFolder {
     }
 
     fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let place = self.weights.tensors.get(name);
-        let place = place.ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
-        Ok(self.weights.files[place.file].tensor(place.stored, place.shape.clone(), place.window.clone()))
+        let location = self.locations.get(name);
+        let location = location.ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
+        let tensor = self.stored(&location.name)?;
+        match &location.rows {
+            None => Ok(tensor),
+            Some(rows) => tensor.rows(rows.clone()).map_err(|error| {
+                EngineError::new(
+                    error.code,
+                    format!("{}: `{}`: {}", self.folder.display(), location.name, error.message),
+                )
+            }),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::config::read_json;
+use super::fields::read_json;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::mapped::MappedFile;
 use crate::tensor::StoredType;

@@ -1,10 +1,12 @@
 //! `adapter_config.json`: what it must say, what may not be switched on, what is ignored.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{AdapterMetadata, CONFIG_FILE, PeftAdapter};
+use super::fused::FileModule;
+use super::{AdapterMetadata, CONFIG_FILE, PeftAdapter, target_modules};
 use crate::error::{EngineError, ErrorCode, Result};
 
 /// Larger files than this are no adapter configuration.
@@ -12,9 +14,8 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_RANK: u64 = 1 << 16;
 
 /// Settings that change what an adapter computes. Each must be absent, null, false or empty.
-const UNSUPPORTED: [&str; 16] = [
+const UNSUPPORTED: [&str; 14] = [
     "alora_invocation_tokens",
-    "alpha_pattern",
     "arrow_config",
     "fan_in_fan_out",
     "kasa_config",
@@ -22,7 +23,6 @@ const UNSUPPORTED: [&str; 16] = [
     "lora_bias",
     "modules_to_save",
     "monteclora_config",
-    "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
@@ -41,6 +41,8 @@ pub(super) struct PeftConfig {
     pub lora_alpha: f64,
     pub lora_dropout: f64,
     pub use_rslora: bool,
+    /// Ranks of modules that have others than `r`, by the ends of their paths.
+    pub ranks: BTreeMap<String, usize>,
     pub metadata: Option<AdapterMetadata>,
 }
 
@@ -95,13 +97,47 @@ pub(super) fn read_config(folder: &Path) -> Result<PeftConfig> {
     let lora_dropout = lora_dropout.ok_or_else(|| {
         corrupt(format!("`lora_dropout` is {}; expected a number from 0 to 1", shown(&object, "lora_dropout")))
     })?;
+    let use_rslora = object.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let [ranks, alphas] = ["rank_pattern", "alpha_pattern"].map(|name| pattern(&object, name));
+    let (ranks, alphas) = (ranks.map_err(corrupt)?, alphas.map_err(corrupt)?);
+    // One scale for all: a module of another rank must have an alpha that goes with it.
+    let scale = |r: f64, alpha: f64| alpha / if use_rslora { r.sqrt() } else { r };
+    for name in ranks.keys().chain(alphas.keys()) {
+        let rank = ranks.get(name).copied().unwrap_or(r as f64);
+        let found = scale(rank, alphas.get(name).copied().unwrap_or(lora_alpha));
+        let expected = scale(r as f64, lora_alpha);
+        if rank.fract() != 0.0 || !(1.0..=MAX_RANK as f64).contains(&rank) {
+            return Err(corrupt(format!(
+                "`rank_pattern` gives `{name}` the rank {rank}; expected a whole number from 1"
+            )));
+        }
+        if (found - expected).abs() > 1e-9 * expected.abs() {
+            return Err(unsupported(format!(
+                "`rank_pattern` and `alpha_pattern` scale `{name}` by {found}, other modules by {expected}; one scale for all is supported"
+            )));
+        }
+    }
     Ok(PeftConfig {
         r: r as usize,
         lora_alpha,
         lora_dropout,
-        use_rslora: object.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        use_rslora,
+        ranks: ranks.into_iter().map(|(name, rank)| (name, rank as usize)).collect(),
         metadata: object.get("luthier").and_then(read_metadata),
     })
+}
+
+/// Numbers by the ends of module paths; none where there is no such setting.
+fn pattern(object: &Map<String, Value>, name: &str) -> std::result::Result<BTreeMap<String, f64>, String> {
+    let malformed = || format!("`{name}` is {}; expected an object of numbers", shown(object, name));
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::Object(numbers)) => {
+            let pairs = numbers.iter().map(|(module, number)| Some((module.clone(), number.as_f64()?)));
+            pairs.collect::<Option<_>>().ok_or_else(malformed)
+        }
+        Some(_) => Err(malformed()),
+    }
 }
 
 fn shown(object: &Map<String, Value>, name: &str) -> String {
@@ -131,7 +167,15 @@ fn read_metadata(value: &Value) -> Option<AdapterMetadata> {
 }
 
 /// The settings as PEFT reads them, with the origin under `luthier`.
-pub(super) fn config_json(adapter: &PeftAdapter) -> String {
+pub(super) fn config_json(adapter: &PeftAdapter, modules: &BTreeMap<String, FileModule>) -> String {
+    let (mut ranks, mut alphas) = (Map::new(), Map::new());
+    for (path, FileModule { rank, .. }) in modules.iter().filter(|(_, module)| module.rank != adapter.r) {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let times = *rank as f64 / adapter.r as f64;
+        let alpha = adapter.lora_alpha * if adapter.use_rslora { times.sqrt() } else { times };
+        ranks.insert(name.to_owned(), json!(rank));
+        alphas.insert(name.to_owned(), json!(alpha));
+    }
     // PEFT types alpha as an integer; write one where it is one.
     let alpha =
         if adapter.lora_alpha.fract() == 0.0 { json!(adapter.lora_alpha as i64) } else { json!(adapter.lora_alpha) };
@@ -146,11 +190,15 @@ pub(super) fn config_json(adapter: &PeftAdapter) -> String {
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": adapter.r,
-        "target_modules": adapter.target_modules(),
+        "target_modules": target_modules(modules.keys().map(String::as_str)),
         "task_type": "CAUSAL_LM",
         "use_dora": false,
         "use_rslora": adapter.use_rslora,
     });
+    if !ranks.is_empty() {
+        config["rank_pattern"] = Value::Object(ranks);
+        config["alpha_pattern"] = Value::Object(alphas);
+    }
     if let Some(metadata) = &adapter.metadata {
         config["luthier"] = json!({
             "base_model_hash": metadata.base_model_hash,

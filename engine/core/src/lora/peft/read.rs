@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::config::{PeftConfig, read_config};
+use super::fused::{FileModule, PeftNames};
 use super::{AdapterInfo, LoraMatrices, PeftAdapter, WEIGHTS_FILE, target_modules};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
@@ -22,8 +23,7 @@ const PREFIX: &str = "base_model.model.";
 ///
 /// Errors: `ADAPTER_NOT_FOUND`, `ADAPTER_CORRUPT`, `ADAPTER_UNSUPPORTED` (a variant of LoRA, by name), `IO`.
 pub fn read_adapter_info(folder: &Path) -> Result<AdapterInfo> {
-    let (adapter, sha256) = read_files(folder)?;
-    Ok(info(&adapter, sha256))
+    Ok(read_files(folder)?.info())
 }
 
 /// Reads an adapter for a model and checks that it belongs to it: by the hash of the base where the adapter carries one, and always by names
@@ -31,14 +31,19 @@ pub fn read_adapter_info(folder: &Path) -> Result<AdapterInfo> {
 ///
 /// Errors: as [`read_adapter_info`], and `ADAPTER_MISMATCH` naming the tensor with what was expected and found.
 pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Result<(PeftAdapter, AdapterInfo)> {
-    let (adapter, sha256) = read_files(folder)?;
+    let files = read_files(folder)?;
+    let info = files.info();
     let mismatch = |what: String| EngineError::new(ErrorCode::AdapterMismatch, format!("{}: {what}", folder.display()));
-    if let Some(metadata) = adapter.metadata.as_ref().filter(|metadata| metadata.base_model_hash != base_hash) {
+    if let Some(metadata) = info.metadata.as_ref().filter(|metadata| metadata.base_model_hash != base_hash) {
         return Err(mismatch(format!(
             "the adapter was trained on `{}` with content hash {}; this model's hash is {base_hash}",
             metadata.base_model_name, metadata.base_model_hash
         )));
     }
+    let adapter = files.into_adapter(PeftNames::new(config)).map_err(|(path, what)| {
+        let message = format!("{}: `{path}`: {what}", folder.display());
+        EngineError::new(ErrorCode::AdapterUnsupported, message)
+    })?;
     let expected = expected_tensors(config);
     for (path, matrices) in &adapter.modules {
         if !path.starts_with("model.layers.") {
@@ -64,23 +69,47 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
             }
         }
     }
-    let info = info(&adapter, sha256);
     Ok((adapter, info))
 }
 
-fn info(adapter: &PeftAdapter, sha256: String) -> AdapterInfo {
-    AdapterInfo {
-        r: adapter.r,
-        lora_alpha: adapter.lora_alpha,
-        use_rslora: adapter.use_rslora,
-        target_modules: target_modules(adapter.modules.keys().map(String::as_str)),
-        parameter_count: adapter.parameter_count(),
-        sha256,
-        metadata: adapter.metadata.clone(),
+/// An adapter under its files' names.
+struct AdapterFiles {
+    config: PeftConfig,
+    modules: BTreeMap<String, FileModule>,
+    sha256: String,
+}
+
+impl AdapterFiles {
+    fn info(&self) -> AdapterInfo {
+        let numbers = |module: &FileModule| (module.matrices.a.len() + module.matrices.b.len()) as u64;
+        AdapterInfo {
+            r: self.config.r,
+            lora_alpha: self.config.lora_alpha,
+            use_rslora: self.config.use_rslora,
+            target_modules: target_modules(self.modules.keys().map(String::as_str)),
+            parameter_count: self.modules.values().map(numbers).sum(),
+            sha256: self.sha256.clone(),
+            metadata: self.config.metadata.clone(),
+        }
+    }
+
+    /// Under Llama's names. The error: a module of the files, and what is wrong with it.
+    fn into_adapter(self, names: PeftNames) -> std::result::Result<PeftAdapter, (String, String)> {
+        let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, metadata, .. } = self.config;
+        let mut modules = BTreeMap::new();
+        for (path, module) in self.modules {
+            let parts = names.split(&path, module, r).map_err(|what| (path.clone(), what))?;
+            for (part, matrices) in parts {
+                if modules.insert(part.clone(), matrices).is_some() {
+                    return Err((path, format!("`{part}` has other matrices, too")));
+                }
+            }
+        }
+        Ok(PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, modules, names, metadata })
     }
 }
 
-fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
+fn read_files(folder: &Path) -> Result<AdapterFiles> {
     if !folder.is_dir() {
         let message = format!("no adapter at {}: expected a folder with adapter_config.json", folder.display());
         return Err(EngineError::new(ErrorCode::AdapterNotFound, message));
@@ -95,8 +124,7 @@ fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
         return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
     }
     let modules = pair_up(&path, &config, &tensors)?;
-    let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, metadata } = config;
-    Ok((PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, modules, metadata }, hex(&Sha256::digest(&bytes))))
+    Ok(AdapterFiles { config, modules, sha256: hex(&Sha256::digest(&bytes)) })
 }
 
 fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
@@ -136,7 +164,7 @@ fn parse_name(name: &str) -> Option<(&str, Side)> {
     })
 }
 
-fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, LoraMatrices>> {
+fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, FileModule>> {
     let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
     let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
     let mut sides: BTreeMap<(String, Side), (String, TensorView<'_>)> = BTreeMap::new();
@@ -181,14 +209,17 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
             }
         };
         let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);
-        if a_shape[0] != config.r || b_shape[1] != config.r {
+        let other = config.ranks.iter().find(|(name, _)| {
+            module.strip_suffix(name.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        });
+        let rank = other.map_or(config.r, |(_, rank)| *rank);
+        if a_shape[0] != rank || b_shape[1] != rank {
             return Err(corrupt(format!(
-                "`{module}`: lora_A is {a_shape:?} and lora_B {b_shape:?}; expected [r, in] and [out, r] with r = {} of the configuration",
-                config.r
+                "`{module}`: lora_A is {a_shape:?} and lora_B {b_shape:?}; expected [r, in] and [out, r] with r = {rank} of the configuration"
             )));
         }
         let (in_features, out_features) = (a_shape[1], b_shape[0]);
-        modules.insert(module, LoraMatrices { in_features, out_features, a, b });
+        modules.insert(module, FileModule { rank, matrices: LoraMatrices { in_features, out_features, a, b } });
     }
     Ok(modules)
 }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Variant};
 use crate::error::ErrorCode;
 
 /// A folder of this test alone, removed when the test ends.
@@ -46,6 +46,7 @@ fn config() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        variant: Variant::default(),
         eos_token_ids: vec![],
         bos_token_id: None,
     }
@@ -67,6 +68,7 @@ fn adapter() -> PeftAdapter {
             ("model.layers.0.self_attn.q_proj".to_owned(), matrices(8, 8, 0.5)),
             ("model.layers.1.mlp.down_proj".to_owned(), matrices(12, 8, -1.5)),
         ]),
+        names: PeftNames::new(&config()),
         metadata: Some(AdapterMetadata {
             base_model_name: "tiny".to_owned(),
             base_model_hash: "abc".to_owned(),
@@ -214,4 +216,91 @@ fn a_folder_that_cannot_be_written_is_an_io_error_and_a_full_disk_its_own() {
         assert_eq!(write_adapter(&folder.0, &adapter()).unwrap_err().code, ErrorCode::StorageFull);
         assert!(!temporary.exists() && !folder.0.join(CONFIG_FILE).exists());
     }
+}
+
+/// Baichuan's W_pack: three parts of eight rows each.
+fn fused_config() -> ModelConfig {
+    ModelConfig { model_type: "baichuan".to_owned(), num_key_value_heads: 2, ..config() }
+}
+
+/// Parts whose A's differ, as training leaves them; one of them without an adapter.
+fn fused_adapter(parts: &[&str]) -> PeftAdapter {
+    let matrices = |base: f32| LoraMatrices {
+        in_features: 8,
+        out_features: 8,
+        a: (0..16).map(|i| base + i as f32).collect(),
+        b: (0..16).map(|i| base - i as f32 / 3.0).collect(),
+    };
+    let path = |part: &str| format!("model.layers.1.self_attn.{part}");
+    let modules = parts.iter().zip([0.5, 1.5, -2.5]).map(|(part, base)| (path(part), matrices(base)));
+    PeftAdapter { modules: modules.collect(), names: PeftNames::new(&fused_config()), ..adapter() }
+}
+
+#[test]
+fn parts_of_a_fused_layer_are_joined_and_come_back() {
+    for (name, parts) in [("all", &["q_proj", "k_proj", "v_proj"][..]), ("some", &["q_proj", "v_proj", "o_proj"])] {
+        let (folder, adapter) = (Folder::new(&format!("fused-{name}")), fused_adapter(parts));
+        for use_rslora in [false, true] {
+            let adapter = PeftAdapter { use_rslora, ..adapter.clone() };
+            write_adapter(&folder.0, &adapter).unwrap();
+            assert_eq!(read_adapter(&folder.0, &fused_config(), "abc").unwrap().0, adapter, "{name}");
+            // To PEFT it is an adapter of the model's own layer, of a higher rank and with the same scale.
+            let config: Value = serde_json::from_slice(&std::fs::read(folder.0.join(CONFIG_FILE)).unwrap()).unwrap();
+            assert_eq!((&config["r"], &config["rank_pattern"]), (&json!(2), &json!({"W_pack": 6})));
+            let alpha = config["alpha_pattern"]["W_pack"].as_f64().unwrap();
+            let scale = alpha / if use_rslora { 6f64.sqrt() } else { 6.0 };
+            assert!((scale - adapter.scale()).abs() < 1e-12, "{name}: {scale}");
+        }
+    }
+}
+
+/// B · A of the joined layer is that of its parts, row by row.
+#[test]
+fn a_joined_layer_computes_what_its_parts_do() {
+    let adapter = fused_adapter(&["q_proj", "k_proj", "v_proj"]);
+    let joined = adapter.names.join(&adapter.modules, 2);
+    let fused::FileModule { rank, matrices } = &joined["model.layers.1.self_attn.W_pack"];
+    assert_eq!((*rank, matrices.out_features), (6, 24));
+    let product = |matrices: &LoraMatrices, rank: usize, row: usize, column: usize| -> f32 {
+        (0..rank).map(|k| matrices.b[row * rank + k] * matrices.a[k * matrices.in_features + column]).sum()
+    };
+    for (index, part) in ["q_proj", "k_proj", "v_proj"].into_iter().enumerate() {
+        let own = &adapter.modules[&format!("model.layers.1.self_attn.{part}")];
+        for (row, column) in (0..8).flat_map(|row| (0..8).map(move |column| (row, column))) {
+            assert_eq!(product(matrices, 6, index * 8 + row, column), product(own, 2, row, column));
+        }
+    }
+}
+
+#[test]
+fn ranks_that_are_not_of_joined_parts_are_refused() {
+    let folder = Folder::new("fused-rank");
+    write_adapter(&folder.0, &fused_adapter(&["q_proj", "k_proj", "v_proj"])).unwrap();
+    // Of another model, the rows do not fit.
+    let grouped = ModelConfig { num_key_value_heads: 1, ..fused_config() };
+    let error = read_adapter(&folder.0, &grouped, "abc").unwrap_err();
+    assert_eq!(error.code, ErrorCode::AdapterUnsupported);
+    assert!(error.message.contains("24 rows; the model's layer has 16"), "{error}");
+    // Numbers outside the blocks: a rank of its own.
+    let path = folder.0.join(WEIGHTS_FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 4 * 6;
+    let zeros = bytes.len() - 4 * 6..bytes.len() - 4 * 2;
+    assert!(bytes[zeros].iter().all(|byte| *byte == 0), "the last row of B begins with zeros");
+    bytes[last..last + 4].copy_from_slice(&1f32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = read_adapter(&folder.0, &fused_config(), "abc").unwrap_err();
+    assert_eq!(error.code, ErrorCode::AdapterUnsupported);
+    assert!(error.message.contains("its rank is 6, that of others 2"), "{error}");
+}
+
+#[test]
+fn targets_may_have_the_familys_names() {
+    use crate::lora::LoraLayout;
+    let layout = |targets: &[&str]| {
+        let targets: Vec<String> = targets.iter().map(|target| (*target).to_owned()).collect();
+        LoraLayout::for_targets(&fused_config(), 2, Some(&targets)).unwrap().target_modules()
+    };
+    assert_eq!(layout(&["W_pack", "down_proj"]), ["q_proj", "k_proj", "v_proj", "down_proj"]);
+    assert_eq!(layout(&["k_proj"]), ["k_proj"]);
 }

@@ -10,6 +10,7 @@ use safetensors::tensor::{TensorView, serialize};
 use sha2::{Digest, Sha256};
 
 use super::config::config_json;
+use super::fused::FileModule;
 use super::{CONFIG_FILE, PeftAdapter, WEIGHTS_FILE};
 use crate::error::{EngineError, Result};
 use crate::load::hex;
@@ -29,10 +30,11 @@ pub struct SavedAdapter {
 /// Errors: `STORAGE_FULL`, `IO`; temporary files are then removed.
 pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapter> {
     let mut bytes_by_name: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-    for (path, matrices) in &adapter.modules {
+    let modules = adapter.names.join(&adapter.modules, adapter.r);
+    for (path, FileModule { rank, matrices }) in &modules {
         let sides = [
-            ("lora_A", vec![adapter.r, matrices.in_features], &matrices.a),
-            ("lora_B", vec![matrices.out_features, adapter.r], &matrices.b),
+            ("lora_A", vec![*rank, matrices.in_features], &matrices.a),
+            ("lora_B", vec![matrices.out_features, *rank], &matrices.b),
         ];
         for (label, shape, values) in sides {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -47,7 +49,7 @@ pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapte
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let weights = serialize(views, Some(format))
         .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))?;
-    let config = config_json(adapter).into_bytes();
+    let config = config_json(adapter, &modules).into_bytes();
     replace_file(folder, WEIGHTS_FILE, &weights)?;
     replace_file(folder, CONFIG_FILE, &config)?;
     Ok(SavedAdapter { bytes: (weights.len() + config.len()) as u64, sha256: hex(&Sha256::digest(&weights)) })

@@ -132,7 +132,8 @@ pub(super) fn forward<E: Real>(
     log_sum_exp: &mut [E],
 ) {
     let AttentionShape { heads, head_dim, window, .. } = shape;
-    let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
+    let root = (head_dim as f64).sqrt();
+    let scale = E::from_f64(1.0 / root);
     let sequences = borders.len() - 1;
     let longest = borders.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) as usize;
     let blocks = longest.div_ceil(QUERIES);
@@ -144,6 +145,7 @@ pub(super) fn forward<E: Real>(
         // The longest blocks first, so that threads finish together.
         let block = blocks - 1 - index / (sequences * heads);
         let piece = Piece::new(index % (sequences * heads), borders, shape);
+        let slope = shape.slope(piece.head) * root;
         let Some(band) = Band::new::<E>(block, piece.len, window) else { return };
         let Band { begin, count, seen, .. } = band;
         let q = piece.rows(query, heads, piece.head, head_dim, begin);
@@ -157,6 +159,7 @@ pub(super) fn forward<E: Real>(
                 let visible = band.visible(i);
                 hide(i, &visible, row);
                 let row = &mut row[visible];
+                add_bias(row, slope);
                 let largest = rows::largest(row) * scale;
                 let total = rows::exponentials(row, scale, largest);
                 rows::scale(row, E::from_f64(1.0 / total));
@@ -196,10 +199,11 @@ pub(super) fn backward<E: Real>(
     borders: &[u32],
     arrays: Backward<'_, E>,
 ) {
-    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window, .. } = shape;
+    let root = (head_dim as f64).sqrt();
     let Backward { query, key, value, output, log_sum_exp, output_grad, query_grad, key_grad, value_grad, per_head } =
         arrays;
-    let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
+    let scale = E::from_f64(1.0 / root);
     let sequences = borders.len() - 1;
     let width = heads * head_dim;
     let grouped = heads != key_value_heads;
@@ -218,6 +222,7 @@ pub(super) fn backward<E: Real>(
         };
         pool.run(sequences * heads, &|index| {
             let piece = Piece::new(index, borders, shape);
+            let slope = shape.slope(piece.head) * root;
             let column = piece.first * width + piece.head * head_dim;
             scratch.with(|scratch| {
                 let blocks = piece.len.div_ceil(QUERIES);
@@ -251,6 +256,7 @@ pub(super) fn backward<E: Real>(
                             hide(i, &visible, row_grad);
                             let (row, row_grad) = (&mut row[visible.clone()], &mut row_grad[visible]);
                             let at = (piece.first + begin + i) * heads + piece.head;
+                            add_bias(row, slope);
                             rows::exponentials(row, scale, log_sum_exp[at]);
                             let one =
                                 |rows: Rows<E>| std::slice::from_raw_parts(rows.start.add(i * rows.stride), head_dim);
@@ -289,6 +295,14 @@ pub(super) fn backward<E: Real>(
                 }
             });
         }
+    }
+}
+
+/// Takes ALiBi's share from the unscaled scores of one query's keys, of which the last is its own: `slope` is per position, times √head_dim.
+pub(super) fn add_bias<E: Real>(scores: &mut [E], slope: f64) {
+    if slope > 0.0 {
+        let farthest = scores.len() as f64 - 1.0;
+        rows::add_ramp(scores, E::from_f64(-slope * farthest), E::from_f64(slope));
     }
 }
 

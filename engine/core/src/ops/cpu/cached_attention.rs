@@ -1,5 +1,6 @@
 //! Attention of new rows over a cache of keys and values: one row and head at a time.
 
+use super::attention::add_bias;
 use super::parallel::{Disjoint, vectorized};
 use super::pool::ThreadPool;
 use super::product::ScratchPool;
@@ -16,10 +17,11 @@ pub(super) fn forward<E: Real>(
     [query, key, value]: [&[E]; 3],
     output: &mut [E],
 ) {
-    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window, .. } = shape;
+    let root = (head_dim as f64).sqrt();
     let stride = key_value_heads * head_dim;
     let before = key.len() / stride - rows;
-    let scale = E::from_f64(1.0 / (head_dim as f64).sqrt());
+    let scale = E::from_f64(1.0 / root);
     let output = Disjoint::new(output);
     pool.run(rows * heads, &|index| {
         let (row, head) = (index / heads, index % heads);
@@ -30,6 +32,7 @@ pub(super) fn forward<E: Real>(
         scratch.with(|scratch| {
             let mut weights = scratch.take(seen.len());
             score(&query[place.clone()], &key[first..], stride, &mut weights);
+            add_bias(&mut weights, shape.slope(head) * root);
             let largest = rows::largest(&weights) * scale;
             let total = rows::exponentials(&mut weights, scale, largest);
             rows::scale(&mut weights, E::from_f64(1.0 / total));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
-use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
+use super::decode_math::{add_scaled, rms_norm, silu_multiply};
 use super::decode_model::{DecodeAdapter, DecodeLayer, DecodeLoraPair, DecodeModel};
 use super::decode_rows::{DecodeVector, multiply_f32_rows, multiply_rows, needs_quantized_vector};
 use super::pool::{Shards, ThreadPool};
@@ -32,6 +32,7 @@ pub(super) struct TokenScratch {
     low_rank: [Vec<f32>; 3],
     cosines: Vec<f32>,
     sines: Vec<f32>,
+    head: Vec<f32>,
     scores: AttentionScratch,
 }
 
@@ -44,6 +45,7 @@ pub struct CpuDecoder {
 /// Matrices that multiply the same vector, with their adapters and places in one output buffer.
 struct Product<'a> {
     matrix: &'a HostTensor,
+    bias: Option<&'a [f32]>,
     lora: Option<&'a DecodeLoraPair>,
     output: Range<usize>,
 }
@@ -77,8 +79,8 @@ impl CpuDecoder {
         }
         scratch.hidden.resize(config.hidden_size, 0.0);
         scratch.normed.resize(config.hidden_size, 0.0);
-        scratch.cosines.resize(config.head_dim / 2, 0.0);
-        scratch.sines.resize(config.head_dim / 2, 0.0);
+        scratch.cosines.resize(model.frequencies.len(), 0.0);
+        scratch.sines.resize(model.frequencies.len(), 0.0);
         model.embed(id, &mut scratch.hidden)?;
         model.rotary_angles(position, &mut scratch.cosines, &mut scratch.sines);
         for (index, layer) in model.layers.iter().enumerate() {
@@ -135,6 +137,7 @@ impl TokenScratch {
         rms_norm(&self.hidden, &layer.input_norm, config.rms_norm_eps as f32, &mut self.normed);
         let linear = |linear: LinearModule, output| Product {
             matrix: &layer.linears[linear as usize],
+            bias: layer.biases[linear as usize].as_deref(),
             lora: pair(linear),
             output,
         };
@@ -146,8 +149,8 @@ impl TokenScratch {
         multiply(pool, &products, &self.normed, &mut self.vector, &mut self.low_rank, &mut self.query_key_value);
         let (queries, key_values) = self.query_key_value.split_at_mut(query);
         let (keys, values) = key_values.split_at_mut(key_value);
-        for head in queries.chunks_exact_mut(head_dim).chain(keys.chunks_exact_mut(head_dim)) {
-            rotate(head, &self.cosines, &self.sines);
+        for (which, heads) in [&mut *queries, &mut *keys].into_iter().enumerate() {
+            layer.turn_heads(config, which, heads, [&self.cosines, &self.sines], &mut self.head);
         }
         let position = cache.len();
         cache.store(index, position, keys, values);
@@ -156,10 +159,12 @@ impl TokenScratch {
         let group = config.num_attention_heads / config.num_key_value_heads;
         let queries = &*queries;
         let seen = seen_positions(position, config.sliding_window);
+        let shape = config.attention_shape();
+        let slope = |head: usize| shape.slope(head) as f32;
         if seen.len() * config.num_attention_heads < SHARED_ATTENTION {
             for (head, out) in self.attention.chunks_exact_mut(head_dim).enumerate() {
                 let query = &queries[head * head_dim..(head + 1) * head_dim];
-                attend_head(cache, index, head / group, seen.clone(), query, &mut self.scores, out);
+                attend_head(cache, index, head / group, seen.clone(), query, slope(head), &mut self.scores, out);
             }
         } else {
             let shards = Shards::new(&mut self.attention);
@@ -168,7 +173,8 @@ impl TokenScratch {
                 let mut scores = AttentionScratch::default();
                 // SAFETY: each piece is one head's part.
                 let out = unsafe { shards.range(range.clone()) };
-                attend_head(cache, index, head / group, seen.clone(), &queries[range], &mut scores, out);
+                let query = &queries[range];
+                attend_head(cache, index, head / group, seen.clone(), query, slope(head), &mut scores, out);
             });
         }
         let products = [linear(LinearModule::Output, 0..config.hidden_size)];
@@ -183,6 +189,7 @@ impl TokenScratch {
         rms_norm(&self.hidden, &layer.post_attention_norm, config.rms_norm_eps as f32, &mut self.normed);
         let linear = |linear: LinearModule, output| Product {
             matrix: &layer.linears[linear as usize],
+            bias: layer.biases[linear as usize].as_deref(),
             lora: pair(linear),
             output,
         };
@@ -196,7 +203,7 @@ impl TokenScratch {
     }
 }
 
-/// All products of one vector, in one parallel section: `output = W x + scale B (A x)`.
+/// All products of one vector, in one parallel section: `output = W x + bias + scale B (A x)`.
 fn multiply(
     pool: &mut ThreadPool,
     products: &[Product<'_>],
@@ -228,6 +235,9 @@ fn multiply(
             // SAFETY: pieces are disjoint ranges of rows of disjoint outputs.
             let out = unsafe { shards.range(product.output.start + rows.start..product.output.start + rows.end) };
             multiply_rows(product.matrix, rows.clone(), vector, out);
+            if let Some(bias) = product.bias {
+                add_scaled(out, 1.0, &bias[rows.clone()]);
+            }
             if let Some(lora) = product.lora {
                 let columns = lora.b_transposed.chunks_exact(product.output.len());
                 for (column, h) in columns.zip(low_rank) {

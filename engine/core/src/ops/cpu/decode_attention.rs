@@ -12,13 +12,16 @@ pub(super) struct AttentionScratch {
     scores: Vec<f32>,
 }
 
-/// softmax(q · K / √head_dim) · V over these positions of one key-value head, into `out [head_dim]`. `query`: rotated.
+/// softmax(q · K / √head_dim) · V over these positions of one key-value head, into `out [head_dim]`. `query`: rotated, of the last of the positions;
+/// `slope`: ALiBi's, or 0.
+#[expect(clippy::too_many_arguments, reason = "one head with all it reads")]
 pub(super) fn attend_head(
     cache: &KvCache,
     layer: usize,
     key_value_head: usize,
     positions: Range<usize>,
     query: &[f32],
+    slope: f32,
     scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
@@ -31,6 +34,11 @@ pub(super) fn attend_head(
         start += count;
     }
     scratch.scores.iter_mut().for_each(|score| *score *= scale);
+    if slope > 0.0 {
+        for (distance, score) in scratch.scores.iter_mut().rev().enumerate() {
+            *score -= slope * distance as f32;
+        }
+    }
     softmax(&mut scratch.scores);
     out.fill(0.0);
     let mut scores = scratch.scores.as_slice();

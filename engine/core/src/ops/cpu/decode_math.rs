@@ -124,13 +124,24 @@ with_avx2! {
 }
 
 with_avx2! {
-    /// Rotates the two halves of one head: `(a, b) -> (a cos - b sin, b cos + a sin)`, with one angle for each pair.
+    /// Rotates the two halves of the first numbers of one head, two for each angle: `(a, b) -> (a cos - b sin, b cos + a sin)`.
     pub(super) fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
-        let (first, second) = head.split_at_mut(cosines.len());
+        let (first, second) = head[..2 * cosines.len()].split_at_mut(cosines.len());
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
             let (x, y) = (*a, *b);
             *a = x * cos - y * sin;
             *b = y * cos + x * sin;
+        }
+    }
+}
+
+with_avx2! {
+    /// As [`rotate`], neighbours instead of halves.
+    pub(super) fn rotate_interleaved(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+        for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cosines).zip(sines) {
+            let (x, y) = (pair[0], pair[1]);
+            pair[0] = x * cos - y * sin;
+            pair[1] = y * cos + x * sin;
         }
     }
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::decode_math::{rms_norm, rotate, rotate_interleaved};
 use super::device::CpuOps;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopePairs};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, LINEAR_MODULES, LinearModule};
+use crate::model::{BaseModel, LINEAR_MODULES, LinearModule, rope_frequencies};
 use crate::quant::dequantize_rows;
 use crate::tensor::HostTensor;
 
@@ -16,6 +17,10 @@ pub(super) struct DecodeLayer {
     pub input_norm: Vec<f32>,
     pub post_attention_norm: Vec<f32>,
     pub linears: [HostTensor; 7],
+    /// Of the linear layers that have one.
+    pub biases: [Option<Vec<f32>>; 7],
+    /// `[head_dim]` each: of each head of queries, and of keys.
+    pub head_norms: Option<[Vec<f32>; 2]>,
 }
 
 /// A base model as decoding reads it.
@@ -25,8 +30,8 @@ pub struct DecodeModel {
     pub(super) head: HostTensor,
     pub(super) final_norm: Vec<f32>,
     pub(super) layers: Vec<DecodeLayer>,
-    /// `rope_theta ^ (-2 i / head_dim)`: the angle of pair i grows by this much from one position to the next.
-    pub(super) inverse_frequencies: Vec<f64>,
+    /// Of rope: the angle of pair i grows by this much from one position to the next.
+    pub(super) frequencies: Vec<f32>,
 }
 
 impl DecodeModel {
@@ -37,16 +42,16 @@ impl DecodeModel {
             input_norm: layer.input_norm.as_slice().to_vec(),
             post_attention_norm: layer.post_attention_norm.as_slice().to_vec(),
             linears: LINEAR_MODULES.map(|module| layer.linear(module).weight.tensor().clone()),
+            biases: LINEAR_MODULES
+                .map(|module| layer.linear(module).bias.as_ref().map(|bias| bias.as_slice().to_vec())),
+            head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(|norm| norm.as_slice().to_vec())),
         });
-        let inverse_frequencies = (0..config.head_dim / 2)
-            .map(|pair| config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64))
-            .collect();
         Self {
             layers: layers.collect(),
             embedding: base.embed_tokens.tensor().clone(),
             head: base.output_weight().tensor().clone(),
             final_norm: base.norm.as_slice().to_vec(),
-            inverse_frequencies,
+            frequencies: rope_frequencies(&config, true).into_iter().map(|frequency| frequency as f32).collect(),
             config,
         }
     }
@@ -66,12 +71,38 @@ impl DecodeModel {
         Ok(())
     }
 
-    /// Cosines and sines of the rotary angles at a position, each `[head_dim / 2]`.
+    /// Cosines and sines of the rotary angles at a position, each with one for each of the frequencies.
     pub(super) fn rotary_angles(&self, position: usize, cosines: &mut [f32], sines: &mut [f32]) {
-        for ((cos, sin), frequency) in cosines.iter_mut().zip(sines).zip(&self.inverse_frequencies) {
+        for ((cos, sin), frequency) in cosines.iter_mut().zip(sines).zip(&self.frequencies) {
             // In f32, as the reference implementation multiplies position and frequency.
-            let angle = position as f32 * *frequency as f32;
+            let angle = position as f32 * frequency;
             (*cos, *sin) = (angle.cos(), angle.sin());
+        }
+    }
+}
+
+impl DecodeLayer {
+    /// Norm, where the block has one, and rope of each head of one token's queries or keys (`which` 0 or 1).
+    pub(super) fn turn_heads(
+        &self,
+        config: &ModelConfig,
+        which: usize,
+        heads: &mut [f32],
+        [cosines, sines]: [&[f32]; 2],
+        normed: &mut Vec<f32>,
+    ) {
+        normed.resize(config.head_dim, 0.0);
+        let pairs = config.rope_shape(1).map(|shape| shape.pairs);
+        for head in heads.chunks_exact_mut(config.head_dim) {
+            if let Some(norms) = &self.head_norms {
+                rms_norm(head, &norms[which], config.rms_norm_eps as f32, normed);
+                head.copy_from_slice(normed);
+            }
+            match pairs {
+                Some(RopePairs::Halves) => rotate(head, cosines, sines),
+                Some(RopePairs::Interleaved) => rotate_interleaved(head, cosines, sines),
+                None => {}
+            }
         }
     }
 }

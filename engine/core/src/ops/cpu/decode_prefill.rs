@@ -7,7 +7,7 @@ use gemm::Parallelism;
 use super::decode::CpuDecoder;
 use super::decode_attention::{AttentionScratch, attend_head};
 use super::decode_cache::KvCache;
-use super::decode_math::{add_scaled, rms_norm, rotate, silu_multiply};
+use super::decode_math::{add_scaled, rms_norm, silu_multiply};
 use super::decode_model::{DecodeAdapter, DecodeLoraPair, DecodeModel};
 use super::pool::{Shards, ThreadPool};
 use crate::error::{EngineError, Result};
@@ -36,6 +36,7 @@ struct ChunkScratch {
     up: Vec<f32>,
     projected: Vec<f32>,
     low_rank: Vec<f32>,
+    head: Vec<f32>,
 }
 
 impl CpuDecoder {
@@ -59,27 +60,31 @@ impl CpuDecoder {
         for (id, row) in ids.iter().zip(hidden.chunks_exact_mut(width)) {
             model.embed(*id, row)?;
         }
-        let half = config.head_dim / 2;
-        let mut angles = vec![0.0; ids.len() * config.head_dim];
-        for (offset, angles) in angles.chunks_exact_mut(config.head_dim).enumerate() {
-            let (cosines, sines) = angles.split_at_mut(half);
+        let pairs = model.frequencies.len();
+        let mut angles = vec![0.0; ids.len() * 2 * pairs];
+        let place = |offset: usize| offset * 2 * pairs..(offset + 1) * 2 * pairs;
+        for offset in 0..ids.len() {
+            let (cosines, sines) = angles[place(offset)].split_at_mut(pairs);
             model.rotary_angles(start + offset, cosines, sines);
         }
         let mut scratch = ChunkScratch::default();
         for (index, layer) in model.layers.iter().enumerate() {
             let pair = |linear| adapter.and_then(|adapter| adapter.pair(index, linear));
-            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank } = &mut scratch;
+            let ChunkScratch { normed, query, key, value, attention, gate, up, projected, low_rank, head } =
+                &mut scratch;
             let mut product = |pool: &mut ThreadPool, linear: LinearModule, x: &[f32], out: &mut Vec<f32>| {
-                multiply_chunk(pool, &layer.linears[linear as usize], pair(linear), x, low_rank, out);
+                let bias = layer.biases[linear as usize].as_deref();
+                multiply_chunk(pool, &layer.linears[linear as usize], bias, pair(linear), x, low_rank, out);
             };
             norm_rows(&hidden, &layer.input_norm, epsilon, normed);
             product(&mut self.pool, LinearModule::Query, normed, query);
             product(&mut self.pool, LinearModule::Key, normed, key);
             product(&mut self.pool, LinearModule::Value, normed, value);
-            for (rows, row_width) in [(&mut *query, config.query_size()), (&mut *key, config.key_value_size())] {
-                for (row, angles) in rows.chunks_exact_mut(row_width).zip(angles.chunks_exact(config.head_dim)) {
-                    let (cosines, sines) = angles.split_at(half);
-                    row.chunks_exact_mut(config.head_dim).for_each(|head| rotate(head, cosines, sines));
+            let turned = [(&mut *query, config.query_size()), (&mut *key, config.key_value_size())];
+            for (which, (rows, row_width)) in turned.into_iter().enumerate() {
+                for (offset, row) in rows.chunks_exact_mut(row_width).enumerate() {
+                    let (cosines, sines) = angles[place(offset)].split_at(pairs);
+                    layer.turn_heads(config, which, row, [cosines, sines], head);
                 }
             }
             let pairs = key.chunks_exact(config.key_value_size()).zip(value.chunks_exact(config.key_value_size()));
@@ -104,7 +109,7 @@ impl CpuDecoder {
 
     /// Raw logits of hidden states `[rows, hidden_size]`, exact f32: `[rows, vocab_size]`.
     pub fn logits(&mut self, model: &DecodeModel, hidden: &[f32], out: &mut Vec<f32>) {
-        multiply_chunk(&mut self.pool, &model.head, None, hidden, &mut Vec::new(), out);
+        multiply_chunk(&mut self.pool, &model.head, None, None, hidden, &mut Vec::new(), out);
     }
 }
 
@@ -124,7 +129,7 @@ fn attend_chunk(
     out: &mut Vec<f32>,
 ) {
     let config = &model.config;
-    let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+    let (heads, head_dim, shape) = (config.num_attention_heads, config.head_dim, config.attention_shape());
     let group = heads / config.num_key_value_heads;
     let start = cache.len();
     out.resize(query.len(), 0.0);
@@ -139,15 +144,17 @@ fn attend_chunk(
                 token * config.query_size() + head * head_dim..token * config.query_size() + (head + 1) * head_dim;
             // SAFETY: each piece has its own token and heads.
             let out = unsafe { shards.range(range.clone()) };
-            attend_head(cache, layer, key_value_head, seen.clone(), &query[range], &mut scores, out);
+            let (query, slope) = (&query[range], shape.slope(head) as f32);
+            attend_head(cache, layer, key_value_head, seen.clone(), query, slope, &mut scores, out);
         }
     });
 }
 
-/// `out [tokens, out_features] = x Wᵀ + scale (x Aᵀ) Bᵀ`. Each piece dequantizes some rows of W and multiplies them at once.
+/// `out [tokens, out_features] = x Wᵀ + bias + scale (x Aᵀ) Bᵀ`. Each piece dequantizes some rows of W and multiplies them at once.
 fn multiply_chunk(
     pool: &mut ThreadPool,
     matrix: &HostTensor,
+    bias: Option<&[f32]>,
     lora: Option<&DecodeLoraPair>,
     x: &[f32],
     low_rank: &mut Vec<f32>,
@@ -173,6 +180,12 @@ fn multiply_chunk(
             // SAFETY: a piece writes its own columns of `out`, which has `tokens` rows of `out_features`.
             unsafe { multiply(x, weight, product, shards.address(rows.start)) };
         });
+        if let Some(bias) = bias {
+            for first in (0..tokens).map(|token| token * out_features) {
+                // SAFETY: as above.
+                add_scaled(unsafe { shards.range(first + rows.start..first + rows.end) }, 1.0, &bias[rows.clone()]);
+            }
+        }
         if let Some(lora) = lora {
             let b = &lora.b_transposed[rows.start..];
             let add = Product {

@@ -19,7 +19,8 @@ use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, View, ViewMut,
+    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, RopePairs, RopeShape,
+    View, ViewMut,
 };
 use crate::system::available_bytes;
 use crate::tensor::HostTensor;
@@ -337,23 +338,27 @@ impl<E: Real> Ops for CpuOps<E> {
     fn rope(
         &self,
         x: ViewMut<'_, CpuBuffer<E>>,
-        heads: usize,
-        head_dim: usize,
+        shape: RopeShape,
         angles: &CpuBuffer<E>,
         positions: &Vec<u32>,
         inverse: bool,
     ) -> Result<()> {
+        let RopeShape { heads, head_dim, rotated, pairs } = shape;
         let width = heads * head_dim;
         let last = positions.iter().max().map_or(0, |last| *last as usize + 1);
-        let angles = slice(angles.into(), last * head_dim)?;
+        let angles = slice(angles.into(), last * rotated)?;
         let x = Disjoint::new(slice_mut(x, positions.len() * width)?);
         let sign = if inverse { -E::ONE } else { E::ONE };
         for_rows(&mut self.pool(), positions.len(), width, |range| {
             for row in range {
-                let at = positions[row] as usize * head_dim;
+                let at = positions[row] as usize * rotated;
                 // SAFETY: rows of this piece.
                 let x = unsafe { x.range(row * width..(row + 1) * width) };
-                rows::rotate(x, &angles[at..at + head_dim], sign);
+                let angles = &angles[at..at + rotated];
+                match pairs {
+                    RopePairs::Halves => rows::rotate(x, head_dim, angles, sign),
+                    RopePairs::Interleaved => rows::rotate_interleaved(x, head_dim, angles, sign),
+                }
             }
         });
         Ok(())

@@ -65,17 +65,41 @@ vectorized! {
 }
 
 vectorized! {
-    /// Rotates the halves of each head in `row` by `angles`: cosines, then sines; `sign` −1 turns back.
-    pub(super) fn rotate<E>(row: &mut [E], angles: &[E], sign: E) {
+    /// Rotates the first numbers of each head in `row`, as many as there are `angles` (cosines, then sines), by halves; `sign` −1 turns back.
+    pub(super) fn rotate<E>(row: &mut [E], head_dim: usize, angles: &[E], sign: E) {
         let half = angles.len() / 2;
         let (cosines, sines) = angles.split_at(half);
-        for head in row.chunks_exact_mut(2 * half) {
-            let (first, second) = head.split_at_mut(half);
+        for head in row.chunks_exact_mut(head_dim) {
+            let (first, second) = head[..2 * half].split_at_mut(half);
             for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
                 let (x, y, sin) = (*a, *b, *sin * sign);
                 *a = x * *cos - y * sin;
                 *b = y * *cos + x * sin;
             }
+        }
+    }
+}
+
+vectorized! {
+    /// As [`rotate`], neighbours instead of halves.
+    pub(super) fn rotate_interleaved<E>(row: &mut [E], head_dim: usize, angles: &[E], sign: E) {
+        let half = angles.len() / 2;
+        let (cosines, sines) = angles.split_at(half);
+        for head in row.chunks_exact_mut(head_dim) {
+            for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cosines).zip(sines) {
+                let (x, y, sin) = (pair[0], pair[1], *sin * sign);
+                pair[0] = x * *cos - y * sin;
+                pair[1] = y * *cos + x * sin;
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `values[i] += start + step · i`
+    pub(super) fn add_ramp<E>(values: &mut [E], start: E, step: E) {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value += step.fused(E::from_f64(i as f64), start);
         }
     }
 }

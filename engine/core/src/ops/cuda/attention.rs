@@ -90,7 +90,7 @@ impl CudaOps {
         output: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         let [wide, narrow] = shape.cached_sizes(rows, positions)?;
-        let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
+        let AttentionShape { heads, key_value_heads, head_dim, window, alibi } = shape;
         not_too_wide(head_dim)?;
         let kind = one_kind([inputs.query.buffer, inputs.key.buffer, inputs.value.buffer, output.buffer])?;
         let arrays = CachedAttentionArrays {
@@ -99,7 +99,7 @@ impl CudaOps {
             value: place(inputs.value, narrow)?,
             output: place_mut(&output, wide)?,
         };
-        let sizes = CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window };
+        let sizes = CachedAttentionSizes { rows, positions, heads, key_value_heads, head_dim, window, alibi };
         // SAFETY: places, types and sizes were checked; the output is borrowed alone.
         unsafe { self.stream().cached_attention(kind, sizes, &arrays) }.map_err(EngineError::from)
     }
@@ -125,7 +125,7 @@ fn not_too_wide(head_dim: usize) -> Result<()> {
 }
 
 fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
-    let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
+    let AttentionShape { heads, key_value_heads, head_dim, window, alibi } = shape;
     let [rows, ..] = shape.sizes(borders)?;
     not_too_wide(head_dim)?;
     Ok(AttentionSizes {
@@ -136,6 +136,7 @@ fn sizes(shape: AttentionShape, borders: &[u32]) -> Result<AttentionSizes> {
         key_value_heads,
         head_dim,
         window,
+        alibi,
     })
 }
 

@@ -7,7 +7,7 @@ use super::memory::{CudaBuffer, CudaIndices, place, place_mut, single};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::extent;
-use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, Rope, View, ViewMut};
+use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, Rope, RopePairs, RopeShape, View, ViewMut};
 
 /// What a product starts from.
 pub(super) enum Start {
@@ -117,7 +117,8 @@ impl CudaOps {
         rope: Rope<'_, Self>,
         out: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
-        let Rope { heads, head_dim, angles, positions } = rope;
+        let Rope { shape, angles, positions } = rope;
+        let RopeShape { heads, head_dim, rotated, pairs } = shape;
         let (n, kind) = (weight.rows, x.buffer.kind);
         if positions.values.len() != rows || heads * head_dim != n {
             let positions = positions.values.len();
@@ -125,17 +126,18 @@ impl CudaOps {
                 "rope of {rows} rows of {n} with {positions} positions and {heads} heads"
             )));
         }
-        let table = self.angles(angles, head_dim, positions)?;
+        let table = self.angles(angles, rotated, positions)?;
         let whole = self.frozen_segment(rows, x, weight)?;
         let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
         let ViewMut { buffer, offset } = out;
         let rope = LinearRope { head_dim, angles: table, positions: positions.pointer() };
         // A bias is added before rope.
-        if bias.is_none() && self.add_at_once([rows, n], kind, sum, Some(rope), ViewMut::at(&mut *buffer, offset))? {
+        let at_once = bias.is_none() && pairs == RopePairs::Halves && rotated == head_dim;
+        if at_once && self.add_at_once([rows, n], kind, sum, Some(rope), ViewMut::at(&mut *buffer, offset))? {
             return Ok(());
         }
         self.add_with_bias([rows, n], kind, sum, bias, ViewMut::at(&mut *buffer, offset))?;
-        self.rope(ViewMut::at(buffer, offset), heads, head_dim, angles, positions, false)
+        self.rope(ViewMut::at(buffer, offset), shape, angles, positions, false)
     }
 
     /// `x · weightᵀ`

@@ -14,7 +14,7 @@ use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
     LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, Rope,
-    View, ViewMut,
+    RopePairs, RopeShape, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -225,18 +225,21 @@ impl Ops for CudaOps {
     fn rope(
         &self,
         x: ViewMut<'_, CudaBuffer>,
-        heads: usize,
-        head_dim: usize,
+        shape: RopeShape,
         angles: &CudaBuffer,
         positions: &CudaIndices,
         inverse: bool,
     ) -> Result<()> {
+        let RopeShape { heads, head_dim, rotated, pairs } = shape;
         let (kind, rows) = (x.buffer.kind, positions.values.len());
-        let angles = self.angles(angles, head_dim, positions)?;
+        let angles = self.angles(angles, rotated, positions)?;
         let x = place_mut(&x, rows * heads * head_dim)?;
         // SAFETY: places and positions were checked.
-        unsafe { self.stream().rope(kind, rows, heads, head_dim, x, angles, positions.pointer(), inverse) }
-            .map_err(EngineError::from)
+        unsafe {
+            let (sizes, interleaved) = ([heads, head_dim, rotated], pairs == RopePairs::Interleaved);
+            self.stream().rope(kind, rows, sizes, interleaved, x, angles, positions.pointer(), inverse)
+        }
+        .map_err(EngineError::from)
     }
 
     fn swiglu(

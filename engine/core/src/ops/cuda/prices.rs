@@ -20,11 +20,11 @@ impl CudaPrices<'_> {
     /// Scratch of attention over batches within these bounds. cuDNN is asked for its workspace at the bounds themselves, which one batch need not
     /// reach together.
     fn attention(&self, shape: AttentionShape, batch: BatchSizes, backward: bool) -> usize {
-        let AttentionShape { heads, key_value_heads, head_dim, window } = shape;
+        let AttentionShape { heads, key_value_heads, head_dim, window, alibi } = shape;
         let BatchSizes { sequences, longest, rows } = batch;
         let own = if backward { rows * heads * size_of::<f32>() } else { 0 };
         let scratch = |window| {
-            let sizes = AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window };
+            let sizes = AttentionSizes { sequences, longest, rows, heads, key_value_heads, head_dim, window, alibi };
             self.cudnn.and_then(|cudnn| cudnn.scratch_bytes(self.compute, sizes, backward)).unwrap_or(own)
         };
         // A batch whose sequences are all shorter than the window goes without it.

@@ -46,7 +46,7 @@ export interface Model {
   contentHash: string;
   /** Whether the files carry a chat template. */
   hasChatTemplate: boolean;
-  /** Modules that LoRA may target. */
+  /** Modules that LoRA may target; a family's own names, too, such as W_pack. */
   linearModules: string[];
   loaded: boolean;
   /** Bytes held in memory; 0 where not loaded. */
