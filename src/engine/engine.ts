@@ -58,7 +58,7 @@ export interface GgufTokenizerMetadata {
 /** What a model's files say, read without loading a tensor. */
 export interface ModelMetadata {
   readonly path: string;
-  /** `gguf` or `safetensors`. */
+  /** `gguf`, `safetensors` or `pytorch`. */
   readonly format: string;
   /** `model_type` of Hugging Face, such as `llama`. */
   readonly architecture: string;

@@ -1,8 +1,12 @@
 //! Model files made on the spot, read and generated from.
 
+mod allocations;
 mod generation;
 mod gguf;
 mod gguf_hostile;
 mod huggingface;
 mod real_file;
 mod support;
+mod torch_file;
+mod torch_files;
+mod torch_hostile;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::config::read_config;
-use super::safetensors::TensorFiles;
+use super::tensor_files::TensorFiles;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::content_hash::HashedTensor;
@@ -65,7 +65,7 @@ impl ModelFiles for HuggingFaceFolder {
             let bytes = &self.weights.files[place.file].map[place.window.clone()];
             HashedTensor { name, stored: place.stored, shape: &place.shape, bytes }
         });
-        let metadata = summarize(&self.folder, "safetensors", name, &self.config, tensors.collect(), tokenizer);
+        let metadata = summarize(&self.folder, self.weights.format, name, &self.config, tensors.collect(), tokenizer);
         Ok(self.metadata.get_or_init(|| metadata).clone())
     }
 }
