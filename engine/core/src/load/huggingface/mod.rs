@@ -3,11 +3,8 @@
 
 mod config;
 mod model;
-mod pickle;
-mod pickle_value;
 mod safetensors;
 mod tensor_files;
 mod torch;
-mod zip;
 
 pub use model::HuggingFaceFolder;

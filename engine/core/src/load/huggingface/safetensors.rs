@@ -2,12 +2,12 @@
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::tensor_files::{ElementType, FileTensor};
+use super::tensor_files::{ElementType, FileTensor, NamedTensors};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::mapped::MappedFile;
 
 /// The file's tensors. `MODEL_CORRUPT` where it is cut or malformed.
-pub(super) fn read_tensors(file: &MappedFile) -> Result<Vec<(String, FileTensor)>> {
+pub(super) fn read_tensors(file: &MappedFile) -> Result<NamedTensors> {
     let header = SafeTensors::deserialize(&file.map).map_err(|error| {
         let path = file.path.display();
         let message = format!("{path}: not a complete safetensors file: {error}; is it a partial download?");

@@ -32,12 +32,15 @@ pub(super) struct FileTensor {
     pub window: Range<usize>,
 }
 
+/// The tensors of one file.
+pub(super) type NamedTensors = Vec<(String, FileTensor)>;
+
 /// A file format, and how its files are called.
 struct Format {
     name: &'static str,
     single: &'static str,
     index: &'static str,
-    read: fn(&MappedFile) -> Result<Vec<(String, FileTensor)>>,
+    read: fn(&MappedFile) -> Result<NamedTensors>,
 }
 
 /// In order of preference.

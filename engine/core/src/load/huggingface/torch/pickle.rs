@@ -4,9 +4,8 @@
 //! Format: Python's `pickletools`, protocols 2 to 5; of their opcodes those that `torch.save` writes. Every length is checked against the
 //! pickle's end before it is used, and what is made is counted: at most 2^20 values, of some 64 bytes at most.
 
-use std::collections::HashMap;
-
-use super::pickle_value::{Global, Storage, StridedTensor, Value};
+use super::calls::instance;
+use super::value::{Data, Global, Value};
 use crate::error::ErrorCode;
 
 /// Larger pickles than this describe no tensors: one takes some 150 bytes.
@@ -16,38 +15,7 @@ const MAX_STACK: usize = 1 << 16;
 /// Containers, their pairs, tensors, storages and kept values; a tensor takes some 16.
 const MAX_MADE: usize = 1 << 20;
 /// Dimensions of a tensor.
-const MAX_DIMENSIONS: usize = 8;
-
-/// What was read: the values that others refer to by number.
-#[derive(Debug, Default)]
-pub(super) struct Data<'a> {
-    tuples: Vec<Vec<Value<'a>>>,
-    dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    pub storages: Vec<Storage<'a>>,
-    tensors: Vec<StridedTensor>,
-    /// What the whole pickle is.
-    pub root: Option<Value<'a>>,
-}
-
-impl<'a> Data<'a> {
-    /// Pairs of a dict, in the order in which they were written.
-    pub fn dict(&self, number: u32) -> &[(Value<'a>, Value<'a>)] {
-        &self.dicts[number as usize]
-    }
-
-    /// A tensor by its number.
-    pub fn tensor(&self, number: u32) -> StridedTensor {
-        self.tensors[number as usize]
-    }
-
-    /// The ints of a shape or of strides.
-    pub fn sizes(&self, number: u32) -> impl ExactSizeIterator<Item = u64> {
-        self.tuples[number as usize].iter().map(|value| match value {
-            Value::Int(size) => size.cast_unsigned(),
-            _ => 0,
-        })
-    }
-}
+pub(super) const MAX_DIMENSIONS: usize = 8;
 
 /// What is wrong with a pickle, for the caller to put the file's name before.
 #[derive(Debug)]
@@ -56,21 +24,14 @@ pub(super) struct PickleError {
     pub what: String,
 }
 
-type Result<T> = std::result::Result<T, PickleError>;
+pub(super) type Result<T> = std::result::Result<T, PickleError>;
 
 /// Reads a whole pickle.
 ///
 /// Errors: `MODEL_UNSUPPORTED` where it asks for anything but tensors and plain data, by name; `MODEL_CORRUPT` where it is cut or malformed.
 pub(super) fn read_pickle(bytes: &[u8]) -> Result<Data<'_>> {
-    let mut reader = Reader {
-        bytes,
-        at: 0,
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-        data: Data::default(),
-        made: 0,
-    };
+    let mut reader =
+        Reader { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new(), data: Data::default(), made: 0 };
     if bytes.len() > MAX_BYTES {
         return Err(reader.corrupt(format_args!("it has {} bytes; expected at most {MAX_BYTES}", bytes.len())));
     }
@@ -89,14 +50,16 @@ pub(super) fn read_pickle(bytes: &[u8]) -> Result<Data<'_>> {
     Ok(reader.data)
 }
 
-struct Reader<'a> {
+/// A position in a pickle, and what was read before it.
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     stack: Vec<Value<'a>>,
     /// Lengths that the stack had when the marks were set.
     marks: Vec<usize>,
-    memo: HashMap<u32, Value<'a>>,
-    data: Data<'a>,
+    /// Values by the number under which they were kept; pickles number them in order.
+    memo: Vec<Value<'a>>,
+    pub data: Data<'a>,
     /// Values made so far.
     made: usize,
 }
@@ -106,7 +69,7 @@ impl<'a> Reader<'a> {
         PickleError { code, what: format!("{what} (at byte {} of the pickle)", self.at) }
     }
 
-    fn corrupt(&self, what: impl std::fmt::Display) -> PickleError {
+    pub fn corrupt(&self, what: impl std::fmt::Display) -> PickleError {
         self.error(ErrorCode::ModelCorrupt, what)
     }
 
@@ -115,7 +78,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Refuses whatever would import or call something.
-    fn refused(&self, what: impl std::fmt::Display) -> PickleError {
+    pub fn refused(&self, what: impl std::fmt::Display) -> PickleError {
         self.unsupported(format_args!(
             "it asks for {what}, which is not executed; only tensors are read: save the model's state dict, or safetensors"
         ))
@@ -161,7 +124,7 @@ impl<'a> Reader<'a> {
         Ok(line)
     }
 
-    fn push(&mut self, value: Value<'a>) -> Result<()> {
+    pub fn push(&mut self, value: Value<'a>) -> Result<()> {
         if self.stack.len() + self.marks.len() >= MAX_STACK {
             return Err(self.corrupt(format_args!("more than {MAX_STACK} values wait to be used")));
         }
@@ -170,7 +133,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Values above the last mark stay out of reach.
-    fn pop(&mut self) -> Result<Value<'a>> {
+    pub fn pop(&mut self) -> Result<Value<'a>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let value = if self.stack.len() > floor { self.stack.pop() } else { None };
         value.ok_or_else(|| self.corrupt("a value is used that is not there"))
@@ -181,13 +144,13 @@ impl<'a> Reader<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn top(&self) -> Result<Value<'a>> {
+    pub fn top(&self) -> Result<Value<'a>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         self.stack[floor..].last().copied().ok_or_else(|| self.corrupt("a value is used that is not there"))
     }
 
     /// Counts values that stay until the end.
-    fn count(&mut self, more: usize) -> Result<()> {
+    pub fn count(&mut self, more: usize) -> Result<()> {
         self.made += more;
         if self.made > MAX_MADE {
             return Err(self.corrupt(format_args!("it makes more than {MAX_MADE} values")));
@@ -202,29 +165,37 @@ impl<'a> Reader<'a> {
         self.push(Value::Tuple(number))
     }
 
-    fn push_dict(&mut self) -> Result<()> {
+    pub fn push_dict(&mut self) -> Result<()> {
         self.count(1)?;
         let number = self.data.dicts.len() as u32;
         self.data.dicts.push(Vec::new());
         self.push(Value::Dict(number))
     }
 
-    fn tuple(&self, value: Value<'a>, what: &str) -> Result<&[Value<'a>]> {
+    pub fn tuple(&self, value: Value<'a>, what: &str) -> Result<&[Value<'a>]> {
         match value {
             Value::Tuple(number) => Ok(&self.data.tuples[number as usize]),
             other => Err(self.corrupt(format_args!("{what} is {}; expected a tuple", other.kind()))),
         }
     }
 
-    fn keep(&mut self, number: u32) -> Result<()> {
-        self.count(1)?;
-        let value = self.top()?;
-        self.memo.insert(number, value);
+    fn keep(&mut self, number: usize) -> Result<()> {
+        let (value, next) = (self.top()?, self.memo.len());
+        match self.memo.get_mut(number) {
+            Some(kept) => *kept = value,
+            None if number == next => {
+                self.count(1)?;
+                self.memo.push(value);
+            }
+            None => {
+                return Err(self.corrupt(format_args!("a value is kept as number {number}; the next one is {next}")));
+            }
+        }
         Ok(())
     }
 
-    fn recall(&mut self, number: u32) -> Result<()> {
-        let value = self.memo.get(&number).copied();
+    fn recall(&mut self, number: usize) -> Result<()> {
+        let value = self.memo.get(number).copied();
         let value =
             value.ok_or_else(|| self.corrupt(format_args!("value {number} is recalled, but was never kept")))?;
         self.push(value)
@@ -344,16 +315,16 @@ impl<'a> Reader<'a> {
             }
             b'r' => {
                 let number = self.u32()?;
-                self.keep(number)?;
+                self.keep(number as usize)?;
             }
-            0x94 => self.keep(self.memo.len() as u32)?,
+            0x94 => self.keep(self.memo.len())?,
             b'h' => {
                 let number = self.byte()?;
                 self.recall(number.into())?;
             }
             b'j' => {
                 let number = self.u32()?;
-                self.recall(number)?;
+                self.recall(number as usize)?;
             }
             // GLOBAL, STACK_GLOBAL
             b'c' => {
@@ -429,107 +400,5 @@ impl<'a> Reader<'a> {
         }
         self.data.root = Some(root);
         Ok(())
-    }
-
-    /// REDUCE: a known global and its arguments, as the value that torch would make.
-    fn reduce(&mut self) -> Result<()> {
-        let arguments = self.pop()?;
-        let global = match self.pop()? {
-            Value::Global(global) => global,
-            other => return Err(self.refused(format_args!("a call of {} (REDUCE)", other.kind()))),
-        };
-        let arguments = self.tuple(arguments, "the arguments of a call")?.to_vec();
-        match (global, &arguments[..]) {
-            (Global::OrderedDict, []) => self.push_dict(),
-            (
-                Global::RebuildTensor,
-                [storage, offset, shape, strides, _, _] | [storage, offset, shape, strides, _, _, _],
-            ) => {
-                let (Value::Storage(storage), Value::Int(offset)) = (*storage, *offset) else {
-                    return Err(self.corrupt("a tensor is rebuilt from what is no storage, or at no number"));
-                };
-                let offset = u64::try_from(offset).map_err(|_| self.corrupt("a tensor begins before its storage"))?;
-                let (shape, strides) = (self.sizes(*shape, "shape")?, self.sizes(*strides, "strides")?);
-                if self.data.sizes(shape).len() != self.data.sizes(strides).len() {
-                    return Err(self.corrupt("a tensor's shape and its strides have different lengths"));
-                }
-                self.count(1)?;
-                let number = self.data.tensors.len() as u32;
-                self.data.tensors.push(StridedTensor { storage, offset, shape, strides });
-                self.push(Value::Tensor(number))
-            }
-            (Global::RebuildParameter, [tensor @ Value::Tensor(_), _, _])
-            | (Global::RebuildParameterWithState, [tensor @ Value::Tensor(_), _, _, _]) => {
-                let tensor = *tensor;
-                self.push(tensor)
-            }
-            (global, arguments) => {
-                let kinds: Vec<&str> = arguments.iter().take(MAX_DIMENSIONS).map(Value::kind).collect();
-                Err(self.refused(format_args!("`{global}` of {}: {}", arguments.len(), kinds.join(", "))))
-            }
-        }
-    }
-
-    /// The number of a tuple that is a shape or strides.
-    fn sizes(&self, value: Value<'a>, what: &str) -> Result<u32> {
-        let values = self.tuple(value, what)?;
-        if values.len() > MAX_DIMENSIONS {
-            return Err(
-                self.corrupt(format_args!("a {what} of {} numbers; expected at most {MAX_DIMENSIONS}", values.len()))
-            );
-        }
-        match value {
-            Value::Tuple(number) if values.iter().all(|size| matches!(size, Value::Int(0..))) => Ok(number),
-            _ => Err(self.corrupt(format_args!("a {what} has something else than numbers of at least 0"))),
-        }
-    }
-
-    /// BUILD: attributes of a dict, such as the versions of the modules that `state_dict` adds. Nothing needs them.
-    fn build(&mut self) -> Result<()> {
-        self.pop()?;
-        match self.top()? {
-            Value::Dict(_) => Ok(()),
-            other => Err(self.refused(format_args!("attributes of {} (BUILD)", other.kind()))),
-        }
-    }
-
-    /// BINPERSID: `('storage', type, key, device, numbers)`.
-    fn storage(&mut self) -> Result<()> {
-        let id = self.pop()?;
-        let storage = match self.tuple(id, "the id of a persistent object")? {
-            [
-                Value::Text("storage"),
-                Value::Global(Global::StorageType(kind)),
-                Value::Text(key),
-                Value::Text(_),
-                Value::Int(len),
-            ] => {
-                let len =
-                    u64::try_from(*len).map_err(|_| self.corrupt(format_args!("storage `{key}` has {len} numbers")))?;
-                Storage { kind: *kind, key, len }
-            }
-            other => {
-                let kinds: Vec<&str> = other.iter().take(MAX_DIMENSIONS).map(Value::kind).collect();
-                return Err(self.refused(format_args!("a persistent object that is no storage: {}", kinds.join(", "))));
-            }
-        };
-        self.count(1)?;
-        let number = self.data.storages.len() as u32;
-        self.data.storages.push(storage);
-        self.push(Value::Storage(number))
-    }
-}
-
-/// Whose instance OBJ, NEWOBJ and NEWOBJ_EX would make. No global that is known has any, so this is data in place of a class.
-fn instance(opcode: u8, stack: &[Value<'_>], marks: &[usize]) -> String {
-    let (name, class) = match opcode {
-        b'o' => ("OBJ", marks.last().and_then(|mark| stack.get(*mark))),
-        0x81 => ("NEWOBJ", stack.iter().rev().nth(1)),
-        _ => ("NEWOBJ_EX", stack.iter().rev().nth(2)),
-    };
-    match class {
-        Some(Value::Global(global)) => format!("an instance of `{global}` ({name})"),
-        Some(other) => format!("an instance of {} ({name})", other.kind()),
-        None => format!("an instance of nothing ({name})"),
     }
 }

@@ -94,7 +94,7 @@ impl std::fmt::Display for Global {
     }
 }
 
-/// A value on the stack, in the memo or in a container. Containers, storages and tensors are numbers into [`Data`](super::pickle::Data).
+/// A value on the stack, in the memo or in a container. Containers, storages and tensors are numbers into [`Data`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Value<'a> {
     None,
@@ -150,4 +150,35 @@ pub(super) struct StridedTensor {
     /// Numbers of tuples that are as long as each other, of ints of at least 0.
     pub shape: u32,
     pub strides: u32,
+}
+
+/// What was read: the values that others refer to by number.
+#[derive(Debug, Default)]
+pub(super) struct Data<'a> {
+    pub tuples: Vec<Vec<Value<'a>>>,
+    pub dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    pub storages: Vec<Storage<'a>>,
+    pub tensors: Vec<StridedTensor>,
+    /// What the whole pickle is.
+    pub root: Option<Value<'a>>,
+}
+
+impl<'a> Data<'a> {
+    /// Pairs of a dict, in the order in which they were written.
+    pub fn dict(&self, number: u32) -> &[(Value<'a>, Value<'a>)] {
+        &self.dicts[number as usize]
+    }
+
+    /// A tensor by its number.
+    pub fn tensor(&self, number: u32) -> StridedTensor {
+        self.tensors[number as usize]
+    }
+
+    /// The ints of a shape or of strides.
+    pub fn sizes(&self, number: u32) -> impl ExactSizeIterator<Item = u64> {
+        self.tuples[number as usize].iter().map(|value| match value {
+            Value::Int(size) => size.cast_unsigned(),
+            _ => 0,
+        })
+    }
 }

@@ -4,15 +4,20 @@
 //! tensor is a view of a storage; `data/KEY` are the storages' numbers, little-endian unless `byteorder` says otherwise. Nothing is copied: a
 //! tensor is a window of the mapped file.
 
+mod calls;
+mod pickle;
+mod value;
+mod zip;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::pickle::{Data, PickleError, read_pickle};
-use super::pickle_value::{StorageType, StridedTensor, Value};
-use super::tensor_files::{ElementType, FileTensor};
-use super::zip::Archive;
+use super::tensor_files::{ElementType, FileTensor, NamedTensors};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::mapped::MappedFile;
+use pickle::{PickleError, read_pickle};
+use value::{Data, StorageType, StridedTensor, Value};
+use zip::Archive;
 
 /// What a file begins with that torch before 1.6 wrote: a pickle of protocol 2 of this number.
 const LEGACY: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -22,7 +27,7 @@ const PICKLE: &str = "data.pkl";
 ///
 /// Errors: `MODEL_CORRUPT` where the file is cut or contradicts itself; `MODEL_UNSUPPORTED`, by name, for what is no state dict of tensors
 /// whose rows lie one after another, and for the format of torch before 1.6.
-pub(super) fn read_tensors(file: &MappedFile) -> Result<Vec<(String, FileTensor)>> {
+pub(super) fn read_tensors(file: &MappedFile) -> Result<NamedTensors> {
     let bytes: &[u8] = &file.map;
     let failed = |code, what: String| EngineError::new(code, format!("{}: {what}", file.path.display()));
     if bytes.starts_with(&LEGACY) {
