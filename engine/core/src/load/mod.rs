@@ -62,7 +62,7 @@ fn summarize(
 ) -> ModelMetadata {
     let mut bytes_by_type: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in &tensors {
-        *bytes_by_type.entry(tensor.stored.name()).or_default() += tensor.bytes.len() as u64;
+        *bytes_by_type.entry(tensor.stored.name()).or_default() += tensor.len() as u64;
     }
     let storage_type = bytes_by_type.iter().max_by_key(|(_, bytes)| **bytes).map_or("", |(name, _)| *name).to_owned();
     ModelMetadata {

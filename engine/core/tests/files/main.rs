@@ -1,6 +1,7 @@
 //! Model files made on the spot, read and generated from.
 
 mod allocations;
+mod bitsandbytes;
 mod generation;
 mod gguf;
 mod gguf_hostile;

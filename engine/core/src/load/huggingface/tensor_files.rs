@@ -6,11 +6,14 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
+use super::bitsandbytes::{Found, QuantizedMatrix, ScaleParts, take_quantized};
 use super::config::read_json;
 use super::{safetensors, torch};
 use crate::error::{EngineError, ErrorCode, Result};
+use crate::load::content_hash::HashedTensor;
 use crate::load::mapped::MappedFile;
-use crate::tensor::StoredType;
+use crate::quant::MatrixForm;
+use crate::tensor::{HostTensor, StoredType};
 
 /// Type of a tensor's elements in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub(super) struct Place {
     pub stored: StoredType,
     pub shape: Vec<usize>,
     pub window: Range<usize>,
+    /// Of int8 and nf4, whose codes are in the window.
+    pub scales: Option<ScaleParts>,
 }
 
 /// All tensors of a folder, by name.
@@ -81,14 +86,14 @@ impl TensorFiles {
     /// is missing, malformed or contradicts the index; `MODEL_UNSUPPORTED` where a file holds what is not read, by name.
     pub fn open(folder: &Path) -> Result<Self> {
         for format in &FORMATS {
-            let mut all = Self { format: format.name, files: Vec::new(), tensors: BTreeMap::new() };
+            let mut reader = Reader { format, files: Vec::new(), found: BTreeMap::new() };
             if folder.join(format.single).exists() {
-                all.add(&folder.join(format.single), format)?;
-                return Ok(all);
+                reader.add(&folder.join(format.single))?;
+                return reader.finish(folder);
             }
             if let Some(index) = read_json(&folder.join(format.index))? {
-                all.add_shards(folder, format, &index)?;
-                return Ok(all);
+                reader.add_shards(folder, &index)?;
+                return reader.finish(folder);
             }
         }
         let names = FORMATS.each_ref().map(|format| format!("{} nor {}", format.single, format.index)).join(" nor ");
@@ -96,8 +101,39 @@ impl TensorFiles {
         Err(EngineError::new(ErrorCode::ModelNotFound, message))
     }
 
-    fn add_shards(&mut self, folder: &Path, format: &Format, index: &serde_json::Map<String, Value>) -> Result<()> {
-        let index_path = folder.join(format.index);
+    /// A tensor as a window of its file; scales beside it are copied.
+    pub fn tensor(&self, place: &Place) -> HostTensor {
+        let tensor = self.files[place.file].tensor(place.stored, place.shape.clone(), place.window.clone());
+        HostTensor { scales: place.scales.as_ref().map(|scales| scales.read(&self.files)), ..tensor }
+    }
+
+    /// Sizes and type of a quantized matrix; `None` for what has no scales beside it.
+    pub fn quantized_form(&self, place: &Place) -> Option<MatrixForm> {
+        let double_quant = matches!(place.scales.as_ref()?, ScaleParts::Nested { .. });
+        let [rows, columns] = place.shape[..] else { return None };
+        // Codes are bytes, which lie right anywhere.
+        Some(MatrixForm { rows, columns, stored: place.stored, double_quant, mapped: true })
+    }
+
+    /// A tensor as it lies in the files, for the content hash.
+    pub fn hashed<'a>(&'a self, name: &'a str, place: &'a Place) -> HashedTensor<'a> {
+        let bytes = &self.files[place.file].map[place.window.clone()];
+        let scales = place.scales.iter().flat_map(|scales| scales.parts());
+        let scales = scales.map(|part| part.bytes(&self.files)).collect();
+        HashedTensor { name, stored: place.stored, shape: &place.shape, bytes, scales }
+    }
+}
+
+/// Files under way to [`TensorFiles`].
+struct Reader<'a> {
+    format: &'a Format,
+    files: Vec<MappedFile>,
+    found: Found,
+}
+
+impl Reader<'_> {
+    fn add_shards(&mut self, folder: &Path, index: &serde_json::Map<String, Value>) -> Result<()> {
+        let index_path = folder.join(self.format.index);
         let corrupt =
             |what: String| EngineError::new(ErrorCode::ModelCorrupt, format!("{}: {what}", index_path.display()));
         let map = index
@@ -116,36 +152,51 @@ impl TensorFiles {
             if !path.exists() {
                 return Err(corrupt(format!("the shard {shard} is not in the folder; is the download complete?")));
             }
-            self.add(&path, format)?;
-            if let Some(absent) = tensors.into_iter().find(|tensor| !self.tensors.contains_key(*tensor)) {
+            self.add(&path)?;
+            if let Some(absent) = tensors.into_iter().find(|tensor| !self.found.contains_key(*tensor)) {
                 return Err(corrupt(format!("`{absent}` should be in {shard}, which does not have it")));
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, path: &Path, format: &Format) -> Result<()> {
+    fn add(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
-        for (name, FileTensor { element, shape, window }) in (format.read)(&file)? {
-            let stored = match element {
-                ElementType::F32 => StoredType::F32,
-                ElementType::F16 => StoredType::F16,
-                ElementType::BF16 => StoredType::BF16,
-                other => {
-                    let message =
-                        format!("{}: tensor `{name}` has type {other}; supported: F32, F16, BF16", path.display());
-                    return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
-                }
-            };
-            let place = Place { file: self.files.len(), stored, shape, window };
-            if let Some(before) = self.tensors.insert(name.clone(), place) {
-                let (path, before) = (path.display(), self.files[before.file].path.display());
+        for (name, tensor) in (self.format.read)(&file)? {
+            if let Some((before, _)) = self.found.insert(name.clone(), (self.files.len(), tensor)) {
+                let (path, before) = (path.display(), self.files[before].path.display());
                 let message = format!("{path}: tensor `{name}` is also in {before}");
                 return Err(EngineError::new(ErrorCode::ModelCorrupt, message));
             }
         }
         self.files.push(file);
         Ok(())
+    }
+
+    /// Puts together what belongs together; what is left must be of a type that stands alone.
+    fn finish(self, folder: &Path) -> Result<TensorFiles> {
+        let Self { format, files, mut found } = self;
+        let quantized = take_quantized(&mut found, &files)
+            .map_err(|(code, what)| EngineError::new(code, format!("{}: {what}", folder.display())))?;
+        let mut tensors = BTreeMap::new();
+        for (name, QuantizedMatrix { stored, shape, codes, scales }) in quantized {
+            let place = Place { file: codes.file, stored, shape, window: codes.window, scales: Some(scales) };
+            tensors.insert(name, place);
+        }
+        for (name, (file, FileTensor { element, shape, window })) in found {
+            let stored = match element {
+                ElementType::F32 => StoredType::F32,
+                ElementType::F16 => StoredType::F16,
+                ElementType::BF16 => StoredType::BF16,
+                other => {
+                    let path = files[file].path.display();
+                    let message = format!("{path}: tensor `{name}` has type {other}; supported: F32, F16, BF16");
+                    return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
+                }
+            };
+            tensors.insert(name, Place { file, stored, shape, window, scales: None });
+        }
+        Ok(TensorFiles { format: format.name, files, tensors })
     }
 }
 
