@@ -6,6 +6,7 @@ mod generation;
 mod gguf;
 mod gguf_hostile;
 mod huggingface;
+mod quantize;
 mod real_file;
 mod support;
 mod torch_file;
