@@ -90,7 +90,7 @@ interface NativeEstimatedModel extends EstimatedModel {
   readonly embeddingInHostMemory: boolean;
 }
 
-export interface NativeQuantization {
+interface NativeQuantization {
   progress(): { readonly writtenBytes: number; readonly totalBytes: number };
   cancel(): void;
   /** Does the work; once. */
