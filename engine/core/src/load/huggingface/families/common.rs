@@ -2,6 +2,7 @@
 
 use crate::config::{ModelConfig, PositionEncoding, Rope, RopeScaling, Variant};
 use crate::error::Result;
+use crate::load::huggingface::bitsandbytes::check_method;
 use crate::load::huggingface::fields::Fields;
 
 /// Defaults where families differ in them.
@@ -119,9 +120,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
 /// Checkpoints of a quantization that is not read.
 pub(super) fn refuse_quantized(fields: &Fields<'_>) -> Result<()> {
     let Some(quantization) = fields.get("quantization_config") else { return Ok(()) };
-    let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_owned(), ToString::to_string);
-    Err(fields
-        .unsupported(format_args!("checkpoints quantized with {method} are not supported; use GGUF or 16-bit files")))
+    check_method(quantization).map_err(|what| fields.unsupported(what))
 }
 
 /// Sliding windows of Qwen, which only some of the layers have.

@@ -9,8 +9,8 @@ mod names;
 mod qwen2;
 mod qwen3;
 
-pub(super) use names::Locations;
 pub(crate) use names::TensorNames;
+pub(super) use names::{Location, Locations};
 
 use super::fields::Fields;
 use crate::config::ModelConfig;
