@@ -31,7 +31,7 @@ impl EstimateQuery {
     pub(super) fn estimate(&self, backend: &dyn Backend) -> Result<TrainingEstimate> {
         let files = load::open(&self.path)?;
         let weights = WeightForms::read(&*files, self.storage, self.embedding)?;
-        let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), hash);
+        let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), Some(hash));
         let initial = self.initial.as_ref().map(read).transpose()?;
         backend.estimate(&EstimateRequest {
             model: files.config(),

@@ -54,7 +54,7 @@ impl LoadedModel {
     ///
     /// Errors: `ADAPTER_NOT_FOUND`, `ADAPTER_CORRUPT`, `ADAPTER_MISMATCH`, `ADAPTER_UNSUPPORTED`, `IO`.
     pub fn read_adapter(&self, folder: &Path) -> Result<(PeftAdapter, AdapterInfo)> {
-        read_adapter(folder, self.weights.config(), &self.metadata.content_hash)
+        read_adapter(folder, self.weights.config(), Some(&self.metadata.content_hash))
     }
 
     /// As [`Self::read_adapter`], ready to generate with: once on the device, for any number of requests.

@@ -10,7 +10,7 @@ use super::task::{Task, Turn};
 use super::*;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, TokenScores};
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, LoraTargets};
 use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
@@ -208,7 +208,14 @@ fn tiny(device: &Device) -> Arc<LoadedModel> {
 /// A run of many steps over one example.
 fn request(model: Arc<LoadedModel>) -> TrainingRequest {
     let config = TrainConfig {
-        lora: LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            targets: LoraTargets::default(),
+            use_rslora: false,
+            seed: 0,
+        },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,

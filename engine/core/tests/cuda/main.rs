@@ -12,5 +12,6 @@ mod plan;
 mod products;
 #[path = "../support/random_model.rs"]
 mod random_model;
+mod ranks;
 mod transfers;
 mod weights;

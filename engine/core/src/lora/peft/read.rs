@@ -9,31 +9,43 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::config::{PeftConfig, read_config};
-use super::{AdapterInfo, LoraMatrices, PeftAdapter, WEIGHTS_FILE, target_modules};
+use super::{
+    AdapterInfo, AdapterMetadata, CONFIG_FILE, LoraMatrices, METADATA_PREFIX, PeftAdapter, WEIGHTS_FILE, target_modules,
+};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::{expected_tensors, hex};
+use crate::lora::config::lora_scale;
+use crate::lora::{ModuleNames, TargetRules};
 
 const MAX_WEIGHTS_BYTES: u64 = 16 << 30;
 const MAX_TENSORS: usize = 20_000;
 const PREFIX: &str = "base_model.model.";
+/// Begins the paths of what a block has.
+const BLOCKS: &str = "model.layers.";
 
 /// Reads and checks an adapter's files without a base model.
 ///
 /// Errors: `ADAPTER_NOT_FOUND`, `ADAPTER_CORRUPT`, `ADAPTER_UNSUPPORTED` (a variant of LoRA, by name), `IO`.
 pub fn read_adapter_info(folder: &Path) -> Result<AdapterInfo> {
-    let (adapter, sha256) = read_files(folder)?;
+    let (adapter, _, sha256) = read_files(folder)?;
     Ok(info(&adapter, sha256))
 }
 
 /// Reads an adapter for a model and checks that it belongs to it: by the hash of the base where the adapter carries one, and always by names
-/// and shapes.
+/// and shapes. `base_hash`: none where another base than the one it was trained on is accepted.
 ///
 /// Errors: as [`read_adapter_info`], and `ADAPTER_MISMATCH` naming the tensor with what was expected and found.
-pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Result<(PeftAdapter, AdapterInfo)> {
-    let (adapter, sha256) = read_files(folder)?;
+pub fn read_adapter(
+    folder: &Path,
+    config: &ModelConfig,
+    base_hash: Option<&str>,
+) -> Result<(PeftAdapter, AdapterInfo)> {
+    let (adapter, names_targets, sha256) = read_files(folder)?;
     let mismatch = |what: String| EngineError::new(ErrorCode::AdapterMismatch, format!("{}: {what}", folder.display()));
-    if let Some(metadata) = adapter.metadata.as_ref().filter(|metadata| metadata.base_model_hash != base_hash) {
+    if let (Some(metadata), Some(base_hash)) = (&adapter.metadata, base_hash)
+        && metadata.base_model_hash != base_hash
+    {
         return Err(mismatch(format!(
             "the adapter was trained on `{}` with content hash {}; this model's hash is {base_hash}",
             metadata.base_model_name, metadata.base_model_hash
@@ -41,7 +53,7 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
     }
     let expected = expected_tensors(config);
     for (path, matrices) in &adapter.modules {
-        if !path.starts_with("model.layers.") {
+        if !path.starts_with(BLOCKS) {
             let message =
                 format!("{}: `{path}` has LoRA matrices; only linear layers of blocks are supported", folder.display());
             return Err(EngineError::new(ErrorCode::AdapterUnsupported, message));
@@ -54,8 +66,8 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
             ))
         })?;
         for (matrix, found, wanted) in [
-            ("lora_A", [adapter.r, matrices.in_features], [adapter.r, in_features]),
-            ("lora_B", [matrices.out_features, adapter.r], [out_features, adapter.r]),
+            ("lora_A", [matrices.r, matrices.in_features], [matrices.r, in_features]),
+            ("lora_B", [matrices.out_features, matrices.r], [out_features, matrices.r]),
         ] {
             if found != wanted {
                 return Err(mismatch(format!(
@@ -64,8 +76,29 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
             }
         }
     }
+    if names_targets {
+        refuse_missing(folder, &adapter, &expected)?;
+    }
     let info = info(&adapter, sha256);
     Ok((adapter, info))
+}
+
+/// PEFT would leave such a module as it was initialised, without a word: B = 0, as if it had learned nothing.
+fn refuse_missing(folder: &Path, adapter: &PeftAdapter, expected: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+    let rules = TargetRules::new(&adapter.targets)?;
+    let linear = expected.iter().filter(|(name, shape)| name.starts_with(BLOCKS) && shape.len() == 2);
+    for (path, shape) in linear.filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape))) {
+        if rules.is_target(path)? && !adapter.modules.contains_key(path) {
+            let r = rules.rank(path)?.unwrap_or(adapter.r);
+            let (out_features, in_features) = (shape[0], shape[1]);
+            let message = format!(
+                "{}: {CONFIG_FILE} makes `{path}` a target, but {WEIGHTS_FILE} lacks its matrices; expected `{PREFIX}{path}.lora_A.weight` [{r}, {in_features}] and `….lora_B.weight` [{out_features}, {r}]",
+                folder.display()
+            );
+            return Err(EngineError::new(ErrorCode::AdapterCorrupt, message));
+        }
+    }
+    Ok(())
 }
 
 fn info(adapter: &PeftAdapter, sha256: String) -> AdapterInfo {
@@ -80,7 +113,8 @@ fn info(adapter: &PeftAdapter, sha256: String) -> AdapterInfo {
     }
 }
 
-fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
+/// The adapter, whether its settings name its target modules, and the hash of its weights.
+fn read_files(folder: &Path) -> Result<(PeftAdapter, bool, String)> {
     if !folder.is_dir() {
         let message = format!("no adapter at {}: expected a folder with adapter_config.json", folder.display());
         return Err(EngineError::new(ErrorCode::AdapterNotFound, message));
@@ -95,8 +129,21 @@ fn read_files(folder: &Path) -> Result<(PeftAdapter, String)> {
         return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
     }
     let modules = pair_up(&path, &config, &tensors)?;
-    let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, metadata } = config;
-    Ok((PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, modules, metadata }, hex(&Sha256::digest(&bytes))))
+    let metadata = read_metadata(&bytes);
+    let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, mut targets, names_targets, metadata: earlier } = config;
+    if !names_targets {
+        targets.target_modules = ModuleNames::Names(modules.keys().cloned().collect());
+    }
+    let metadata = metadata.or(earlier);
+    let adapter = PeftAdapter { r, lora_alpha, targets, lora_dropout, use_rslora, modules, metadata };
+    Ok((adapter, names_targets, hex(&Sha256::digest(&bytes))))
+}
+
+/// What Luthier adds to the metadata of the file.
+fn read_metadata(bytes: &[u8]) -> Option<AdapterMetadata> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    let about = header.metadata().as_ref()?;
+    AdapterMetadata::from_texts(|name| about.get(&format!("{METADATA_PREFIX}{name}")).cloned())
 }
 
 fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
@@ -139,6 +186,8 @@ fn parse_name(name: &str) -> Option<(&str, Side)> {
 fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, LoraMatrices>> {
     let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
     let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
+    let unreadable = |cause: EngineError| error(ErrorCode::AdapterUnsupported, cause.message);
+    let rules = TargetRules::new(&config.targets).map_err(&unreadable)?;
     let mut sides: BTreeMap<(String, Side), (String, TensorView<'_>)> = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let (module, side) = parse_name(name).ok_or_else(|| {
@@ -181,14 +230,25 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
             }
         };
         let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);
-        if a_shape[0] != config.r || b_shape[1] != config.r {
+        let (in_features, out_features) = (a_shape[1], b_shape[0]);
+        if config.names_targets && !rules.is_target(&module).map_err(&unreadable)? {
+            let (name, _) = &sides[&(module.clone(), Side::A)];
             return Err(corrupt(format!(
-                "`{module}`: lora_A is {a_shape:?} and lora_B {b_shape:?}; expected [r, in] and [out, r] with r = {} of the configuration",
-                config.r
+                "`{name}` {a_shape:?} is surplus: {CONFIG_FILE} does not make `{module}` a target; expected matrices of targets only"
             )));
         }
-        let (in_features, out_features) = (a_shape[1], b_shape[0]);
-        modules.insert(module, LoraMatrices { in_features, out_features, a, b });
+        let r = rules.rank(&module).map_err(&unreadable)?.unwrap_or(config.r);
+        let alpha = rules.alpha(&module).map_err(&unreadable)?.unwrap_or(config.lora_alpha);
+        for (side, shape, expected) in [(Side::A, &a_shape, [r, in_features]), (Side::B, &b_shape, [out_features, r])] {
+            if shape[..] != expected {
+                let (name, _) = &sides[&(module.clone(), side)];
+                return Err(corrupt(format!(
+                    "`{name}`: expected {expected:?} with r = {r} of {CONFIG_FILE}, found {shape:?}"
+                )));
+            }
+        }
+        let scale = lora_scale(r, alpha, config.use_rslora);
+        modules.insert(module, LoraMatrices { r, scale, in_features, out_features, a, b });
     }
     Ok(modules)
 }
