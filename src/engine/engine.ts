@@ -94,11 +94,24 @@ export interface LoraConfig {
   readonly loraAlpha: number;
   /** Share of a layer's input that its low-rank half does not see in training; also where training starts from an existing adapter. */
   readonly loraDropout: number;
-  /** Module names such as `q_proj`; null: every linear layer but the output layer. */
-  readonly targetModules: readonly string[] | null;
   readonly useRslora: boolean;
   /** Seed of the initial A and of dropout. */
   readonly seed: number;
+  /**
+   * Module names such as `q_proj`, or longer ends of module paths; a text: a regular expression that a whole path must match; null: every
+   * linear layer but the output layer.
+   */
+  readonly targetModules: readonly string[] | string | null;
+  /** Named as `targetModules`; null: none. */
+  readonly excludeModules: readonly string[] | string | null;
+  /** Blocks whose layers are adapted; null: all. Not with a regular expression as `targetModules`. */
+  readonly layersToTransform: readonly number[] | null;
+  /** Regular expressions of what stands before a block's number; empty: anything. */
+  readonly layersPattern: readonly string[];
+  /** Ranks other than `r` by module name, end of a path or regular expression of one. */
+  readonly rankPattern: Readonly<Record<string, number>>;
+  /** The same for `loraAlpha`. */
+  readonly alphaPattern: Readonly<Record<string, number>>;
 }
 
 export interface TrainingConfig {

@@ -57,7 +57,7 @@ const sizeOf = (shapes: AdapterShapes): number =>
 export async function writeFakeAdapter(
   folder: string,
   model: ModelMetadata,
-  lora: LoraConfig & { readonly targetModules: readonly string[] },
+  lora: Omit<LoraConfig, 'targetModules'> & { readonly targetModules: readonly string[] },
   value: number,
   metadata: AdapterMetadata,
 ): Promise<SavedAdapter> {

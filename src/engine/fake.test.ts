@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { ALL_LINEAR } from '../../test/fixtures/all-linear.ts';
 import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
 import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
 import type { SamplingConfig, TokenExamples, TrainingConfig, TrainingEvent, TrainingRun } from './engine.ts';
@@ -12,7 +13,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'luthier-fake-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
 const config: TrainingConfig = {
-  lora: { r: 2, loraAlpha: 4, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 2, loraAlpha: 4, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
   learningRate: 1e-3,
   lrSchedulerType: 'linear',

@@ -47,7 +47,9 @@ async function planTraining({ evaluation, ...request }: PlanRequest) {
     throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
   }
   const { linearModules } = model;
-  const unknown = config.lora.targetModules?.find((name) => !linearModules.includes(name));
+  // Which modules a regular expression matches is the engine's to say; here it is all of them.
+  const named = typeof config.lora.targetModules === 'string' ? null : config.lora.targetModules;
+  const unknown = named?.find((name) => !linearModules.includes(name));
   if (unknown !== undefined) {
     throw new EngineError(
       'UNKNOWN_TARGET_MODULE',
@@ -55,7 +57,7 @@ async function planTraining({ evaluation, ...request }: PlanRequest) {
     );
   }
   const initial = config.initAdapterPath === null ? null : await readFakeAdapterFor(model, config.initAdapterPath);
-  const targetModules = initial?.targetModules ?? config.lora.targetModules ?? linearModules;
+  const targetModules = initial?.targetModules ?? named ?? linearModules;
   checkExamples(model, train, 'training');
   if (evaluation !== null) checkExamples(model, evaluation, 'evaluation');
   const lora = initial === null ? config.lora : { ...config.lora, ...initial, targetModules };

@@ -28,9 +28,17 @@ export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
 
 type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedBytes'>;
 
+type ModuleNames = readonly string[] | string | undefined;
+
+interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'excludeModules' | 'layersToTransform'> {
+  readonly targetModules: ModuleNames;
+  readonly excludeModules: ModuleNames;
+  readonly layersToTransform: readonly number[] | undefined;
+}
+
 export interface NativeTrainingConfig
   extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'recomputeLayers'> {
-  readonly lora: Omit<LoraConfig, 'targetModules'> & { readonly targetModules: string[] | undefined };
+  readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;

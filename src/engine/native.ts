@@ -76,10 +76,14 @@ function toNativeConfig({
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
-  const targetModules = lora.targetModules === null ? undefined : [...lora.targetModules];
   return {
     ...rest,
-    lora: { ...lora, targetModules },
+    lora: {
+      ...lora,
+      targetModules: lora.targetModules ?? undefined,
+      excludeModules: lora.excludeModules ?? undefined,
+      layersToTransform: lora.layersToTransform ?? undefined,
+    },
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,

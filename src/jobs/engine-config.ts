@@ -1,26 +1,39 @@
 /** A stored spec as the engine takes it. */
 import { isAbsolute } from 'node:path';
 import type { AdapterStore } from '../adapters/adapter-store.ts';
-import type { TrainingConfig } from '../engine/engine.ts';
-import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type { LoraConfig, TrainingConfig } from '../engine/engine.ts';
+import { LoraSpec, type TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import { checkPath } from '../models/allowed-path.ts';
 
 /** A number that a stored spec has by construction: its defaults were written out when it was checked. */
 const number = (value: number | undefined): number => value ?? 0;
 
+/** A list of names or a regular expression; null where neither is there. */
+function moduleNames(names: readonly string[], pattern: string): readonly string[] | string | null {
+  if (pattern !== '') return pattern;
+  return names.length === 0 || names.includes('all-linear') ? null : names;
+}
+
+function loraConfig(lora: LoraSpec, seed: number): LoraConfig {
+  return {
+    r: number(lora.r),
+    loraAlpha: number(lora.loraAlpha),
+    loraDropout: number(lora.loraDropout),
+    useRslora: lora.useRslora,
+    seed,
+    targetModules: moduleNames(lora.targetModules, lora.targetPattern),
+    excludeModules: moduleNames(lora.excludeModules, lora.excludePattern),
+    layersToTransform: lora.layersToTransform.length === 0 ? null : lora.layersToTransform,
+    layersPattern: lora.layersPattern,
+    rankPattern: lora.rankPattern,
+    alphaPattern: lora.alphaPattern,
+  };
+}
+
 /** @param initAdapterPath From `initAdapterFolder`. */
 export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null): TrainingConfig {
-  const targets = spec.lora?.targetModules ?? [];
-  const all = targets.length === 0 || targets.includes('all-linear');
   return {
-    lora: {
-      r: number(spec.lora?.r),
-      loraAlpha: number(spec.lora?.loraAlpha),
-      loraDropout: number(spec.lora?.loraDropout),
-      targetModules: all ? null : targets,
-      useRslora: spec.lora?.useRslora ?? false,
-      seed: number(spec.seed),
-    },
+    lora: loraConfig(spec.lora ?? LoraSpec.create(), number(spec.seed)),
     initAdapterPath,
     learningRate: number(spec.learningRate),
     lrSchedulerType: spec.lrSchedulerType ?? 'linear',

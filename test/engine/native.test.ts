@@ -15,6 +15,7 @@ import type {
   WeightStorage,
 } from '../../src/engine/engine.ts';
 import { openNativeEngine } from '../../src/engine/native.ts';
+import { ALL_LINEAR } from '../fixtures/all-linear.ts';
 
 const golden = fileURLToPath(new URL('../parity/golden', import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), 'luthier-native-'));
@@ -44,7 +45,7 @@ const greedy: SamplingConfig = {
 };
 
 const config: TrainingConfig = {
-  lora: { r: 4, loraAlpha: 8, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 4, loraAlpha: 8, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
   learningRate: 1e-2,
   lrSchedulerType: 'linear',

@@ -34,7 +34,7 @@ fn gradients<O: Ops<Elem = f32>>(ops: &O, case: &str) -> (f64, Vec<(String, Vec<
     let mut head = HeadScratch::new(ops, config, rows).unwrap();
     let mut found = ops.allocate(layout.len()).unwrap();
     decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
-    let loss = decoder.loss(&batch, &activations, &mut scratch, &mut head, Some(1.0 / rows as f64)).unwrap();
+    let loss = decoder.loss(&batch, &activations, &mut scratch, &mut head, Some(1.0)).unwrap();
     decoder.backward(&batch, &mut activations, &mut scratch, &mut found).unwrap();
     let mut numbers = vec![0.0; layout.len()];
     ops.read(View::from(&found), &mut numbers).unwrap();
