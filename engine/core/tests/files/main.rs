@@ -4,5 +4,6 @@ mod generation;
 mod gguf;
 mod gguf_hostile;
 mod huggingface;
+mod merge;
 mod real_file;
 mod support;
