@@ -118,6 +118,8 @@ export interface TrainingConfig {
   readonly lora: LoraConfig;
   /** Folder of a PEFT adapter to start from, or null. Its rank, alpha and targets are then taken from it. */
   readonly initAdapterPath: string | null;
+  /** Accept one that carries the content hash of another base, if names and shapes fit. */
+  readonly initAdapterAnyBase: boolean;
   readonly learningRate: number;
   /** `linear`, `cosine`, `constant`, `constant_with_warmup`. */
   readonly lrSchedulerType: string;
@@ -271,7 +273,7 @@ export interface TrainingRun {
   close(): void;
 }
 
-/** What Luthier adds to an exported adapter; written to adapter_config.json under `luthier`. */
+/** What Luthier adds to an exported adapter; written to the metadata of adapter_model.safetensors. */
 export interface AdapterMetadata {
   readonly baseModelName: string;
   readonly baseModelHash: string;
@@ -294,6 +296,26 @@ export interface AdapterInfo {
   readonly sha256: string;
   /** What the adapter carries about its origin; null where it does not. */
   readonly metadata: AdapterMetadata | null;
+}
+
+/** A base to merge into; its files are read, it need not be loaded. */
+export interface MergeBase {
+  readonly path: string;
+  /** What the adapter must have been made for; null: any base that it fits. */
+  readonly contentHash: string | null;
+  /** How weights are held before the adapter is added. */
+  readonly storage: WeightStorage;
+}
+
+export type MergeFormat = 'safetensors_bf16' | 'safetensors_f16' | 'gguf_f16' | 'gguf_q8_0';
+
+export interface MergedModel {
+  /** Of all files. */
+  readonly bytes: number;
+  /** The type that most weights were dequantized from, such as `q4_1`; null: none were. */
+  readonly dequantizedFrom: string | null;
+  /** Whether what was written has the base's tokenizer. */
+  readonly hasTokenizer: boolean;
 }
 
 /** An adapter in memory beside its base model. */
@@ -359,7 +381,8 @@ export interface BaseModel {
   readonly storageType: string;
   /** Bytes of the weights as they are held, mapped files included. */
   readonly loadedBytes: number;
-  loadAdapter(folder: string): Promise<AdapterHandle>;
+  /** @param anyBase Accept one that carries the content hash of another base, if names and shapes fit. */
+  loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle>;
   /** OUT_OF_MEMORY before anything is allocated where the run's plan does not fit. */
   train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
@@ -386,5 +409,10 @@ export interface Engine {
   ): Promise<TrainingEstimate>;
   /** Reads and checks an adapter's files without a base model. */
   readAdapter(folder: string): Promise<AdapterInfo>;
+  /**
+   * Writes base and adapter as one model into an existing empty folder, through to the disk.
+   * @param adapter A PEFT folder.
+   */
+  mergeAdapter(base: MergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel>;
   close(): Promise<void>;
 }

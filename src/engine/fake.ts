@@ -1,4 +1,6 @@
 /** An engine without a device, for tests of everything above it. It keeps the interface's promises; its numbers mean nothing. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type {
   AdapterHandle,
   AdapterInfo,
@@ -56,7 +58,9 @@ async function planTraining({ evaluation, ...request }: PlanRequest) {
       `there is no module ${unknown}; expected ${linearModules.join(', ')}`,
     );
   }
-  const initial = config.initAdapterPath === null ? null : await readFakeAdapterFor(model, config.initAdapterPath);
+  const { initAdapterPath, initAdapterAnyBase } = config;
+  const initial =
+    initAdapterPath === null ? null : await readFakeAdapterFor(model, initAdapterPath, initAdapterAnyBase);
   const targetModules = initial?.targetModules ?? named ?? linearModules;
   checkExamples(model, train, 'training');
   if (evaluation !== null) checkExamples(model, evaluation, 'evaluation');
@@ -110,9 +114,9 @@ class FakeModel implements BaseModel {
     this.#runs = runs;
   }
 
-  async loadAdapter(folder: string): Promise<AdapterHandle> {
+  async loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle> {
     this.#checkOpen();
-    return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder));
+    return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder, anyBase));
   }
 
   async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null) {
@@ -225,6 +229,13 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     readAdapter: async (folder) => {
       checkOpen();
       return (await readFakeAdapter(folder)).info;
+    },
+    mergeAdapter: async ({ path, contentHash }, adapter, format, folder) => {
+      const model = metadataAt(path);
+      const info = await readFakeAdapterFor(model, adapter, contentHash === null);
+      const text = JSON.stringify({ base: model.contentHash, adapter: info.sha256, format });
+      await writeFile(join(folder, 'config.json'), text);
+      return { bytes: text.length, dequantizedFrom: null, hasTokenizer: true };
     },
     close: async () => {
       closed = true;

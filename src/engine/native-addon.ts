@@ -9,6 +9,9 @@ import type {
   GeneratedTokens,
   GgufTokenizerMetadata,
   LoraConfig,
+  MergeBase,
+  MergedModel,
+  MergeFormat,
   ModelMetadata,
   SamplingConfig,
   SavedAdapter,
@@ -83,7 +86,7 @@ export interface NativeAdapter {
 export interface NativeModel {
   metadata(): NativeModelMetadata;
   weights(): NativeModelWeights;
-  loadAdapter(folder: string): Promise<NativeAdapter>;
+  loadAdapter(folder: string, anyBase: boolean): Promise<NativeAdapter>;
   train(
     config: NativeTrainingConfig,
     train: TokenExamples,
@@ -98,6 +101,10 @@ interface NativeEstimatedModel extends EstimatedModel {
   readonly embeddingInHostMemory: boolean;
 }
 
+interface NativeMergeBase extends Omit<MergeBase, 'contentHash'> {
+  readonly contentHash: string | undefined;
+}
+
 export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
@@ -110,6 +117,7 @@ export interface NativeEngine {
     evaluation: TokenExamples | null,
   ): Promise<TrainingEstimate>;
   readAdapter(folder: string): Promise<AdapterInfo>;
+  mergeAdapter(base: NativeMergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel>;
   close(): Promise<void>;
 }
 

@@ -10,6 +10,9 @@ import type {
   EstimatedModel,
   GeneratedTokens,
   GenerationRun,
+  MergeBase,
+  MergedModel,
+  MergeFormat,
   ModelMetadata,
   SamplingConfig,
   TokenExamples,
@@ -205,8 +208,8 @@ class NativeBaseModel implements BaseModel {
     throw new EngineError('CLOSED', `the model ${this.metadata.name} is closed; load it again`);
   }
 
-  async loadAdapter(folder: string): Promise<AdapterHandle> {
-    return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder)));
+  async loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle> {
+    return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder, anyBase)));
   }
 
   async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun> {
@@ -275,6 +278,11 @@ class AddonEngine implements Engine {
 
   async readAdapter(folder: string) {
     return settled(this.#open.readAdapter(folder));
+  }
+
+  async mergeAdapter(base: MergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel> {
+    const files = { ...base, contentHash: base.contentHash ?? undefined };
+    return settled(this.#open.mergeAdapter(files, adapter, format, folder));
   }
 
   close(): Promise<void> {

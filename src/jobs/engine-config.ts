@@ -1,6 +1,6 @@
 /** A stored spec as the engine takes it. */
 import { isAbsolute } from 'node:path';
-import type { AdapterStore } from '../adapters/adapter-store.ts';
+import { type AdapterStore, isForOtherBase } from '../adapters/adapter-store.ts';
 import type { LoraConfig, TrainingConfig } from '../engine/engine.ts';
 import { LoraSpec, type TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import { checkPath } from '../models/allowed-path.ts';
@@ -30,11 +30,19 @@ function loraConfig(lora: LoraSpec, seed: number): LoraConfig {
   };
 }
 
-/** @param initAdapterPath From `initAdapterFolder`. */
-export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null): TrainingConfig {
+/** The adapter that a job starts from. */
+interface InitAdapter {
+  readonly folder: string;
+  /** Whether it was accepted for another base than it carries the content hash of. */
+  readonly anyBase: boolean;
+}
+
+/** @param initAdapter From `findInitAdapter`. */
+export function engineConfig(spec: TrainingSpec, initAdapter: InitAdapter | null): TrainingConfig {
   return {
     lora: loraConfig(spec.lora ?? LoraSpec.create(), number(spec.seed)),
-    initAdapterPath,
+    initAdapterPath: initAdapter?.folder ?? null,
+    initAdapterAnyBase: initAdapter?.anyBase ?? false,
     learningRate: number(spec.learningRate),
     lrSchedulerType: spec.lrSchedulerType ?? 'linear',
     warmupSteps: number(spec.warmupSteps),
@@ -57,16 +65,18 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
 }
 
 /**
- * The folder of the adapter that a job starts from; null: none.
+ * The adapter that a job starts from; null: none.
  * @param name As `TrainingSpec.init_adapter`.
  * @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED
  */
-export async function initAdapterFolder(
+export async function findInitAdapter(
   name: string,
   adapters: Pick<AdapterStore, 'get'>,
   roots: readonly string[],
-): Promise<string | null> {
+): Promise<InitAdapter | null> {
   if (name === '') return null;
   const isPath = isAbsolute(name) || (/[\\/]/.test(name) && !/^(adapters|trainingJobs)\//.test(name));
-  return isPath ? checkPath(name, roots) : adapters.get(name).folder;
+  if (isPath) return { folder: await checkPath(name, roots), anyBase: false };
+  const adapter = adapters.get(name);
+  return { folder: adapter.folder, anyBase: isForOtherBase(adapter) };
 }

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
-import { initAdapterFolder } from '../jobs/engine-config.ts';
+import { findInitAdapter } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
@@ -75,7 +75,7 @@ export function createTrainingService(
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
     if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
-    await initAdapterFolder(spec.initAdapter, adapters, dependencies.modelRoots);
+    await findInitAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
     if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
       throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {
         resource: { type: 'adapter', name: `adapters/${spec.output}` },

@@ -47,6 +47,7 @@ const greedy: SamplingConfig = {
 const config: TrainingConfig = {
   lora: { r: 4, loraAlpha: 8, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
+  initAdapterAnyBase: false,
   learningRate: 1e-2,
   lrSchedulerType: 'linear',
   warmupSteps: 0,
@@ -81,7 +82,7 @@ async function events(settings: Partial<TrainingConfig>, cancelAfter = Number.PO
 }
 
 async function generate(adapterFolder: string | null): Promise<number[]> {
-  const adapter = adapterFolder === null ? null : await model.loadAdapter(adapterFolder);
+  const adapter = adapterFolder === null ? null : await model.loadAdapter(adapterFolder, false);
   const ids: number[] = [];
   for await (const batch of model.generate(Uint32Array.from([72, 105]), greedy, adapter).tokens())
     ids.push(...batch.tokenIds);
@@ -304,7 +305,7 @@ describe('files', () => {
     writeFileSync(text, 'no model');
     await expect(engine.loadModel(text, 'stored')).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
     await expect(engine.loadModel(join(scratch, 'none'), 'stored')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
-    await expect(model.loadAdapter(join(golden, 'untied/init_adapter'))).rejects.toMatchObject({
+    await expect(model.loadAdapter(join(golden, 'untied/init_adapter'), false)).rejects.toMatchObject({
       code: 'ADAPTER_MISMATCH',
     });
   });
@@ -408,7 +409,7 @@ describe('closing', () => {
   });
 
   it('refuses a closed adapter', async () => {
-    const adapter = await model.loadAdapter(join(golden, 'tied/init_adapter'));
+    const adapter = await model.loadAdapter(join(golden, 'tied/init_adapter'), false);
     adapter.close();
     adapter.close();
     expect(() => model.generate(Uint32Array.from([1]), greedy, adapter)).toThrow(

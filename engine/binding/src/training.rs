@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_core::device::{Batch, RunEvent, TrainingRun};
-use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
 use luthier_core::lora::peft::write_adapter;
+use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
 use luthier_core::train::{EvaluationResult, TrainConfig, TrainingEvent, TrainingStep};
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
@@ -62,6 +62,7 @@ impl From<NativeLoraConfig> for LoraConfig {
 pub struct NativeTrainingConfig {
     pub lora: NativeLoraConfig,
     pub init_adapter_path: Option<String>,
+    pub init_adapter_any_base: bool,
     pub learning_rate: f64,
     pub lr_scheduler_type: String,
     pub warmup_steps: f64,

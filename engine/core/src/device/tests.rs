@@ -337,7 +337,7 @@ fn both_kinds_of_devices_answer_alike() {
         let model = tiny(device);
         // Everything is f32 in these files.
         assert_eq!(model.weight_bytes(), 4 * model.metadata.parameter_count);
-        let adapter = model.load_adapter(&folder).unwrap();
+        let adapter = model.load_adapter(&folder, false).unwrap();
         let alone = (twenty(device, &model, None), scores(device, &model, None).unwrap());
         let with = (twenty(device, &model, Some(&adapter)), scores(device, &model, Some(&adapter)).unwrap());
         assert_ne!(alone.1.logprobs[1], with.1.logprobs[1], "the adapter changes something");

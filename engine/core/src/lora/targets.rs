@@ -108,13 +108,14 @@ impl Pattern {
     }
 }
 
-enum Names<'a> {
+/// [`ModuleNames`] with its regular expression read.
+enum Choice<'a> {
     AllLinear,
     Names(&'a [String]),
     Pattern(Pattern),
 }
 
-impl<'a> Names<'a> {
+impl<'a> Choice<'a> {
     fn new(names: &'a ModuleNames) -> Result<Self> {
         Ok(match names {
             ModuleNames::AllLinear => Self::AllLinear,
@@ -134,8 +135,8 @@ impl<'a> Names<'a> {
 
 /// [`LoraTargets`] with its regular expressions read.
 pub(crate) struct TargetRules<'a> {
-    targets: Names<'a>,
-    excluded: Option<Names<'a>>,
+    targets: Choice<'a>,
+    excluded: Option<Choice<'a>>,
     layers: Option<&'a [usize]>,
     layer_index: Vec<Pattern>,
     ranks: Vec<(Pattern, usize)>,
@@ -161,8 +162,8 @@ impl<'a> TargetRules<'a> {
             of.layers_pattern.iter().map(index).collect::<Result<_>>()?
         };
         Ok(Self {
-            targets: Names::new(&of.target_modules)?,
-            excluded: of.exclude_modules.as_ref().map(Names::new).transpose()?,
+            targets: Choice::new(&of.target_modules)?,
+            excluded: of.exclude_modules.as_ref().map(Choice::new).transpose()?,
             layers,
             layer_index,
             ranks: keys(&of.rank_pattern)?,
@@ -182,7 +183,7 @@ impl<'a> TargetRules<'a> {
         if !self.targets.contains(path)? {
             return Ok(false);
         }
-        let is_named = matches!(self.targets, Names::Names(names) if names.iter().any(|name| name == path));
+        let is_named = matches!(self.targets, Choice::Names(names) if names.iter().any(|name| name == path));
         let Some(layers) = self.layers.filter(|_| !is_named) else { return Ok(true) };
         for pattern in &self.layer_index {
             if let Some(index) = pattern.index(path)? {

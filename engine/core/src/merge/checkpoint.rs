@@ -107,7 +107,11 @@ fn write_shard(source: &MergedTensors<'_>, names: &[&str], stored: StoredType, p
         })?;
     }
     if output.bytes() - start != end {
-        return Err(EngineError::internal(format!("{}: {} bytes of tensors, expected {end}", path.display(), output.bytes() - start)));
+        return Err(EngineError::internal(format!(
+            "{}: {} bytes of tensors, expected {end}",
+            path.display(),
+            output.bytes() - start
+        )));
     }
     output.finish()
 }
@@ -120,7 +124,8 @@ fn copy_files(base: &Path, folder: &Path) -> Result<u64> {
         let name = entry.file_name();
         let Some(text) = name.to_str() else { continue };
         if (COPIED.contains(&text) || text.ends_with(".py")) && entry.path().is_file() {
-            let contents = std::fs::read(entry.path()).map_err(|cause| EngineError::io("read", &entry.path(), &cause))?;
+            let contents =
+                std::fs::read(entry.path()).map_err(|cause| EngineError::io("read", &entry.path(), &cause))?;
             bytes += write_file(&folder.join(&name), &contents)?;
         }
     }

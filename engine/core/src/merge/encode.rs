@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn q8_0_is_read_back_within_half_a_step() {
         let mut random = MersenneTwister::new(5);
-        let numbers: Vec<f32> = (0..4 * Q8_0_NUMBERS).map(|i| if i < 32 { 0.0 } else { random.uniform_f32(3.0) }).collect();
+        let numbers: Vec<f32> =
+            (0..4 * Q8_0_NUMBERS).map(|i| if i < 32 { 0.0 } else { random.uniform_f32(3.0) }).collect();
         let mut bytes = Vec::new();
         q8_0("w", &numbers, &mut bytes).unwrap();
         assert_eq!(bytes.len(), 4 * Q8_0_BYTES);
@@ -92,7 +93,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_by_name() {
         let mut out = Vec::new();
-        for (stored, number) in [(StoredType::F16, 70_000.0), (StoredType::BF16, f32::MAX), (StoredType::F32, f32::NAN)] {
+        for (stored, number) in [(StoredType::F16, 70_000.0), (StoredType::BF16, f32::MAX), (StoredType::F32, f32::NAN)]
+        {
             let error = floats("model.norm.weight", stored, &[1.0, number], &mut out).unwrap_err();
             assert_eq!(error.code, ErrorCode::ModelUnsupported);
             assert!(error.message.contains("`model.norm.weight`") && error.message.contains(stored.name()), "{error}");

@@ -41,7 +41,8 @@ impl<'a> MergedTensors<'a> {
                 None => numbers_by_type.push((form.stored, form.len())),
             }
         }
-        let dequantized_from = numbers_by_type.into_iter().max_by_key(|(_, numbers)| *numbers).map(|(stored, _)| stored);
+        let dequantized_from =
+            numbers_by_type.into_iter().max_by_key(|(_, numbers)| *numbers).map(|(stored, _)| stored);
         Ok(Self { files, storage, adapter, shapes, dequantized_from })
     }
 

@@ -146,7 +146,8 @@ fn checkpoints_hold_the_sum_and_have_the_pairs_logits() {
             let off = norm(&mut found.iter().zip(&pair).map(|(a, b)| a - b));
             let effect = norm(&mut alone.iter().zip(&pair).map(|(a, b)| a - b));
             assert!(off < 0.05 * effect, "off by {off}, where the adapter makes a difference of {effect}");
-            let sizes = std::fs::read_dir(files.path(&out)).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+            let sizes =
+                std::fs::read_dir(files.path(&out)).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
             assert_eq!(sizes.sum::<u64>(), merged.bytes);
         }
         let text = std::fs::read_to_string(files.path("out-base/config.json")).unwrap();
