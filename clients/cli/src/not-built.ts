@@ -3,7 +3,7 @@
 /** Subcommands, by group. */
 export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
   jobs: ['pause', 'resume', 'delete'],
-  adapters: ['merge', 'load', 'unload', 'download'],
+  adapters: ['load', 'unload'],
 };
 
 /** Options of `train` that transformers, PEFT or their users know, with what to use instead. */
