@@ -4,6 +4,7 @@ import {
   type AdapterServiceService,
   DeleteAdapterRequest,
   DeleteAdapterResponse,
+  DownloadAdapterResponse,
   ExportAdapterRequest,
   ExportAdapterResponse,
   ImportAdapterRequest,
@@ -79,10 +80,10 @@ export function createAdapterService(
     downloadAdapter: async function* (request) {
       const adapter = adapters.get(parseRequest(getSchema, request).name);
       for await (const part of sendAdapterFiles(adapter.folder)) {
-        if (part instanceof Uint8Array) yield { part: { $case: 'chunk', value: Buffer.from(part) } };
+        if (part instanceof Uint8Array) yield DownloadAdapterResponse.create({ chunk: Buffer.from(part) });
         else {
           const files = part.map((file) => ({ ...file }));
-          yield { part: { $case: 'header', value: { adapter: adapterMessage(adapter), files } } };
+          yield DownloadAdapterResponse.create({ header: { adapter: adapterMessage(adapter), files } });
         }
       }
     },

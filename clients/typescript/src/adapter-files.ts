@@ -4,12 +4,12 @@ import { createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { LuthierError } from './error.ts';
-import {
-  type AdapterFile,
+import type {
+  AdapterFile,
   DownloadAdapterHeader,
-  type DownloadAdapterResponse,
-  type UploadAdapterHeader,
-  type UploadAdapterRequest,
+  DownloadAdapterResponse,
+  UploadAdapterHeader,
+  UploadAdapterRequest,
 } from './gen/luthier/v1/adapter_service.ts';
 import { Status } from './status.ts';
 import { CHUNK_BYTES, fileSha256 } from './upload.ts';
@@ -65,7 +65,7 @@ async function writeFile(file: FileHandle, announced: AdapterFile, chunks: Async
 
 async function* chunksOf(responses: AsyncIterator<DownloadAdapterResponse>): AsyncGenerator<Buffer, void, undefined> {
   for (let next = await responses.next(); !next.done; next = await responses.next()) {
-    if (next.value.part?.$case === 'chunk') yield next.value.part.value;
+    yield next.value.chunk;
   }
 }
 
@@ -94,9 +94,9 @@ export async function receiveAdapter(
   }
   try {
     const first = await responses.next();
-    const part = first.done ? undefined : first.value.part;
-    if (part?.$case !== 'header') throw damaged('the stream does not begin with the list of files');
-    const { files } = part.value;
+    const header = first.done ? undefined : first.value.header;
+    if (header === undefined) throw damaged('the stream does not begin with the list of files');
+    const { files } = header;
     // Names from a server are not paths of this machine.
     const strange = files.find(({ name }) => !FILES.includes(name));
     if (strange) throw damaged(`the server sends ${JSON.stringify(strange.name)}, expected ${FILES.join(' and ')}`);
@@ -114,7 +114,7 @@ export async function receiveAdapter(
     } finally {
       await rm(writing, { recursive: true, force: true });
     }
-    return DownloadAdapterHeader.fromPartial(part.value);
+    return header;
   } finally {
     await responses.return(undefined);
   }

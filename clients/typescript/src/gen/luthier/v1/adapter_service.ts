@@ -235,9 +235,10 @@ export interface DownloadAdapterHeader {
 }
 
 export interface DownloadAdapterResponse {
-  part: { $case: "header"; value: DownloadAdapterHeader } | //
-  /** At most 1 MiB, of one file. */
-  { $case: "chunk"; value: Buffer } | undefined;
+  /** Of every message but the first: at most 1 MiB, of one file. */
+  chunk: Buffer;
+  /** Of the first message alone. */
+  header: DownloadAdapterHeader | undefined;
 }
 
 export interface UploadAdapterHeader {
@@ -2311,18 +2312,16 @@ export const DownloadAdapterHeader: MessageFns<DownloadAdapterHeader> = {
 };
 
 function createBaseDownloadAdapterResponse(): DownloadAdapterResponse {
-  return { part: undefined };
+  return { chunk: Buffer.alloc(0), header: undefined };
 }
 
 export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
   encode(message: DownloadAdapterResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    switch (message.part?.$case) {
-      case "header":
-        DownloadAdapterHeader.encode(message.part.value, writer.uint32(10).fork()).join();
-        break;
-      case "chunk":
-        writer.uint32(18).bytes(message.part.value);
-        break;
+    if (message.chunk.length !== 0) {
+      writer.uint32(10).bytes(message.chunk);
+    }
+    if (message.header !== undefined) {
+      DownloadAdapterHeader.encode(message.header, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -2345,7 +2344,7 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
               break;
             }
 
-            message.part = { $case: "header", value: DownloadAdapterHeader.decode(reader, reader.uint32()) };
+            message.chunk = Buffer.from(reader.bytes());
             continue;
           }
           case 2: {
@@ -2353,7 +2352,7 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
               break;
             }
 
-            message.part = { $case: "chunk", value: Buffer.from(reader.bytes()) };
+            message.header = DownloadAdapterHeader.decode(reader, reader.uint32());
             continue;
           }
         }
@@ -2370,20 +2369,18 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
 
   fromJSON(object: any): DownloadAdapterResponse {
     return {
-      part: isSet(object.header)
-        ? { $case: "header", value: DownloadAdapterHeader.fromJSON(object.header) }
-        : isSet(object.chunk)
-        ? { $case: "chunk", value: Buffer.from(bytesFromBase64(object.chunk)) }
-        : undefined,
+      chunk: isSet(object.chunk) ? Buffer.from(bytesFromBase64(object.chunk)) : Buffer.alloc(0),
+      header: isSet(object.header) ? DownloadAdapterHeader.fromJSON(object.header) : undefined,
     };
   },
 
   toJSON(message: DownloadAdapterResponse): unknown {
     const obj: any = {};
-    if (message.part?.$case === "header") {
-      obj.header = DownloadAdapterHeader.toJSON(message.part.value);
-    } else if (message.part?.$case === "chunk") {
-      obj.chunk = base64FromBytes(message.part.value);
+    if (message.chunk !== undefined) {
+      obj.chunk = base64FromBytes(message.chunk);
+    }
+    if (message.header !== undefined) {
+      obj.header = DownloadAdapterHeader.toJSON(message.header);
     }
     return obj;
   },
@@ -2393,20 +2390,10 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
   },
   fromPartial(object: DeepPartial<DownloadAdapterResponse>): DownloadAdapterResponse {
     const message = createBaseDownloadAdapterResponse();
-    switch (object.part?.$case) {
-      case "header": {
-        if (object.part?.value !== undefined && object.part?.value !== null) {
-          message.part = { $case: "header", value: DownloadAdapterHeader.fromPartial(object.part.value) };
-        }
-        break;
-      }
-      case "chunk": {
-        if (object.part?.value !== undefined && object.part?.value !== null) {
-          message.part = { $case: "chunk", value: object.part.value };
-        }
-        break;
-      }
-    }
+    message.chunk = object.chunk ?? Buffer.alloc(0);
+    message.header = (object.header !== undefined && object.header !== null)
+      ? DownloadAdapterHeader.fromPartial(object.header)
+      : undefined;
     return message;
   },
 };
