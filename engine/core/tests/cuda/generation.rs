@@ -130,7 +130,7 @@ fn a_cache_that_does_not_fit_fails_its_request_only() {
 
 fn load(device: &Device) -> (LoadedModel, LoadedAdapter) {
     let model = device.load(&folder("tied").join("model"), WeightStorage::Stored, EmbeddingPlace::Device).unwrap();
-    let adapter = model.load_adapter(&folder("tied").join("init_adapter")).unwrap();
+    let adapter = model.load_adapter(&folder("tied").join("init_adapter"), false).unwrap();
     (model, adapter)
 }
 

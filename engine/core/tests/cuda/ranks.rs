@@ -58,7 +58,7 @@ fn gradients_of_mixed_ranks_are_the_processors() {
                 let off = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
                 let whole = norm(&mut expected.iter().copied());
                 assert!(
-                    whole > 0.0 && off <= tolerance * whole,
+                    whole > 0.0 && f64::from(off) <= tolerance * f64::from(whole),
                     "{case}, {kind:?}: {name} off by {off:e} of {whole:e}"
                 );
             }
