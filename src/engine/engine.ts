@@ -58,7 +58,7 @@ export interface GgufTokenizerMetadata {
 /** What a model's files say, read without loading a tensor. */
 export interface ModelMetadata {
   readonly path: string;
-  /** `gguf` or `safetensors`. */
+  /** `gguf`, `safetensors` or `pytorch`. */
   readonly format: string;
   /** `model_type` of Hugging Face, such as `llama`. */
   readonly architecture: string;
@@ -391,12 +391,27 @@ export interface BaseModel {
   close(): void;
 }
 
+/** A model being quantized ahead. */
+export interface QuantizeRun {
+  /** Bytes of tensors; the total is 0 until it is known. */
+  progress(): { readonly writtenBytes: number; readonly totalBytes: number };
+  /** Ends it after the tensor that is being written. */
+  cancel(): void;
+  /** Bytes of all files, once they are on the disk. */
+  readonly finished: Promise<number>;
+}
+
 export interface Engine {
   info(): EngineInfo;
   /** Reads headers only. `path`: a .gguf file or a Hugging Face folder. */
   readMetadata(path: string): Promise<ModelMetadata>;
   /** MODEL_UNSUPPORTED where a weight does not fit the storage type, such as a number beyond the range of f16. */
   loadModel(path: string, storage: WeightStorage): Promise<BaseModel>;
+  /**
+   * Starts writing a model with its linear layers quantized into an existing empty folder. `path`: a Hugging Face folder with weights in 16 or
+   * 32 bits. Half a folder is left where it fails. Errors of `finished`: those of `loadModel`, STORAGE_FULL, IO, CANCELLED.
+   */
+  quantizeModel(path: string, storage: WeightStorage, folder: string): QuantizeRun;
   /**
    * What a run would be and need, as the device's memory is now. Reads headers only; a run that does not fit is no error. Throws what `train`
    * throws otherwise.

@@ -25,6 +25,8 @@ export interface FakeEngineOptions {
   readonly models?: Readonly<Record<string, Partial<ModelMetadata>>> | null;
   /** Awaited by every `loadModel`; what it throws fails the load. */
   readonly beforeLoad?: (path: string, storage: WeightStorage) => void | Promise<void>;
+  /** Awaited by every `quantizeModel`, before its only file is written; what it throws fails the run. */
+  readonly beforeQuantize?: (folder: string) => void | Promise<void>;
   /** Bytes that the device has left, as the engine's plans see it; null: unknown, so that everything fits. */
   readonly freeBytes?: number | null;
   readonly beforeStep?: BeforeStep;
@@ -221,6 +223,21 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       const metadata = metadataAt(path);
       await options.beforeLoad?.(path, storage);
       return new FakeModel(metadata, storage, options, runs);
+    },
+    quantizeModel: (path, storage, folder) => {
+      const { storedBytes } = metadataAt(path);
+      let cancelled = false;
+      const work = async (): Promise<number> => {
+        await options.beforeQuantize?.(folder);
+        if (cancelled) throw new EngineError('CANCELLED', 'the quantization was cancelled');
+        await writeFile(join(folder, 'config.json'), JSON.stringify({ storage }));
+        return storedBytes;
+      };
+      const progress = { writtenBytes: storedBytes, totalBytes: storedBytes };
+      const cancel = (): void => {
+        cancelled = true;
+      };
+      return { progress: () => progress, cancel, finished: work() };
     },
     estimateTraining: async ({ path, loaded }, config, train, evaluation) => {
       const [model, freeBytes] = [metadataAt(path), options.freeBytes ?? null];

@@ -105,11 +105,20 @@ interface NativeMergeBase extends Omit<MergeBase, 'contentHash'> {
   readonly contentHash: string | undefined;
 }
 
+interface NativeQuantization {
+  progress(): { readonly writtenBytes: number; readonly totalBytes: number };
+  cancel(): void;
+  /** Does the work; once. */
+  run(): Promise<number>;
+}
+
 export interface NativeEngine {
   /** Without what only the choice of the device knows. */
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
   loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
+  /** Throws INVALID_ARGUMENT for an unknown storage type. */
+  quantizeModel(path: string, storage: WeightStorage, folder: string): NativeQuantization;
   estimateTraining(
     model: NativeEstimatedModel,
     config: NativeTrainingConfig,

@@ -14,6 +14,7 @@ import type {
   MergedModel,
   MergeFormat,
   ModelMetadata,
+  QuantizeRun,
   SamplingConfig,
   TokenExamples,
   TokenScores,
@@ -264,6 +265,11 @@ class AddonEngine implements Engine {
 
   async loadModel(path: string, storage: WeightStorage): Promise<BaseModel> {
     return new NativeBaseModel(await settled(this.#open.loadModel(path, storage, this.#embeddingInHostMemory)));
+  }
+
+  quantizeModel(path: string, storage: WeightStorage, folder: string): QuantizeRun {
+    const run = this.#open.quantizeModel(path, storage, folder);
+    return { progress: () => run.progress(), cancel: () => run.cancel(), finished: settled(run.run()) };
   }
 
   async estimateTraining(

@@ -1,17 +1,23 @@
 import { z } from 'zod';
-import type { Engine } from '../engine/engine.ts';
+import type { Engine, WeightStorage } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { GetServerInfoResponse, Gpu, type ModelServiceService } from '../gen/luthier/v1/model_service.ts';
+import {
+  GetServerInfoResponse,
+  Gpu,
+  type ModelServiceService,
+  QuantizationType,
+} from '../gen/luthier/v1/model_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
+import { quantizeModel } from '../models/quantize-model.ts';
 import { TEMPLATE_NAMES } from '../prompt/create-renderer.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { modelMessage } from './model-message.ts';
-import { loadInField, page, requestId, resourceName } from './validate/fields.ts';
+import { loadInField, member, page, requestId, resourceName } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 
 export interface ModelServiceDependencies {
   readonly registry: ModelRegistry;
-  readonly engine: Pick<Engine, 'info'>;
+  readonly engine: Pick<Engine, 'info' | 'quantizeModel'>;
   readonly version: string;
   readonly maxMessageBytes: number;
   readonly modelRoots: readonly string[];
@@ -27,6 +33,23 @@ const listSchema = z.object(page);
 const getSchema = z.object({ name });
 const loadSchema = z.object({ name, requestId, loadIn: loadInField });
 const unloadSchema = z.object({ name, requestId });
+
+const quantizeSchema = z.object({
+  name,
+  type: member(QuantizationType, `one of ${Object.keys(QuantizationType).join(', ')}`),
+  path: resourceName('a folder to write'),
+});
+
+function quantizedStorage(type: QuantizationType): WeightStorage {
+  switch (type) {
+    case QuantizationType.QUANTIZATION_TYPE_NF4:
+      return 'nf4';
+    case QuantizationType.QUANTIZATION_TYPE_INT8:
+      return 'int8';
+    default:
+      return 'nf4_double_quant';
+  }
+}
 
 /** The name behind a page token: the last one of the page before. */
 function nameOfToken(token: string): string {
@@ -72,6 +95,14 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
     unloadModel: async (request) => {
       const { name } = parseRequest(unloadSchema, request);
       return { model: await modelMessage(await registry.unload(name)) };
+    },
+
+    quantizeModel: async function* (request, { signal }) {
+      const { name, type, path } = parseRequest(quantizeSchema, request);
+      const { metadata } = await registry.get(name);
+      const storage = quantizedStorage(type);
+      const roots = dependencies.exportRoots;
+      yield* quantizeModel({ engine, base: metadata.path, storage, path, roots, signal });
     },
 
     getServerInfo: async () => {

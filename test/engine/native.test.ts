@@ -1,6 +1,6 @@
 /** The engine's interface over the real addon, with the tiny model of the golden files. */
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -121,6 +121,47 @@ describe('devices', () => {
     expect(gpus.some((gpu) => gpu.problem === null)).toBe(problem === null);
     expect(gpus.map(({ index }) => index)).toEqual(gpus.map((_, index) => index));
     expect(libraryProblem('libluthier-nowhere.so.1')).toContain('libluthier-nowhere.so.1');
+  });
+});
+
+describe('quantizing ahead', () => {
+  const base = join(golden, 'tied/model');
+
+  it('writes a folder that loads as it is stored, and computes as the model that is quantized on load', async () => {
+    for (const [storage, type] of [
+      ['int8', 'int8'],
+      ['nf4_double_quant', 'nf4'],
+    ] as const) {
+      const folder = join(scratch, `quantized-${storage}`);
+      mkdirSync(folder);
+      const run = engine.quantizeModel(base, storage, folder);
+      expect(await run.finished).toBeGreaterThan(0);
+      const { writtenBytes, totalBytes } = run.progress();
+      expect([writtenBytes, totalBytes > 0]).toEqual([totalBytes, true]);
+      const [ahead, onLoad] = [await engine.loadModel(folder, 'stored'), await engine.loadModel(base, storage)];
+      // Embeddings, which stay as they are, may outweigh the linear layers of a tiny model.
+      expect(ahead.metadata.format).toBe('safetensors');
+      expect(readFileSync(join(folder, 'config.json'), 'utf8')).toContain('"quant_method": "bitsandbytes"');
+      expect(onLoad.storageType).toBe(type);
+      const [found, expected] = await Promise.all([ahead, onLoad].map((one) => one.score(examples.inputIds, 3, null)));
+      expect(found).toEqual(expected);
+      for (const one of [ahead, onLoad]) one.close();
+    }
+  });
+
+  it('says why it cannot, and ends where it is cancelled', async () => {
+    const folder = join(scratch, 'not-quantized');
+    mkdirSync(folder);
+    const failed = (path: string, storage: WeightStorage) => engine.quantizeModel(path, storage, folder).finished;
+    await expect(failed(base, 'bf16')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(failed(join(scratch, 'nowhere'), 'int8')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    await expect(failed(base, 'int8')).resolves.toBeGreaterThan(0);
+    await expect(failed(base, 'int8')).rejects.toMatchObject({ code: 'IO' });
+    const empty = join(scratch, 'cancelled');
+    mkdirSync(empty);
+    const run = engine.quantizeModel(base, 'int8', empty);
+    run.cancel();
+    await expect(run.finished).rejects.toMatchObject({ code: 'CANCELLED' });
   });
 });
 

@@ -62,7 +62,12 @@ def cases():
     # The sum of two scales must not overflow.
     huge = normal(2, BLOCK).clamp(-3, 3) * 4e37
     midpoints = torch.stack([midpoint_block(absmax) for absmax in (1.0, 0.37, 3.7e-5, 1234.567)])
+    # Halves of the largest magnitude: whether 63.5 is rounded up or down shows how 127 / absmax was computed.
+    other = torch.Generator().manual_seed(8)
+    largest = (torch.rand(32, 1, generator=other) + 0.1).to(torch.bfloat16).float()
+    halves = torch.cat([largest, -largest / 2, largest / 4, torch.randn(32, 3, generator=other) * 0.05], dim=1)
     return {
+        "halves": halves,
         "random": normal(24, 192) * 0.05,
         "spread": spread,
         "constants": constants,

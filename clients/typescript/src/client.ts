@@ -293,6 +293,18 @@ export class LuthierClient {
     return required(model, 'model');
   }
 
+  /**
+   * Writes a model with its linear layers quantized into a folder on the server's machine. Yields `progress`, then `finished`. Leaving the loop
+   * ends the work, and leaves nothing behind.
+   */
+  quantizeModel(
+    request: DeepPartial<models.QuantizeModelRequest>,
+    options: CallOptions = {},
+  ): AsyncGenerator<models.QuantizeModelResponse, void, undefined> {
+    const method = models.ModelServiceService.quantizeModel;
+    return this.#stream(method, models.QuantizeModelRequest.create(request), options);
+  }
+
   getServerInfo(options: CallOptions = {}): Promise<models.GetServerInfoResponse> {
     return this.#read(models.ModelServiceService.getServerInfo, models.GetServerInfoRequest, {}, options);
   }

@@ -85,6 +85,11 @@ export {
   LoadModelRequest,
   LoadModelResponse,
   Model,
+  QuantizationType,
+  QuantizedModel,
+  QuantizeModelRequest,
+  QuantizeModelResponse,
+  QuantizeProgress,
   UnloadModelRequest,
   UnloadModelResponse,
 } from './gen/luthier/v1/model_service.ts';

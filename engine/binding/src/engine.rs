@@ -19,6 +19,7 @@ use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeMergeBase, NativeMer
 use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
 use crate::model::{NativeModel, NativeTokenExamples};
 use crate::promise::{background, to_napi};
+use crate::quantization::NativeQuantization;
 use crate::training::NativeTrainingConfig;
 
 /// Of the largest file of a merged checkpoint, as transformers has it.
@@ -103,6 +104,13 @@ impl NativeEngine {
             let model = device.load(&PathBuf::from(path), storage.parse()?, embedding)?;
             Ok(NativeModel::new(device, model))
         })
+    }
+
+    /// Writes nothing until the result is run. `path`: a Hugging Face folder; `folder`: an empty one that exists.
+    #[napi]
+    pub fn quantize_model(&self, path: String, storage: String, folder: String) -> napi::Result<NativeQuantization> {
+        let storage = storage.parse().map_err(|error| to_napi(&error))?;
+        Ok(NativeQuantization::new(PathBuf::from(path), storage, PathBuf::from(folder)))
     }
 
     /// What a run would be and need, without loading its model.

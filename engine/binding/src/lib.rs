@@ -13,4 +13,5 @@ mod generation;
 mod gpus;
 mod model;
 mod promise;
+mod quantization;
 mod training;

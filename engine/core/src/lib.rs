@@ -14,6 +14,7 @@ pub mod model;
 pub mod ops;
 mod philox;
 pub mod quant;
+pub mod quantize;
 pub mod random;
 mod system;
 pub mod tensor;

@@ -1,8 +1,8 @@
 //! Identity of a model's content: a SHA-256 tree over configuration and tensors.
 //!
 //! Leaves: each tensor's stored bytes (as they lie in the file, before any row is put right) in chunks of 4 MiB, each chunk hashed alone,
-//! so that all threads hash at once. Root: SHA-256 over one text line per part, in this order:
-//! `luthier-model-v1`, the configuration as one line, then for each tensor in order of its Hugging Face name
+//! so that all threads hash at once; then those of scales that lie beside them, each part in chunks of its own. Root: SHA-256 over one text
+//! line per part, in this order: `luthier-model-v1`, the configuration as one line, then for each tensor in order of its Hugging Face name
 //! `<name> <stored type> <shape> <chunk hash> <chunk hash> …`, each line ended by `\n`.
 
 use rayon::prelude::*;
@@ -19,12 +19,25 @@ pub(super) struct HashedTensor<'a> {
     pub stored: StoredType,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
+    /// Of int8 and nf4: what their scales follow from.
+    pub scales: Vec<&'a [u8]>,
+}
+
+impl HashedTensor<'_> {
+    /// Bytes with scales.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.scales.iter().map(|part| part.len()).sum::<usize>()
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self.bytes).chain(&self.scales).flat_map(|part| part.chunks(CHUNK_BYTES))
+    }
 }
 
 /// The tree hash of a model, in lower-case hex. `tensors` may come in any order.
 pub(super) fn content_hash(config: &ModelConfig, mut tensors: Vec<HashedTensor<'_>>) -> String {
     tensors.sort_by_key(|tensor| tensor.name);
-    let chunks: Vec<&[u8]> = tensors.iter().flat_map(|tensor| tensor.bytes.chunks(CHUNK_BYTES)).collect();
+    let chunks: Vec<&[u8]> = tensors.iter().flat_map(HashedTensor::chunks).collect();
     let digests: Vec<String> = chunks.into_par_iter().map(|chunk| hex(&Sha256::digest(chunk))).collect();
     let mut digests = digests.into_iter();
     let mut root = Sha256::new();
@@ -32,7 +45,7 @@ pub(super) fn content_hash(config: &ModelConfig, mut tensors: Vec<HashedTensor<'
     root.update(config_line(config));
     for tensor in &tensors {
         root.update(format!("{} {} {:?}", tensor.name, tensor.stored.name(), tensor.shape));
-        for digest in digests.by_ref().take(tensor.bytes.len().div_ceil(CHUNK_BYTES)) {
+        for digest in digests.by_ref().take(tensor.chunks().count()) {
             root.update(format!(" {digest}"));
         }
         root.update(b"\n");

@@ -37,7 +37,7 @@ pub enum TokenizerSource {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelMetadata {
     pub path: String,
-    /// `gguf` or `safetensors`.
+    /// `gguf`, `safetensors` or `pytorch`.
     pub format: String,
     /// `model_type` of Hugging Face, such as `llama`.
     pub architecture: String,

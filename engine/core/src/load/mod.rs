@@ -26,7 +26,7 @@ pub trait ModelFiles: TensorSource + Send + Sync {
     fn metadata(&self) -> Result<ModelMetadata>;
 }
 
-/// Opens a `.gguf` file or a Hugging Face folder (`config.json` and safetensors).
+/// Opens a `.gguf` file or a Hugging Face folder (`config.json`, and safetensors or torch's files).
 ///
 /// Only headers are read. The files must not be changed while the result, or a tensor from it, is alive: they are memory-mapped.
 ///
@@ -37,7 +37,7 @@ pub fn open(path: &Path) -> Result<Box<dyn ModelFiles>> {
         Ok(kind) => kind,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             let message = format!(
-                "no model at {}: expected a .gguf file or a folder with config.json and safetensors",
+                "no model at {}: expected a .gguf file or a folder with config.json and weights",
                 path.display()
             );
             return Err(EngineError::new(ErrorCode::ModelNotFound, message));
@@ -62,7 +62,7 @@ fn summarize(
 ) -> ModelMetadata {
     let mut bytes_by_type: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in &tensors {
-        *bytes_by_type.entry(tensor.stored.name()).or_default() += tensor.bytes.len() as u64;
+        *bytes_by_type.entry(tensor.stored.name()).or_default() += tensor.len() as u64;
     }
     let storage_type = bytes_by_type.iter().max_by_key(|(_, bytes)| **bytes).map_or("", |(name, _)| *name).to_owned();
     ModelMetadata {

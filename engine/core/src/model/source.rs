@@ -1,9 +1,9 @@
 //! Where a model's tensors come from.
 
 use crate::config::ModelConfig;
-use crate::error::{EngineError, Result};
-use crate::quant::{MatrixForm, Scales};
-use crate::tensor::{HostTensor, TensorBytes};
+use crate::error::Result;
+use crate::quant::MatrixForm;
+use crate::tensor::HostTensor;
 
 /// Something that has a model's configuration and its tensors under Hugging Face names.
 pub trait TensorSource {
@@ -16,16 +16,6 @@ pub trait TensorSource {
 
     /// Sizes and type of a matrix that [`Self::tensor`] would give. A source that makes its tensors tells them without making one.
     fn form(&self, name: &str) -> Result<MatrixForm> {
-        let tensor = self.tensor(name)?;
-        let [rows, columns] = tensor.shape[..] else {
-            return Err(EngineError::internal(format!("`{name}` has the shape {:?}; expected a matrix", tensor.shape)));
-        };
-        Ok(MatrixForm {
-            rows,
-            columns,
-            stored: tensor.stored,
-            double_quant: matches!(tensor.scales, Some(Scales::Nested(_))),
-            mapped: matches!(tensor.bytes, TensorBytes::Mapped { .. }),
-        })
+        MatrixForm::of(name, &self.tensor(name)?)
     }
 }

@@ -1,8 +1,9 @@
 //! Sizes and type of a frozen matrix, without its numbers: what its bytes follow from, on the host and on a device.
 
 use super::nested::NESTED_BLOCK;
-use super::{WeightStorage, nf4};
-use crate::tensor::StoredType;
+use super::{Scales, WeightStorage, nf4};
+use crate::error::{EngineError, Result};
+use crate::tensor::{HostTensor, StoredType, TensorBytes};
 
 /// A frozen matrix as it is held, or would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,18 @@ pub struct MatrixForm {
 }
 
 impl MatrixForm {
+    /// A tensor's. `name` is for the message.
+    ///
+    /// Errors: `INTERNAL` where it is no matrix.
+    pub fn of(name: &str, tensor: &HostTensor) -> Result<Self> {
+        let [rows, columns] = tensor.shape[..] else {
+            return Err(EngineError::internal(format!("`{name}` has the shape {:?}; expected a matrix", tensor.shape)));
+        };
+        let double_quant = matches!(tensor.scales, Some(Scales::Nested(_)));
+        let mapped = matches!(tensor.bytes, TensorBytes::Mapped { .. });
+        Ok(Self { rows, columns, stored: tensor.stored, double_quant, mapped })
+    }
+
     /// What [`convert`](super::convert) makes of a matrix.
     pub fn converted(self, storage: WeightStorage) -> Self {
         match storage.stored_type().filter(|stored| *stored != self.stored) {
@@ -72,7 +85,6 @@ mod tests {
 
     use super::super::convert;
     use super::*;
-    use crate::tensor::{HostTensor, TensorBytes};
 
     #[test]
     fn bytes_are_those_of_the_converted_matrix() {

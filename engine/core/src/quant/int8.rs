@@ -11,8 +11,8 @@ pub(super) const LARGEST_CODE: f32 = 127.0;
 
 /// Quantizes one row; returns its scale, the largest magnitude.
 ///
-/// As bitsandbytes' PyTorch kernel: numbers are rounded to f16 first, then `code = round_ties_even(number · (127 / scale))` in f32; a row of
-/// zeros has the scale 0. Its CUDA kernel divides fast, so that a code at a tie may differ by 1. Where a number is not finite as f16, nor is
+/// As bitsandbytes' PyTorch kernel: numbers are rounded to f16 first, then `code = round_ties_even(number · (127 · (1 / scale)))` in f32
+/// (torch divides a number by a tensor so); a row of zeros has the scale 0. Its CUDA kernel divides fast, so that a code at a tie may differ by 1. Where a number is not finite as f16, nor is
 /// the scale, and the codes mean nothing.
 pub fn quantize_row(values: &mut [f32], codes: &mut [u8]) -> f32 {
     assert_eq!(values.len(), codes.len());
@@ -20,7 +20,7 @@ pub fn quantize_row(values: &mut [f32], codes: &mut [u8]) -> f32 {
     halves.convert_from_f32_slice(values);
     halves.convert_to_f32_slice(values);
     let scale = largest_magnitude(values);
-    let factor = if scale == 0.0 { 0.0 } else { LARGEST_CODE / scale };
+    let factor = if scale == 0.0 { 0.0 } else { LARGEST_CODE * (1.0 / scale) };
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.

@@ -29,6 +29,7 @@ pub(crate) use dequantize::elements;
 pub use dequantize::{dequantize, dequantize_rows};
 pub use dynamic_map::DYNAMIC_MAP;
 pub use form::MatrixForm;
+pub(crate) use nested::NESTED_BLOCK;
 pub use nested::NestedScales;
 pub use storage::WeightStorage;
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use luthier_core::quant::{DYNAMIC_MAP, NestedScales, int8, nf4};
 use safetensors::SafeTensors;
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 12] = [
+    "halves",
     "random",
     "spread",
     "constants",

@@ -116,7 +116,7 @@ impl ModelFiles for GgufModel {
         let tensors = self.names.iter().map(|(name, own)| {
             let tensor = &self.header.tensors[own];
             let bytes = &self.header.file.map[tensor.window.clone()];
-            HashedTensor { name, stored: tensor.stored, shape: &tensor.shape, bytes }
+            HashedTensor { name, stored: tensor.stored, shape: &tensor.shape, bytes, scales: Vec::new() }
         });
         let metadata = summarize(path, "gguf", name, &self.config, tensors.collect(), tokenizer);
         Ok(self.metadata.get_or_init(|| metadata).clone())

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::bitsandbytes::check_method;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 
@@ -188,10 +189,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         return Err(fields.unsupported(format_args!("partial_rotary_factor {factor} is not supported; supported: 1")));
     }
     if let Some(quantization) = fields.get("quantization_config") {
-        let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_owned(), Value::to_string);
-        return Err(fields.unsupported(format_args!(
-            "checkpoints quantized with {method} are not supported; use GGUF or 16-bit files"
-        )));
+        check_method(quantization).map_err(|what| fields.unsupported(what))?;
     }
     Ok(())
 }

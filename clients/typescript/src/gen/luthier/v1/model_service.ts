@@ -8,7 +8,9 @@ import {
   type ChannelCredentials,
   Client,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -21,12 +23,72 @@ export const protobufPackage = "luthier.v1";
 
 export const protobufFileName = "luthier/v1/model_service.proto";
 
+/** What linear layers are quantized to. Embeddings, norms and the output layer stay as they are. */
+export const QuantizationType = {
+  /** QUANTIZATION_TYPE_UNSPECIFIED - As NF4_DOUBLE_QUANT. */
+  QUANTIZATION_TYPE_UNSPECIFIED: 0,
+  /** QUANTIZATION_TYPE_NF4 - 4-bit codes with an f32 scale for each block of 64. */
+  QUANTIZATION_TYPE_NF4: 1,
+  /** QUANTIZATION_TYPE_NF4_DOUBLE_QUANT - The same with scales that are 8-bit codes themselves. */
+  QUANTIZATION_TYPE_NF4_DOUBLE_QUANT: 2,
+  /** QUANTIZATION_TYPE_INT8 - 8-bit codes with a scale for each row. */
+  QUANTIZATION_TYPE_INT8: 3,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type QuantizationType = typeof QuantizationType[keyof typeof QuantizationType];
+
+export namespace QuantizationType {
+  export type QUANTIZATION_TYPE_UNSPECIFIED = typeof QuantizationType.QUANTIZATION_TYPE_UNSPECIFIED;
+  export type QUANTIZATION_TYPE_NF4 = typeof QuantizationType.QUANTIZATION_TYPE_NF4;
+  export type QUANTIZATION_TYPE_NF4_DOUBLE_QUANT = typeof QuantizationType.QUANTIZATION_TYPE_NF4_DOUBLE_QUANT;
+  export type QUANTIZATION_TYPE_INT8 = typeof QuantizationType.QUANTIZATION_TYPE_INT8;
+  export type UNRECOGNIZED = typeof QuantizationType.UNRECOGNIZED;
+}
+
+export function quantizationTypeFromJSON(object: any): QuantizationType {
+  switch (object) {
+    case 0:
+    case "QUANTIZATION_TYPE_UNSPECIFIED":
+      return QuantizationType.QUANTIZATION_TYPE_UNSPECIFIED;
+    case 1:
+    case "QUANTIZATION_TYPE_NF4":
+      return QuantizationType.QUANTIZATION_TYPE_NF4;
+    case 2:
+    case "QUANTIZATION_TYPE_NF4_DOUBLE_QUANT":
+      return QuantizationType.QUANTIZATION_TYPE_NF4_DOUBLE_QUANT;
+    case 3:
+    case "QUANTIZATION_TYPE_INT8":
+      return QuantizationType.QUANTIZATION_TYPE_INT8;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return QuantizationType.UNRECOGNIZED;
+  }
+}
+
+export function quantizationTypeToJSON(object: QuantizationType): string {
+  switch (object) {
+    case QuantizationType.QUANTIZATION_TYPE_UNSPECIFIED:
+      return "QUANTIZATION_TYPE_UNSPECIFIED";
+    case QuantizationType.QUANTIZATION_TYPE_NF4:
+      return "QUANTIZATION_TYPE_NF4";
+    case QuantizationType.QUANTIZATION_TYPE_NF4_DOUBLE_QUANT:
+      return "QUANTIZATION_TYPE_NF4_DOUBLE_QUANT";
+    case QuantizationType.QUANTIZATION_TYPE_INT8:
+      return "QUANTIZATION_TYPE_INT8";
+    case QuantizationType.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
 /** A base model. */
 export interface Model {
   /** `models/{id}`. */
   name: string;
   path: string;
-  /** `gguf` or `safetensors`. */
+  /** `gguf`, `safetensors` or `pytorch`. */
   format: string;
   /** `model_type` of Hugging Face, such as `llama`. */
   architecture: string;
@@ -107,6 +169,32 @@ export interface UnloadModelRequest {
 
 export interface UnloadModelResponse {
   model: Model | undefined;
+}
+
+export interface QuantizeModelRequest {
+  /** `models/{id}` or a path: a Hugging Face folder whose weights have 16 or 32 bits. */
+  name: string;
+  type: QuantizationType;
+  /** The folder to write, on the server's machine. */
+  path: string;
+}
+
+export interface QuantizeModelResponse {
+  event: { $case: "progress"; value: QuantizeProgress } | { $case: "finished"; value: QuantizedModel } | undefined;
+}
+
+export interface QuantizeProgress {
+  /** Bytes of tensors. Below 2^53. */
+  writtenBytes: number;
+  /** 0 until it is known. */
+  totalBytes: number;
+}
+
+export interface QuantizedModel {
+  /** The folder written, absolute. */
+  path: string;
+  /** Of all files. Below 2^53. */
+  sizeBytes: number;
 }
 
 export interface GetServerInfoRequest {
@@ -1338,6 +1426,390 @@ export const UnloadModelResponse: MessageFns<UnloadModelResponse> = {
   },
 };
 
+function createBaseQuantizeModelRequest(): QuantizeModelRequest {
+  return { name: "", type: 0, path: "" };
+}
+
+export const QuantizeModelRequest: MessageFns<QuantizeModelRequest> = {
+  encode(message: QuantizeModelRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.type !== 0) {
+      writer.uint32(16).int32(message.type);
+    }
+    if (message.path !== "") {
+      writer.uint32(26).string(message.path);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuantizeModelRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuantizeModelRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.type = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): QuantizeModelRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      type: isSet(object.type) ? quantizationTypeFromJSON(object.type) : 0,
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+    };
+  },
+
+  toJSON(message: QuantizeModelRequest): unknown {
+    const obj: any = {};
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    if (message.type !== undefined) {
+      obj.type = quantizationTypeToJSON(message.type);
+    }
+    if (message.path !== undefined) {
+      obj.path = message.path;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<QuantizeModelRequest>): QuantizeModelRequest {
+    return QuantizeModelRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QuantizeModelRequest>): QuantizeModelRequest {
+    const message = createBaseQuantizeModelRequest();
+    message.name = object.name ?? "";
+    message.type = object.type ?? 0;
+    message.path = object.path ?? "";
+    return message;
+  },
+};
+
+function createBaseQuantizeModelResponse(): QuantizeModelResponse {
+  return { event: undefined };
+}
+
+export const QuantizeModelResponse: MessageFns<QuantizeModelResponse> = {
+  encode(message: QuantizeModelResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.event?.$case) {
+      case "progress":
+        QuantizeProgress.encode(message.event.value, writer.uint32(10).fork()).join();
+        break;
+      case "finished":
+        QuantizedModel.encode(message.event.value, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuantizeModelResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuantizeModelResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.event = { $case: "progress", value: QuantizeProgress.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.event = { $case: "finished", value: QuantizedModel.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): QuantizeModelResponse {
+    return {
+      event: isSet(object.progress)
+        ? { $case: "progress", value: QuantizeProgress.fromJSON(object.progress) }
+        : isSet(object.finished)
+        ? { $case: "finished", value: QuantizedModel.fromJSON(object.finished) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: QuantizeModelResponse): unknown {
+    const obj: any = {};
+    if (message.event?.$case === "progress") {
+      obj.progress = QuantizeProgress.toJSON(message.event.value);
+    } else if (message.event?.$case === "finished") {
+      obj.finished = QuantizedModel.toJSON(message.event.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<QuantizeModelResponse>): QuantizeModelResponse {
+    return QuantizeModelResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QuantizeModelResponse>): QuantizeModelResponse {
+    const message = createBaseQuantizeModelResponse();
+    switch (object.event?.$case) {
+      case "progress": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "progress", value: QuantizeProgress.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "finished": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "finished", value: QuantizedModel.fromPartial(object.event.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseQuantizeProgress(): QuantizeProgress {
+  return { writtenBytes: 0, totalBytes: 0 };
+}
+
+export const QuantizeProgress: MessageFns<QuantizeProgress> = {
+  encode(message: QuantizeProgress, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.writtenBytes !== 0) {
+      writer.uint32(8).uint64(message.writtenBytes);
+    }
+    if (message.totalBytes !== 0) {
+      writer.uint32(16).uint64(message.totalBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuantizeProgress {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuantizeProgress();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.writtenBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.totalBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): QuantizeProgress {
+    return {
+      writtenBytes: isSet(object.writtenBytes)
+        ? globalThis.Number(object.writtenBytes)
+        : isSet(object.written_bytes)
+        ? globalThis.Number(object.written_bytes)
+        : 0,
+      totalBytes: isSet(object.totalBytes)
+        ? globalThis.Number(object.totalBytes)
+        : isSet(object.total_bytes)
+        ? globalThis.Number(object.total_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: QuantizeProgress): unknown {
+    const obj: any = {};
+    if (message.writtenBytes !== undefined) {
+      obj.writtenBytes = Math.round(message.writtenBytes);
+    }
+    if (message.totalBytes !== undefined) {
+      obj.totalBytes = Math.round(message.totalBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<QuantizeProgress>): QuantizeProgress {
+    return QuantizeProgress.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QuantizeProgress>): QuantizeProgress {
+    const message = createBaseQuantizeProgress();
+    message.writtenBytes = object.writtenBytes ?? 0;
+    message.totalBytes = object.totalBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseQuantizedModel(): QuantizedModel {
+  return { path: "", sizeBytes: 0 };
+}
+
+export const QuantizedModel: MessageFns<QuantizedModel> = {
+  encode(message: QuantizedModel, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.path !== "") {
+      writer.uint32(10).string(message.path);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuantizedModel {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuantizedModel();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): QuantizedModel {
+    return {
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: QuantizedModel): unknown {
+    const obj: any = {};
+    if (message.path !== undefined) {
+      obj.path = message.path;
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<QuantizedModel>): QuantizedModel {
+    return QuantizedModel.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QuantizedModel>): QuantizedModel {
+    const message = createBaseQuantizedModel();
+    message.path = object.path ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    return message;
+  },
+};
+
 function createBaseGetServerInfoRequest(): GetServerInfoRequest {
   return {};
 }
@@ -1943,6 +2415,21 @@ export const ModelServiceService = {
     responseSerialize: (value: UnloadModelResponse): Buffer => Buffer.from(UnloadModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): UnloadModelResponse => UnloadModelResponse.decode(value),
   },
+  /**
+   * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
+   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * ends the work and leaves nothing behind.
+   */
+  quantizeModel: {
+    path: "/luthier.v1.ModelService/QuantizeModel" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: QuantizeModelRequest): Buffer => Buffer.from(QuantizeModelRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): QuantizeModelRequest => QuantizeModelRequest.decode(value),
+    responseSerialize: (value: QuantizeModelResponse): Buffer =>
+      Buffer.from(QuantizeModelResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): QuantizeModelResponse => QuantizeModelResponse.decode(value),
+  },
   getServerInfo: {
     path: "/luthier.v1.ModelService/GetServerInfo" as const,
     requestStream: false as const,
@@ -1963,6 +2450,12 @@ export interface ModelServiceServer extends UntypedServiceImplementation {
   loadModel: handleUnaryCall<LoadModelRequest, LoadModelResponse>;
   /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
   unloadModel: handleUnaryCall<UnloadModelRequest, UnloadModelResponse>;
+  /**
+   * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
+   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * ends the work and leaves nothing behind.
+   */
+  quantizeModel: handleServerStreamingCall<QuantizeModelRequest, QuantizeModelResponse>;
   getServerInfo: handleUnaryCall<GetServerInfoRequest, GetServerInfoResponse>;
 }
 
@@ -2030,6 +2523,20 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: UnloadModelResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
+   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * ends the work and leaves nothing behind.
+   */
+  quantizeModel(
+    request: QuantizeModelRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<QuantizeModelResponse>;
+  quantizeModel(
+    request: QuantizeModelRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<QuantizeModelResponse>;
   getServerInfo(
     request: GetServerInfoRequest,
     callback: (error: ServiceError | null, response: GetServerInfoResponse) => void,
