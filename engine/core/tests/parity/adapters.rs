@@ -70,6 +70,7 @@ fn logits<O: Ops>(ops: &O, base: &BaseModel<O>, adapter: &PeftAdapter, ids: &[u3
     let examples = TokenExamples { input_ids: ids.to_vec(), labels: vec![0; count], offsets: vec![0, count as u32] };
     let mut batch = PackedBatch::new(ops, count).unwrap();
     batch.fill(ops, &examples, &[0]).unwrap();
+    batch.select_all();
     let angles = rope_angles(ops, config, count).unwrap();
     let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None };
     let mut activations = Activations::new(ops, config, &adapter.layout, count, Keep::Nothing).unwrap();
