@@ -159,7 +159,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(GenerationServiceService, generationService, { finishOnDrain: ['generate'] });
   const { maxDatasetBytes } = options;
   rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
-  rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog }));
+  const { maxAdapterBytes, exportRoots } = options;
+  const merge = { engine, models: registry, exportRoots };
+  rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const training = { store: jobs, runner, engine, registry, datasets, adapters, modelRoots, maxQueuedJobs, rates };
   rpc.add(TrainingServiceService, createTrainingService(training));

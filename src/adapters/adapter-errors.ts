@@ -24,12 +24,12 @@ export function adapterInUse(name: string, by: string): LuthierError {
  * @param hash The base's content hash that the adapter carries; empty: none, nothing is refused.
  * @throws LuthierError ADAPTER_MISMATCH
  */
-export function checkBaseHash(adapter: string, hash: string, base: ModelLease): void {
+export function checkBaseHash(adapter: string, hash: string, base: Pick<ModelLease, 'registered'>): void {
   const { name, metadata } = base.registered;
   if (hash === '' || hash === metadata.contentHash) return;
   throw new LuthierError(
     'ADAPTER_MISMATCH',
-    `${adapter} was trained on a base with content hash ${hash}, ${name} has ${metadata.contentHash}; use it with the base it was trained on`,
+    `${adapter} was trained on a base with content hash ${hash}, ${name} has ${metadata.contentHash}; use it with the base it was trained on, or import it with allow_other_base`,
     { ...resource(adapter), metadata: { expected: hash, found: metadata.contentHash } },
   );
 }

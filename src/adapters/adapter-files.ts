@@ -7,7 +7,7 @@ import { checkPath } from '../models/allowed-path.ts';
 import { isTaken, makeWritingFolder, moveIntoPlace, sync } from '../store/durable-folders.ts';
 
 /** What an adapter's folder holds; anything else in it is not part of the adapter. */
-const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
+export const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error));
@@ -64,6 +64,32 @@ async function removeEmptyFolder(path: string): Promise<void> {
 }
 
 /**
+ * Makes a folder that a client named; it appears whole or not at all.
+ * @param fill Writes into an empty folder, through to the disk.
+ * @returns The folder, and what `fill` gave.
+ * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY
+ */
+export async function writeFolderAt<Result>(
+  path: string,
+  roots: readonly string[],
+  fill: (folder: string) => Promise<Result>,
+): Promise<{ readonly path: string; readonly result: Result }> {
+  const target = await checkPath(path, roots);
+  await mkdir(dirname(target), { recursive: true });
+  await removeEmptyFolder(target);
+  const writing = await makeWritingFolder(dirname(target));
+  try {
+    const result = await fill(writing);
+    await moveIntoPlace(writing, target).catch((error: unknown) => {
+      throw isTaken(error) ? notEmpty(target) : error;
+    });
+    return { path: target, result };
+  } finally {
+    await rm(writing, { recursive: true, force: true });
+  }
+}
+
+/**
  * Copies an adapter's files to a folder that a client named; it appears whole or not at all.
  * @returns The folder and its bytes.
  * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY
@@ -73,19 +99,10 @@ export async function copyToPath(
   path: string,
   roots: readonly string[],
 ): Promise<{ readonly path: string; readonly sizeBytes: number }> {
-  const target = await checkPath(path, roots);
-  await mkdir(dirname(target), { recursive: true });
-  await removeEmptyFolder(target);
-  const writing = await makeWritingFolder(dirname(target));
-  try {
+  const { path: target, result } = await writeFolderAt(path, roots, async (writing) => {
     for (const name of ADAPTER_FILES)
       await copyFile(join(folder, name), join(writing, name), constants.COPYFILE_FICLONE);
-    const sizeBytes = await syncAdapterFiles(writing);
-    await moveIntoPlace(writing, target).catch((error: unknown) => {
-      throw isTaken(error) ? notEmpty(target) : error;
-    });
-    return { path: target, sizeBytes };
-  } finally {
-    await rm(writing, { recursive: true, force: true });
-  }
+    return syncAdapterFiles(writing);
+  });
+  return { path: target, sizeBytes: result };
 }

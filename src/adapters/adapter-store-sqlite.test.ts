@@ -36,6 +36,8 @@ const ORIGIN: AdapterMetadata = {
   templateHash: 'h',
 };
 
+const SPEC = { id: 'x', baseModel: 'models/tiny', allowOtherBase: false, overwrite: false };
+
 /** An engine whose adapters are what their config files say: `broken`, `other` (shapes of another base) or anything else. */
 function adapterEngine() {
   const engine = scriptedEngine();
@@ -150,7 +152,7 @@ describe('import', () => {
   it('copies the files, and says what could not be checked', async () => {
     const { store, models, write, stored, open } = await setUp();
     const path = write(models, 'x');
-    const { adapter, warnings } = await store.import({ path, id: 'x', baseModel: 'models/tiny' });
+    const { adapter, warnings } = await store.import(path, SPEC);
     expect(adapter).toMatchObject({ name: 'adapters/x', trainingJob: '', baseModel: 'models/tiny' });
     expect(warnings).toHaveLength(2);
     expect([stored(), open()]).toEqual([['x'], 0]);
@@ -159,8 +161,8 @@ describe('import', () => {
 
   it('finds the base by the hash that the adapter carries', async () => {
     const { store, models, write } = await setUp();
-    const spec = { path: write(models, 'x', JSON.stringify(ORIGIN)), id: '', baseModel: '' };
-    const { adapter, warnings } = await store.import(spec);
+    const path = write(models, 'x', JSON.stringify(ORIGIN));
+    const { adapter, warnings } = await store.import(path, { ...SPEC, id: '', baseModel: '' });
     expect(warnings).toEqual([]);
     expect(adapter).toMatchObject({ origin: ORIGIN, baseModel: expect.stringMatching(/^models/) });
     expect(adapter.name).toMatch(/^adapters\/[a-z0-9-]+$/);
@@ -173,7 +175,7 @@ describe('import', () => {
   ])('%s is refused and leaves nothing', async (_, config, error) => {
     const { store, models, registry, write, stored } = await setUp();
     const path = write(models, 'x', config);
-    await expect(store.import({ path, id: 'x', baseModel: 'models/tiny' })).rejects.toMatchObject(error);
+    await expect(store.import(path, SPEC)).rejects.toMatchObject(error);
     expect(stored()).toEqual([]);
     expect((await registry.get('tiny')).users).toBe(0);
   });
@@ -181,7 +183,8 @@ describe('import', () => {
   it('no base, no files, no way: each is said', async () => {
     const { store, models, runs, write, adopt } = await setUp();
     const path = write(models, 'x');
-    const importing = (spec: object) => store.import({ path, id: '', baseModel: 'models/tiny', ...spec });
+    const importing = ({ path: from = path, ...spec }: { path?: string; id?: string; baseModel?: string }) =>
+      store.import(from, { ...SPEC, id: '', ...spec });
     await expect(importing({ baseModel: '' })).rejects.toMatchObject({ violations: [{ field: 'base_model' }] });
     await expect(importing({ baseModel: 'models/none' })).rejects.toMatchObject({ reason: 'MODEL_NOT_FOUND' });
     await expect(importing({ path: models })).rejects.toMatchObject({ reason: 'ADAPTER_NOT_FOUND' });
@@ -190,13 +193,51 @@ describe('import', () => {
     await expect(importing({ id: 'a' })).rejects.toMatchObject({ reason: 'ADAPTER_EXISTS' });
   });
 
+  it('another base is accepted where that is asked for, and is the base from then on', async () => {
+    const { store, models, registry, write } = await setUp();
+    const path = write(models, 'x', JSON.stringify({ ...ORIGIN, baseModelHash: 'dead' }));
+    const refused = { reason: 'ADAPTER_MISMATCH', message: expect.stringMatching(/dead.*c0ffee/) };
+    await expect(store.import(path, SPEC)).rejects.toMatchObject(refused);
+    const { adapter, warnings } = await store.import(path, { ...SPEC, allowOtherBase: true });
+    expect(warnings).toEqual([expect.stringMatching(/dead.*c0ffee.*accepted/)]);
+    expect(adapter).toMatchObject({
+      origin: { baseModelHash: 'c0ffee' },
+      info: { metadata: { baseModelHash: 'dead' } },
+    });
+    const base = await registry.acquire('tiny');
+    (await store.acquire('adapters/x', base)).release();
+    base.release();
+  });
+
+  it('a name is given again where that is asked for and nothing uses it', async () => {
+    const { store, models, registry, write, adopt, stored } = await setUp();
+    await adopt('a');
+    const path = write(models, 'x', JSON.stringify(ORIGIN));
+    await expect(store.import(path, { ...SPEC, id: 'a' })).rejects.toMatchObject({ reason: 'ADAPTER_EXISTS' });
+    const base = await registry.acquire('tiny');
+    const lease = await store.acquire('adapters/a', base);
+    const again = () => store.import(path, { ...SPEC, id: 'a', overwrite: true });
+    await expect(again()).rejects.toMatchObject({ reason: 'ADAPTER_IN_USE' });
+    expect(store.get('a').trainingJob).toBe('trainingJobs/a');
+    lease.release();
+    base.release();
+    const broken = write(models, 'y', 'broken');
+    await expect(store.import(broken, { ...SPEC, id: 'a', overwrite: true })).rejects.toMatchObject({
+      reason: 'ADAPTER_CORRUPT',
+    });
+    expect(store.get('a').trainingJob).toBe('trainingJobs/a');
+    await again();
+    expect(store.get('a').trainingJob).toBe('');
+    expect(stored()).toEqual(['a']);
+  });
+
   it('a link inside the folder does not lead out of the roots', async () => {
     const { store, models, runs, write } = await setUp();
     const path = write(models, 'x');
     writeFileSync(join(runs, 'secret'), 'secret');
     rmSync(join(path, 'adapter_config.json'));
     symlinkSync(join(runs, 'secret'), join(path, 'adapter_config.json'));
-    await expect(store.import({ path, id: 'x', baseModel: 'tiny' })).rejects.toMatchObject({
+    await expect(store.import(path, SPEC)).rejects.toMatchObject({
       reason: 'PATH_NOT_ALLOWED',
     });
   });

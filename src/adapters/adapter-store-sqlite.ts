@@ -43,13 +43,24 @@ interface AdoptionSpec {
   readonly origin: AdapterMetadata;
 }
 
-/** A PEFT folder to take into the store. */
-interface ImportSpec {
-  readonly path: string;
+/** A PEFT adapter to take into the store. */
+interface TakeSpec {
+  /** What the adapter is called in messages. */
+  readonly source: string;
   /** Empty: chosen here. */
   readonly id: string;
   /** `models/{id}` or a path; empty: the registered model whose content hash the adapter carries. */
   readonly baseModel: string;
+  /** Accept one that carries the content hash of another base. */
+  readonly allowOtherBase: boolean;
+  /** Take the place of an adapter of this name that nothing uses. */
+  readonly overwrite: boolean;
+}
+
+/** What was taken, and what could not be checked. */
+interface Taken {
+  readonly adapter: StoredAdapter;
+  readonly warnings: readonly string[];
 }
 
 export interface ManagedAdapterStore extends AdapterStore {
@@ -60,10 +71,13 @@ export interface ManagedAdapterStore extends AdapterStore {
   /** Takes over what a run wrote. @throws LuthierError ADAPTER_EXISTS, ADAPTER_CORRUPT */
   adopt(spec: AdoptionSpec): Promise<StoredAdapter>;
   /**
-   * Copies a folder into the store, checked against its base: shapes and names by loading it beside the base, the hash where it carries one.
-   * @throws LuthierError PATH_NOT_ALLOWED, ADAPTER_NOT_FOUND, ADAPTER_CORRUPT, ADAPTER_UNSUPPORTED, ADAPTER_MISMATCH, ADAPTER_EXISTS
+   * Takes an adapter into the store, checked against its base: shapes and names by loading it beside the base, the hash where it carries one.
+   * @param fill Writes its files into an empty folder; nothing stays of it where this or a check fails.
+   * @throws LuthierError ADAPTER_CORRUPT, ADAPTER_UNSUPPORTED, ADAPTER_MISMATCH, ADAPTER_EXISTS, ADAPTER_IN_USE; what `fill` throws
    */
-  import(spec: ImportSpec): Promise<{ readonly adapter: StoredAdapter; readonly warnings: readonly string[] }>;
+  take(spec: TakeSpec, fill: (folder: string) => Promise<void>): Promise<Taken>;
+  /** As `take`, from a folder that a client named. @throws LuthierError PATH_NOT_ALLOWED, ADAPTER_NOT_FOUND, too */
+  import(path: string, spec: Omit<TakeSpec, 'source'>): Promise<Taken>;
   /** @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY */
   export(adapter: string, path: string): Promise<{ readonly path: string; readonly sizeBytes: number }>;
   /** @throws LuthierError ADAPTER_NOT_FOUND, ADAPTER_IN_USE */
@@ -114,34 +128,43 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     });
   }
 
-  async import(spec: ImportSpec): ReturnType<ManagedAdapterStore['import']> {
-    if (spec.id !== '' && this.has(PREFIX + spec.id)) throw adapterExists(PREFIX + spec.id);
+  async take(spec: TakeSpec, fill: (folder: string) => Promise<void>): Promise<Taken> {
+    const { source, id, allowOtherBase, overwrite } = spec;
+    // Before anything is copied or sent in vain.
+    if (id !== '' && !overwrite && this.has(PREFIX + id)) throw adapterExists(PREFIX + id);
     const folder = await makeWritingFolder(this.#options.folder);
     try {
-      await copyFromPath(spec.path, this.#options.modelRoots, folder);
+      await fill(folder);
       const info = await this.#read(folder);
       const origin = info.metadata ?? NO_ORIGIN;
       const base = await this.#options.models.acquire(await this.#baseOf(spec.baseModel, origin));
       try {
-        checkBaseHash(spec.path, origin.baseModelHash, base);
-        (await base.model.loadAdapter(folder)).close();
+        if (!allowOtherBase) checkBaseHash(source, origin.baseModelHash, base);
+        (await base.model.loadAdapter(folder, allowOtherBase)).close();
       } catch (error) {
         throw toLuthierError(error);
       } finally {
         base.release();
       }
-      const baseModel = base.registered.name;
-      const adapter = await this.#add(folder, spec.id, {
+      const { name: baseModel, metadata } = base.registered;
+      // Where another base was accepted, that is the one it is used with from now on.
+      const baseModelHash = origin.baseModelHash === '' ? '' : metadata.contentHash;
+      if (overwrite && id !== '' && this.has(PREFIX + id)) await this.delete(PREFIX + id);
+      const adapter = await this.#add(folder, id, {
         baseModel,
         info,
-        origin,
+        origin: { ...origin, baseModelHash },
         templateVersion: '',
         trainingJob: '',
       });
-      return { adapter, warnings: importWarnings(origin, baseModel) };
+      return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
+  }
+
+  async import(path: string, spec: Omit<TakeSpec, 'source'>): Promise<Taken> {
+    return this.take({ ...spec, source: path }, (folder) => copyFromPath(path, this.#options.modelRoots, folder));
   }
 
   async export(adapter: string, path: string): ReturnType<ManagedAdapterStore['export']> {
@@ -205,11 +228,15 @@ class SqliteAdapterStore implements ManagedAdapterStore {
   }
 }
 
-function importWarnings(origin: AdapterMetadata, baseModel: string): string[] {
+function takeWarnings(origin: AdapterMetadata, baseModel: string, contentHash: string): string[] {
   const hash = `the adapter carries no content hash of its base: that it was trained on ${baseModel} could be checked by names and shapes only`;
+  const other = `the adapter was trained on a base with content hash ${origin.baseModelHash}; ${baseModel} has ${contentHash} and was accepted as asked: names and shapes fit`;
   const template =
     "the adapter carries no template: prompts are rendered with the model's own unless a request names one";
-  return [...(origin.baseModelHash === '' ? [hash] : []), ...(origin.templateId === '' ? [template] : [])];
+  return [
+    ...(origin.baseModelHash === '' ? [hash] : origin.baseModelHash === contentHash ? [] : [other]),
+    ...(origin.templateId === '' ? [template] : []),
+  ];
 }
 
 /** Opens the store and deletes what imports and deletions left behind that were cut off. */

@@ -8,7 +8,7 @@ export interface StoredAdapter {
   /** `models/{id}`. */
   readonly baseModel: string;
   readonly info: AdapterInfo;
-  /** Empty strings where an imported adapter carries none. */
+  /** Empty strings where an imported adapter carries none. The hash is that of the base that it may be used with. */
   readonly origin: AdapterMetadata;
   readonly templateVersion: string;
   readonly sizeBytes: number;
@@ -18,6 +18,10 @@ export interface StoredAdapter {
   /** Absolute. */
   readonly folder: string;
 }
+
+/** Whether an adapter was accepted for another base than its files carry the content hash of. */
+export const isForOtherBase = ({ info, origin }: StoredAdapter): boolean =>
+  info.metadata !== null && info.metadata.baseModelHash !== origin.baseModelHash;
 
 /** An adapter in memory, kept until `release`. */
 export interface AdapterLease {

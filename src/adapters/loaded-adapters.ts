@@ -3,7 +3,7 @@ import type { AdapterHandle, BaseModel } from '../engine/engine.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { ModelLease } from '../models/model-registry.ts';
 import { checkBaseHash } from './adapter-errors.ts';
-import type { AdapterLease, StoredAdapter } from './adapter-store.ts';
+import { type AdapterLease, isForOtherBase, type StoredAdapter } from './adapter-store.ts';
 
 /** Adapters kept in memory though nobody uses them: the ones used last. */
 const IDLE_LIMIT = 8;
@@ -72,7 +72,10 @@ export class LoadedAdapters {
     const known = this.#entries.get(key);
     this.#entries.delete(key);
     if (known && known.model !== model) this.#retire(known);
-    const load = (): Entry => ({ name: adapter.name, model, handle: model.loadAdapter(adapter.folder), users: 0 });
+    const load = (): Entry => {
+      const handle = model.loadAdapter(adapter.folder, isForOtherBase(adapter));
+      return { name: adapter.name, model, handle, users: 0 };
+    };
     const entry = known?.model === model ? known : load();
     this.#entries.set(key, entry);
     return entry;

@@ -143,6 +143,7 @@ export const serverConfigSchema = z
       'Largest message received.',
     ),
     maxDatasetBytes: setting(count(1, 2 ** 40).default(2 * GIBIBYTE), 'number', 'BYTES', 'Largest data set.'),
+    maxAdapterBytes: setting(count(1, 2 ** 40).default(4 * GIBIBYTE), 'number', 'BYTES', 'Largest uploaded adapter.'),
     maxPromptTokens: setting(
       count(1, 2 ** 24).default(131_072),
       'number',

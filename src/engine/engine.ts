@@ -95,17 +95,32 @@ export interface LoraConfig {
   readonly loraAlpha: number;
   /** Share of a layer's input that its low-rank half does not see in training; also where training starts from an existing adapter. */
   readonly loraDropout: number;
-  /** Module names such as `q_proj`; null: every linear layer but the output layer. */
-  readonly targetModules: readonly string[] | null;
   readonly useRslora: boolean;
   /** Seed of the initial A and of dropout. */
   readonly seed: number;
+  /**
+   * Module names such as `q_proj`, or longer ends of module paths; a text: a regular expression that a whole path must match; null: every
+   * linear layer but the output layer.
+   */
+  readonly targetModules: readonly string[] | string | null;
+  /** Named as `targetModules`; null: none. */
+  readonly excludeModules: readonly string[] | string | null;
+  /** Blocks whose layers are adapted; null: all. Not with a regular expression as `targetModules`. */
+  readonly layersToTransform: readonly number[] | null;
+  /** Regular expressions of what stands before a block's number; empty: anything. */
+  readonly layersPattern: readonly string[];
+  /** Ranks other than `r` by module name, end of a path or regular expression of one. */
+  readonly rankPattern: Readonly<Record<string, number>>;
+  /** The same for `loraAlpha`. */
+  readonly alphaPattern: Readonly<Record<string, number>>;
 }
 
 export interface TrainingConfig {
   readonly lora: LoraConfig;
   /** Folder of a PEFT adapter to start from, or null. Its rank, alpha and targets are then taken from it. */
   readonly initAdapterPath: string | null;
+  /** Accept one that carries the content hash of another base, if names and shapes fit. */
+  readonly initAdapterAnyBase: boolean;
   readonly learningRate: number;
   /** `linear`, `cosine`, `constant`, `constant_with_warmup`. */
   readonly lrSchedulerType: string;
@@ -259,7 +274,7 @@ export interface TrainingRun {
   close(): void;
 }
 
-/** What Luthier adds to an exported adapter; written to adapter_config.json under `luthier`. */
+/** What Luthier adds to an exported adapter; written to the metadata of adapter_model.safetensors. */
 export interface AdapterMetadata {
   readonly baseModelName: string;
   readonly baseModelHash: string;
@@ -282,6 +297,26 @@ export interface AdapterInfo {
   readonly sha256: string;
   /** What the adapter carries about its origin; null where it does not. */
   readonly metadata: AdapterMetadata | null;
+}
+
+/** A base to merge into; its files are read, it need not be loaded. */
+export interface MergeBase {
+  readonly path: string;
+  /** What the adapter must have been made for; null: any base that it fits. */
+  readonly contentHash: string | null;
+  /** How weights are held before the adapter is added. */
+  readonly storage: WeightStorage;
+}
+
+export type MergeFormat = 'safetensors_bf16' | 'safetensors_f16' | 'gguf_f16' | 'gguf_q8_0';
+
+export interface MergedModel {
+  /** Of all files. */
+  readonly bytes: number;
+  /** The type that most weights were dequantized from, such as `q4_1`; null: none were. */
+  readonly dequantizedFrom: string | null;
+  /** Whether what was written has the base's tokenizer. */
+  readonly hasTokenizer: boolean;
 }
 
 /** An adapter in memory beside its base model. */
@@ -347,7 +382,8 @@ export interface BaseModel {
   readonly storageType: string;
   /** Bytes of the weights as they are held, mapped files included. */
   readonly loadedBytes: number;
-  loadAdapter(folder: string): Promise<AdapterHandle>;
+  /** @param anyBase Accept one that carries the content hash of another base, if names and shapes fit. */
+  loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle>;
   /** OUT_OF_MEMORY before anything is allocated where the run's plan does not fit. */
   train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
@@ -389,5 +425,10 @@ export interface Engine {
   ): Promise<TrainingEstimate>;
   /** Reads and checks an adapter's files without a base model. */
   readAdapter(folder: string): Promise<AdapterInfo>;
+  /**
+   * Writes base and adapter as one model into an existing empty folder, through to the disk.
+   * @param adapter A PEFT folder.
+   */
+  mergeAdapter(base: MergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel>;
   close(): Promise<void>;
 }

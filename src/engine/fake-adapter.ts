@@ -57,7 +57,7 @@ const sizeOf = (shapes: AdapterShapes): number =>
 export async function writeFakeAdapter(
   folder: string,
   model: ModelMetadata,
-  lora: LoraConfig & { readonly targetModules: readonly string[] },
+  lora: Omit<LoraConfig, 'targetModules'> & { readonly targetModules: readonly string[] },
   value: number,
   metadata: AdapterMetadata,
 ): Promise<SavedAdapter> {
@@ -174,10 +174,10 @@ export async function readFakeAdapter(folder: string): Promise<{ info: AdapterIn
 }
 
 /** As {@link readFakeAdapter}; ADAPTER_MISMATCH where the adapter was made for another base. */
-export async function readFakeAdapterFor(model: ModelMetadata, folder: string): Promise<AdapterInfo> {
+export async function readFakeAdapterFor(model: ModelMetadata, folder: string, anyBase: boolean): Promise<AdapterInfo> {
   const { info, shapes } = await readFakeAdapter(folder);
   const hash = info.metadata?.baseModelHash ?? model.contentHash;
-  if (hash !== model.contentHash) {
+  if (!anyBase && hash !== model.contentHash) {
     throw new EngineError(
       'ADAPTER_MISMATCH',
       `the adapter in ${folder} was made for a model with the hash ${hash}; expected ${model.contentHash} (${model.name})`,

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { ALL_LINEAR } from '../../test/fixtures/all-linear.ts';
 import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
 import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
 import type { SamplingConfig, TokenExamples, TrainingConfig, TrainingEvent, TrainingRun } from './engine.ts';
@@ -12,8 +13,9 @@ const scratch = mkdtempSync(join(tmpdir(), 'luthier-fake-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
 const config: TrainingConfig = {
-  lora: { r: 2, loraAlpha: 4, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 2, loraAlpha: 4, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
+  initAdapterAnyBase: false,
   learningRate: 1e-3,
   lrSchedulerType: 'linear',
   warmupSteps: 0,
@@ -181,13 +183,13 @@ describe('adapters', () => {
     const { sha256 } = await run.saveAdapter(folder, metadata);
     const expected = { r: 2, loraAlpha: 4, targetModules: ['down_proj', 'q_proj'], sha256, metadata };
     expect(await engine.readAdapter(folder)).toMatchObject(expected);
-    const handle = await model.loadAdapter(folder);
+    const handle = await model.loadAdapter(folder, false);
     expect(handle.info.parameterCount).toBe(2 * 2 * (8 + 8 + 16 + 8));
     handle.close();
     await expect(model.score(Uint32Array.of(1), 0, handle)).rejects.toMatchObject({ code: 'CLOSED' });
     for (const path of ['/other', '/wide']) {
       const base = await engine.loadModel(path, 'stored');
-      await expect(base.loadAdapter(folder)).rejects.toMatchObject({ code: 'ADAPTER_MISMATCH' });
+      await expect(base.loadAdapter(folder, false)).rejects.toMatchObject({ code: 'ADAPTER_MISMATCH' });
     }
     truncateSync(join(folder, 'adapter_model.safetensors'), 600);
     await expect(engine.readAdapter(folder)).rejects.toMatchObject({ code: 'ADAPTER_CORRUPT' });

@@ -51,15 +51,19 @@ async function planTraining({ evaluation, ...request }: PlanRequest) {
     throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
   }
   const { linearModules } = model;
-  const unknown = config.lora.targetModules?.find((name) => !linearModules.includes(name));
+  // Which modules a regular expression matches is the engine's to say; here it is all of them.
+  const named = typeof config.lora.targetModules === 'string' ? null : config.lora.targetModules;
+  const unknown = named?.find((name) => !linearModules.includes(name));
   if (unknown !== undefined) {
     throw new EngineError(
       'UNKNOWN_TARGET_MODULE',
       `there is no module ${unknown}; expected ${linearModules.join(', ')}`,
     );
   }
-  const initial = config.initAdapterPath === null ? null : await readFakeAdapterFor(model, config.initAdapterPath);
-  const targetModules = initial?.targetModules ?? config.lora.targetModules ?? linearModules;
+  const { initAdapterPath, initAdapterAnyBase } = config;
+  const initial =
+    initAdapterPath === null ? null : await readFakeAdapterFor(model, initAdapterPath, initAdapterAnyBase);
+  const targetModules = initial?.targetModules ?? named ?? linearModules;
   checkExamples(model, train, 'training');
   if (evaluation !== null) checkExamples(model, evaluation, 'evaluation');
   const lora = initial === null ? config.lora : { ...config.lora, ...initial, targetModules };
@@ -112,9 +116,9 @@ class FakeModel implements BaseModel {
     this.#runs = runs;
   }
 
-  async loadAdapter(folder: string): Promise<AdapterHandle> {
+  async loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle> {
     this.#checkOpen();
-    return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder));
+    return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder, anyBase));
   }
 
   async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null) {
@@ -242,6 +246,13 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     readAdapter: async (folder) => {
       checkOpen();
       return (await readFakeAdapter(folder)).info;
+    },
+    mergeAdapter: async ({ path, contentHash }, adapter, format, folder) => {
+      const model = metadataAt(path);
+      const info = await readFakeAdapterFor(model, adapter, contentHash === null);
+      const text = JSON.stringify({ base: model.contentHash, adapter: info.sha256, format });
+      await writeFile(join(folder, 'config.json'), text);
+      return { bytes: text.length, dequantizedFrom: null, hasTokenizer: true };
     },
     close: async () => {
       closed = true;

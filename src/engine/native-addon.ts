@@ -9,6 +9,9 @@ import type {
   GeneratedTokens,
   GgufTokenizerMetadata,
   LoraConfig,
+  MergeBase,
+  MergedModel,
+  MergeFormat,
   ModelMetadata,
   SamplingConfig,
   SavedAdapter,
@@ -28,9 +31,17 @@ export interface NativeModelMetadata extends Omit<ModelMetadata, 'tokenizer'> {
 
 type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedBytes'>;
 
+type ModuleNames = readonly string[] | string | undefined;
+
+interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'excludeModules' | 'layersToTransform'> {
+  readonly targetModules: ModuleNames;
+  readonly excludeModules: ModuleNames;
+  readonly layersToTransform: readonly number[] | undefined;
+}
+
 export interface NativeTrainingConfig
   extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'recomputeLayers'> {
-  readonly lora: Omit<LoraConfig, 'targetModules'> & { readonly targetModules: string[] | undefined };
+  readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;
@@ -75,7 +86,7 @@ export interface NativeAdapter {
 export interface NativeModel {
   metadata(): NativeModelMetadata;
   weights(): NativeModelWeights;
-  loadAdapter(folder: string): Promise<NativeAdapter>;
+  loadAdapter(folder: string, anyBase: boolean): Promise<NativeAdapter>;
   train(
     config: NativeTrainingConfig,
     train: TokenExamples,
@@ -88,6 +99,10 @@ export interface NativeModel {
 
 interface NativeEstimatedModel extends EstimatedModel {
   readonly embeddingInHostMemory: boolean;
+}
+
+interface NativeMergeBase extends Omit<MergeBase, 'contentHash'> {
+  readonly contentHash: string | undefined;
 }
 
 interface NativeQuantization {
@@ -111,6 +126,7 @@ export interface NativeEngine {
     evaluation: TokenExamples | null,
   ): Promise<TrainingEstimate>;
   readAdapter(folder: string): Promise<AdapterInfo>;
+  mergeAdapter(base: NativeMergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel>;
   close(): Promise<void>;
 }
 

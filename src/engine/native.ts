@@ -10,6 +10,9 @@ import type {
   EstimatedModel,
   GeneratedTokens,
   GenerationRun,
+  MergeBase,
+  MergedModel,
+  MergeFormat,
   ModelMetadata,
   QuantizeRun,
   SamplingConfig,
@@ -77,10 +80,14 @@ function toNativeConfig({
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
-  const targetModules = lora.targetModules === null ? undefined : [...lora.targetModules];
   return {
     ...rest,
-    lora: { ...lora, targetModules },
+    lora: {
+      ...lora,
+      targetModules: lora.targetModules ?? undefined,
+      excludeModules: lora.excludeModules ?? undefined,
+      layersToTransform: lora.layersToTransform ?? undefined,
+    },
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
@@ -202,8 +209,8 @@ class NativeBaseModel implements BaseModel {
     throw new EngineError('CLOSED', `the model ${this.metadata.name} is closed; load it again`);
   }
 
-  async loadAdapter(folder: string): Promise<AdapterHandle> {
-    return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder)));
+  async loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle> {
+    return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder, anyBase)));
   }
 
   async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun> {
@@ -277,6 +284,11 @@ class AddonEngine implements Engine {
 
   async readAdapter(folder: string) {
     return settled(this.#open.readAdapter(folder));
+  }
+
+  async mergeAdapter(base: MergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel> {
+    const files = { ...base, contentHash: base.contentHash ?? undefined };
+    return settled(this.#open.mergeAdapter(files, adapter, format, folder));
   }
 
   close(): Promise<void> {

@@ -1,27 +1,48 @@
 /** A stored spec as the engine takes it. */
 import { isAbsolute } from 'node:path';
-import type { AdapterStore } from '../adapters/adapter-store.ts';
-import type { TrainingConfig } from '../engine/engine.ts';
-import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import { type AdapterStore, isForOtherBase } from '../adapters/adapter-store.ts';
+import type { LoraConfig, TrainingConfig } from '../engine/engine.ts';
+import { LoraSpec, type TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import { checkPath } from '../models/allowed-path.ts';
 
 /** A number that a stored spec has by construction: its defaults were written out when it was checked. */
 const number = (value: number | undefined): number => value ?? 0;
 
-/** @param initAdapterPath From `initAdapterFolder`. */
-export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null): TrainingConfig {
-  const targets = spec.lora?.targetModules ?? [];
-  const all = targets.length === 0 || targets.includes('all-linear');
+/** A list of names or a regular expression; null where neither is there. */
+function moduleNames(names: readonly string[], pattern: string): readonly string[] | string | null {
+  if (pattern !== '') return pattern;
+  return names.length === 0 || names.includes('all-linear') ? null : names;
+}
+
+function loraConfig(lora: LoraSpec, seed: number): LoraConfig {
   return {
-    lora: {
-      r: number(spec.lora?.r),
-      loraAlpha: number(spec.lora?.loraAlpha),
-      loraDropout: number(spec.lora?.loraDropout),
-      targetModules: all ? null : targets,
-      useRslora: spec.lora?.useRslora ?? false,
-      seed: number(spec.seed),
-    },
-    initAdapterPath,
+    r: number(lora.r),
+    loraAlpha: number(lora.loraAlpha),
+    loraDropout: number(lora.loraDropout),
+    useRslora: lora.useRslora,
+    seed,
+    targetModules: moduleNames(lora.targetModules, lora.targetPattern),
+    excludeModules: moduleNames(lora.excludeModules, lora.excludePattern),
+    layersToTransform: lora.layersToTransform.length === 0 ? null : lora.layersToTransform,
+    layersPattern: lora.layersPattern,
+    rankPattern: lora.rankPattern,
+    alphaPattern: lora.alphaPattern,
+  };
+}
+
+/** The adapter that a job starts from. */
+interface InitAdapter {
+  readonly folder: string;
+  /** Whether it was accepted for another base than it carries the content hash of. */
+  readonly anyBase: boolean;
+}
+
+/** @param initAdapter From `findInitAdapter`. */
+export function engineConfig(spec: TrainingSpec, initAdapter: InitAdapter | null): TrainingConfig {
+  return {
+    lora: loraConfig(spec.lora ?? LoraSpec.create(), number(spec.seed)),
+    initAdapterPath: initAdapter?.folder ?? null,
+    initAdapterAnyBase: initAdapter?.anyBase ?? false,
     learningRate: number(spec.learningRate),
     lrSchedulerType: spec.lrSchedulerType ?? 'linear',
     warmupSteps: number(spec.warmupSteps),
@@ -44,16 +65,18 @@ export function engineConfig(spec: TrainingSpec, initAdapterPath: string | null)
 }
 
 /**
- * The folder of the adapter that a job starts from; null: none.
+ * The adapter that a job starts from; null: none.
  * @param name As `TrainingSpec.init_adapter`.
  * @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED
  */
-export async function initAdapterFolder(
+export async function findInitAdapter(
   name: string,
   adapters: Pick<AdapterStore, 'get'>,
   roots: readonly string[],
-): Promise<string | null> {
+): Promise<InitAdapter | null> {
   if (name === '') return null;
   const isPath = isAbsolute(name) || (/[\\/]/.test(name) && !/^(adapters|trainingJobs)\//.test(name));
-  return isPath ? checkPath(name, roots) : adapters.get(name).folder;
+  if (isPath) return { folder: await checkPath(name, roots), anyBase: false };
+  const adapter = adapters.get(name);
+  return { folder: adapter.folder, anyBase: isForOtherBase(adapter) };
 }

@@ -7,7 +7,7 @@ import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
 import { overLengthField, trainOnField } from '../services/validate/dataset.ts';
-import { engineConfig, initAdapterFolder } from './engine-config.ts';
+import { engineConfig, findInitAdapter } from './engine-config.ts';
 
 export interface PrepareJobDependencies {
   readonly engine: Pick<Engine, 'estimateTraining'>;
@@ -34,7 +34,7 @@ export async function prepareJob(
   spec: TrainingSpec,
   signal: AbortSignal,
 ): Promise<PreparedJob> {
-  const config = engineConfig(spec, await initAdapterFolder(spec.initAdapter, adapters, modelRoots));
+  const config = engineConfig(spec, await findInitAdapter(spec.initAdapter, adapters, modelRoots));
   const prepared = await prepareExamples(
     { registry, openDataset: (dataset) => datasets.open(dataset) },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },

@@ -1,52 +1,34 @@
-import type { StoredAdapter } from '../adapters/adapter-store.ts';
-import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import { sendAdapterFiles } from '../adapters/adapter-transfer.ts';
+import { type MergeDependencies, mergeAdapter } from '../adapters/merge-adapter.ts';
 import {
-  Adapter,
   type AdapterServiceService,
   DeleteAdapterRequest,
   DeleteAdapterResponse,
+  DownloadAdapterResponse,
   ExportAdapterRequest,
   ExportAdapterResponse,
   ImportAdapterRequest,
   ImportAdapterResponse,
+  MergeAdapterRequest,
+  MergeAdapterResponse,
 } from '../gen/luthier/v1/adapter_service.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
-import type { RequestLog } from '../store/request-log.ts';
+import { adapterMessage } from './adapter-message.ts';
 import { answerOnce } from './answer-once.ts';
 import { pageByName } from './page-token.ts';
-import { deleteSchema, exportSchema, getSchema, importSchema, listSchema } from './validate/adapter.ts';
+import { type UploadAdapterDependencies, uploadAdapter } from './upload-adapter.ts';
+import { deleteSchema, exportSchema, getSchema, importSchema, listSchema, mergeSchema } from './validate/adapter.ts';
 import { parseRequest } from './validate/parse-request.ts';
 
-export interface AdapterServiceDependencies {
-  readonly adapters: ManagedAdapterStore;
-  readonly requestLog: RequestLog;
-}
-
-/** A stored adapter as the contract shows it. */
-function adapterMessage({ info, origin, ...adapter }: StoredAdapter): Adapter {
-  const { templateId: id, templateHash: hash } = origin;
-  return Adapter.create({
-    name: adapter.name,
-    baseModel: adapter.baseModel,
-    baseModelHash: origin.baseModelHash,
-    r: info.r,
-    loraAlpha: info.loraAlpha,
-    useRslora: info.useRslora,
-    targetModules: [...info.targetModules],
-    parameterCount: info.parameterCount,
-    sizeBytes: adapter.sizeBytes,
-    sha256: info.sha256,
-    template: id === '' ? undefined : { id, version: adapter.templateVersion, hash },
-    trainingJob: adapter.trainingJob,
-    createTime: adapter.createTime,
-  });
+export interface AdapterServiceDependencies extends UploadAdapterDependencies {
+  readonly merge: MergeDependencies;
 }
 
 /** AdapterService: the adapters that were trained here or brought in. */
-export function createAdapterService({
-  adapters,
-  requestLog,
-}: AdapterServiceDependencies): HandlersOf<typeof AdapterServiceService> {
+export function createAdapterService(
+  dependencies: AdapterServiceDependencies,
+): HandlersOf<typeof AdapterServiceService> {
+  const { adapters, requestLog, merge } = dependencies;
   return {
     getAdapter: async (request) => ({ adapter: adapterMessage(adapters.get(parseRequest(getSchema, request).name)) }),
 
@@ -68,11 +50,12 @@ export function createAdapterService({
     },
 
     importAdapter: async (request) => {
-      const { requestId, adapterId: id, path, baseModel } = parseRequest(importSchema, request);
+      const { requestId, adapterId: id, path, baseModel, allowOtherBase } = parseRequest(importSchema, request);
       const bytes = ImportAdapterRequest.encode(request).finish();
       const call = { requestId, method: 'ImportAdapter', request: bytes };
       return answerOnce(requestLog, call, ImportAdapterResponse, async () => {
-        const { adapter, warnings } = await adapters.import({ id, path, baseModel });
+        const spec = { id, baseModel, allowOtherBase, overwrite: false };
+        const { adapter, warnings } = await adapters.import(path, spec);
         return { adapter: adapterMessage(adapter), warnings: [...warnings] };
       });
     },
@@ -83,5 +66,28 @@ export function createAdapterService({
       const call = { requestId, method: 'ExportAdapter', request: bytes };
       return answerOnce(requestLog, call, ExportAdapterResponse, () => adapters.export(name, path));
     },
+
+    mergeAdapter: async (request) => {
+      const { name, requestId, ...spec } = parseRequest(mergeSchema, request);
+      const bytes = MergeAdapterRequest.encode(request).finish();
+      const call = { requestId, method: 'MergeAdapter', request: bytes };
+      return answerOnce(requestLog, call, MergeAdapterResponse, async () => {
+        const { warnings, ...written } = await mergeAdapter(merge, { ...spec, adapter: adapters.get(name) });
+        return { ...written, warnings: [...warnings] };
+      });
+    },
+
+    downloadAdapter: async function* (request) {
+      const adapter = adapters.get(parseRequest(getSchema, request).name);
+      for await (const part of sendAdapterFiles(adapter.folder)) {
+        if (part instanceof Uint8Array) yield DownloadAdapterResponse.create({ chunk: Buffer.from(part) });
+        else {
+          const files = part.map((file) => ({ ...file }));
+          yield DownloadAdapterResponse.create({ header: { adapter: adapterMessage(adapter), files } });
+        }
+      }
+    },
+
+    uploadAdapter: (requests) => uploadAdapter(dependencies, requests),
   };
 }

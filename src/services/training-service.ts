@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
-import { initAdapterFolder } from '../jobs/engine-config.ts';
+import { findInitAdapter } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
@@ -41,14 +41,22 @@ function numberOfToken(token: string): number | null {
   });
 }
 
-function checkTargets(spec: CheckedSpec, modules: readonly string[]): void {
-  const wrong = spec.lora.targetModules.findIndex((module) => module !== 'all-linear' && !modules.includes(module));
+/** Of names that are ends of longer module paths, the last component. */
+const componentOf = (module: string): string => module.slice(module.lastIndexOf('.') + 1);
+
+function checkNames(field: string, names: readonly string[], known: readonly string[]): void {
+  const wrong = names.findIndex((name) => !known.includes(componentOf(name)));
   if (wrong < 0) return;
-  const found = spec.lora.targetModules[wrong];
-  const description = `expected one of ${modules.join(', ')} or all-linear, found ${JSON.stringify(found)}`;
-  throw new LuthierError('UNKNOWN_TARGET_MODULE', `spec.lora.target_modules[${wrong}]: ${description}`, {
-    violations: [{ field: `spec.lora.target_modules[${wrong}]`, description, reason: '' }],
+  const path = `spec.lora.${field}[${wrong}]`;
+  const description = `expected one of ${known.join(', ')}, found ${JSON.stringify(names[wrong])}`;
+  throw new LuthierError('UNKNOWN_TARGET_MODULE', `${path}: ${description}`, {
+    violations: [{ field: path, description, reason: '' }],
   });
+}
+
+function checkTargets({ lora }: CheckedSpec, modules: readonly string[]): void {
+  checkNames('target_modules', lora.targetModules, [...modules, 'all-linear']);
+  checkNames('exclude_modules', lora.excludeModules, modules);
 }
 
 /** TrainingService: jobs that outlive their streams. */
@@ -67,7 +75,7 @@ export function createTrainingService(
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
     if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
-    await initAdapterFolder(spec.initAdapter, adapters, dependencies.modelRoots);
+    await findInitAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
     if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
       throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {
         resource: { type: 'adapter', name: `adapters/${spec.output}` },

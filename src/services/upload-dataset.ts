@@ -3,7 +3,6 @@ import { randomUUID } from 'node:crypto';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
 import { datasetExists } from '../datasets/dataset-store.ts';
 import { type ReceivedUpload, receiveUpload } from '../datasets/receive-upload.ts';
-import { LuthierError } from '../errors/luthier-error.ts';
 import {
   UploadDatasetHeader,
   type UploadDatasetRequest,
@@ -12,6 +11,7 @@ import {
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
 import { datasetMessage } from './dataset-message.ts';
+import { takeChunks, takeHeader } from './upload-parts.ts';
 import { uploadHeaderSchema } from './validate/dataset.ts';
 import { parseRequest } from './validate/parse-request.ts';
 
@@ -19,35 +19,6 @@ export interface UploadDependencies {
   readonly datasets: DatasetStore;
   readonly requestLog: RequestLog;
   readonly maxDatasetBytes: number;
-}
-
-const MAX_CHUNK_BYTES = 2 ** 20;
-
-function refuse(field: string, description: string): never {
-  throw new LuthierError('INVALID_REQUEST', `${field}: ${description}`, {
-    violations: [{ field, description, reason: '' }],
-  });
-}
-
-async function takeHeader(requests: AsyncIterator<UploadDatasetRequest>): Promise<UploadDatasetHeader> {
-  const first = await requests.next();
-  const part = first.done ? undefined : first.value.part;
-  if (part?.$case === 'header') return part.value;
-  return refuse(
-    'header',
-    `expected a header first, found ${first.done ? 'the end of the stream' : (part?.$case ?? 'nothing')}`,
-  );
-}
-
-async function* takeChunks(requests: AsyncIterator<UploadDatasetRequest>): AsyncGenerator<Uint8Array, void, undefined> {
-  for (let next = await requests.next(); !next.done; next = await requests.next()) {
-    const { part } = next.value;
-    if (part?.$case !== 'chunk') refuse('chunk', `expected a piece of the file, found ${part?.$case ?? 'nothing'}`);
-    if (part.value.length > MAX_CHUNK_BYTES) {
-      refuse('chunk', `expected at most ${MAX_CHUNK_BYTES} bytes, found ${part.value.length}`);
-    }
-    yield part.value;
-  }
 }
 
 /** What a request_id stands for: the header, and the file by its hash. */
@@ -64,7 +35,7 @@ export async function uploadDataset(
   requests: AsyncIterable<UploadDatasetRequest>,
 ): Promise<UploadDatasetResponse> {
   const iterator = requests[Symbol.asyncIterator]();
-  const header = await takeHeader(iterator);
+  const header: UploadDatasetHeader = await takeHeader(iterator);
   const { requestId, datasetId, format, sha256 } = parseRequest(uploadHeaderSchema, header);
   const name = `datasets/${datasetId === '' ? `d-${randomUUID()}` : datasetId}`;
   // Before anything is sent in vain; under a request_id the name may be the answer's own.

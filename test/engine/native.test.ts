@@ -15,6 +15,7 @@ import type {
   WeightStorage,
 } from '../../src/engine/engine.ts';
 import { openNativeEngine } from '../../src/engine/native.ts';
+import { ALL_LINEAR } from '../fixtures/all-linear.ts';
 
 const golden = fileURLToPath(new URL('../parity/golden', import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), 'luthier-native-'));
@@ -44,8 +45,9 @@ const greedy: SamplingConfig = {
 };
 
 const config: TrainingConfig = {
-  lora: { r: 4, loraAlpha: 8, loraDropout: 0, targetModules: null, useRslora: false, seed: 0 },
+  lora: { r: 4, loraAlpha: 8, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
+  initAdapterAnyBase: false,
   learningRate: 1e-2,
   lrSchedulerType: 'linear',
   warmupSteps: 0,
@@ -80,7 +82,7 @@ async function events(settings: Partial<TrainingConfig>, cancelAfter = Number.PO
 }
 
 async function generate(adapterFolder: string | null): Promise<number[]> {
-  const adapter = adapterFolder === null ? null : await model.loadAdapter(adapterFolder);
+  const adapter = adapterFolder === null ? null : await model.loadAdapter(adapterFolder, false);
   const ids: number[] = [];
   for await (const batch of model.generate(Uint32Array.from([72, 105]), greedy, adapter).tokens())
     ids.push(...batch.tokenIds);
@@ -235,6 +237,30 @@ describe('training', () => {
     expect(await generate(folder)).not.toEqual(await generate(null));
   });
 
+  it('adapts what is asked for, with the ranks asked for, and writes it as PEFT does', async () => {
+    const lora = {
+      ...config.lora,
+      targetModules: '.*(q|up)_proj',
+      excludeModules: ['0.mlp.up_proj'],
+      rankPattern: { q_proj: 2 },
+      alphaPattern: { up_proj: 3 },
+    };
+    const { run, all } = await events({ lora, maxSteps: 1 });
+    // q_proj [48, 48] of both layers with rank 2, up_proj [112, 48] of one with rank 4.
+    expect(all[0]).toMatchObject({ trainableParameters: 2 * 2 * (48 + 48) + 4 * (112 + 48) });
+    const folder = mkdtempSync(join(scratch, 'patterns-'));
+    await run.saveAdapter(folder, { baseModelName: '', baseModelHash: 'other', templateId: '', templateHash: '' });
+    run.close();
+    expect(JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'))).toMatchObject({
+      target_modules: lora.targetModules,
+      exclude_modules: lora.excludeModules,
+      rank_pattern: lora.rankPattern,
+      alpha_pattern: lora.alphaPattern,
+    });
+    await expect(model.loadAdapter(folder, false)).rejects.toMatchObject({ code: 'ADAPTER_MISMATCH' });
+    (await model.loadAdapter(folder, true)).close();
+  });
+
   it('with dropout, other steps from each seed, the same ones again, and the share in the adapter', async () => {
     const dropped = async (loraDropout: number, seed: number) => {
       // From an adapter that changes the model at once; B is 0 in a new one.
@@ -276,6 +302,9 @@ describe('training', () => {
     [{ lora: { ...config.lora, loraDropout: 1 } }, 'INVALID_ARGUMENT', /lora_dropout is 1; expected .* below 1/],
     [{ lrSchedulerType: 'polynomial' }, 'INVALID_ARGUMENT', /polynomial.*cosine/],
     [{ lora: { ...config.lora, targetModules: ['qq_proj'] } }, 'UNKNOWN_TARGET_MODULE', /qq_proj.*q_proj/],
+    [{ lora: { ...config.lora, targetModules: '(q_proj' } }, 'INVALID_ARGUMENT', /\(q_proj/],
+    [{ lora: { ...config.lora, rankPattern: { qq_proj: 2 } } }, 'UNKNOWN_TARGET_MODULE', /qq_proj/],
+    [{ lora: { ...config.lora, layersToTransform: [2] } }, 'UNKNOWN_TARGET_MODULE', /layer 2.*blocks 0 to 1/],
     [{ initAdapterPath: join(golden, 'untied/init_adapter') }, 'ADAPTER_MISMATCH', /expected/],
     [{ initAdapterPath: join(golden, 'none') }, 'ADAPTER_NOT_FOUND', /none/],
   ])('refuses %j', async (settings, code, message) => {
@@ -344,8 +373,36 @@ describe('files', () => {
     writeFileSync(text, 'no model');
     await expect(engine.loadModel(text, 'stored')).rejects.toMatchObject({ code: 'MODEL_CORRUPT' });
     await expect(engine.loadModel(join(scratch, 'none'), 'stored')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
-    await expect(model.loadAdapter(join(golden, 'untied/init_adapter'))).rejects.toMatchObject({
+    await expect(model.loadAdapter(join(golden, 'untied/init_adapter'), false)).rejects.toMatchObject({
       code: 'ADAPTER_MISMATCH',
+    });
+  });
+});
+
+describe('merging', () => {
+  it('writes a model that answers as base and adapter do', async () => {
+    const adapter = join(golden, 'tied/trained_adapter');
+    const base = { path: join(golden, 'tied/model'), contentHash: null, storage: 'stored' } as const;
+    const folder = mkdtempSync(join(scratch, 'merged-'));
+    const merged = await engine.mergeAdapter(base, adapter, 'safetensors_f16', folder);
+    expect(merged).toMatchObject({ dequantizedFrom: null, hasTokenizer: true });
+    const alone = await engine.loadModel(folder, 'stored');
+    const handle = await model.loadAdapter(adapter, false);
+    const ids = Uint32Array.from([1, 2, 3, 250, 7]);
+    const [found, expected, without] = [
+      await alone.score(ids, 0, null),
+      await model.score(ids, 0, handle),
+      await model.score(ids, 0, null),
+    ];
+    const off = (a: Float32Array, b: Float32Array): number =>
+      Math.max(...a.subarray(1).map((value, index) => Math.abs(value - (b[index + 1] ?? Number.NaN))));
+    expect(off(found.logprobs, expected.logprobs)).toBeLessThan(0.02);
+    expect(off(without.logprobs, expected.logprobs)).toBeGreaterThan(0.1);
+    handle.close();
+    alone.close();
+    const empty = mkdtempSync(join(scratch, 'gguf-'));
+    await expect(engine.mergeAdapter(base, adapter, 'gguf_f16', empty)).rejects.toMatchObject({
+      code: 'MODEL_UNSUPPORTED',
     });
   });
 });
@@ -448,7 +505,7 @@ describe('closing', () => {
   });
 
   it('refuses a closed adapter', async () => {
-    const adapter = await model.loadAdapter(join(golden, 'tied/init_adapter'));
+    const adapter = await model.loadAdapter(join(golden, 'tied/init_adapter'), false);
     adapter.close();
     adapter.close();
     expect(() => model.generate(Uint32Array.from([1]), greedy, adapter)).toThrow(

@@ -3,13 +3,12 @@
 /** Subcommands, by group. */
 export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
   jobs: ['pause', 'resume', 'delete'],
-  adapters: ['merge', 'load', 'unload', 'download'],
+  adapters: ['load', 'unload'],
 };
 
 /** Options of `train` that transformers, PEFT or their users know, with what to use instead. */
 export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   adam8bit: '',
-  'alpha-pattern': '',
   bf16: '',
   bias: '',
   'dataloader-drop-last': '',
@@ -21,7 +20,6 @@ export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   'group-by-length': '',
   'init-lora-weights': '',
   'label-smoothing-factor': '',
-  'layers-to-transform': '',
   'load-best-model-at-end': '',
   'loraplus-lr-ratio': '',
   'loss-normalization': '',
@@ -30,7 +28,6 @@ export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   'modules-to-save': '',
   'neftune-noise-alpha': '',
   optim: 'AdamW is used.',
-  'rank-pattern': '',
   'report-to': 'Use --json for metrics as a stream.',
   'resume-from-checkpoint': '',
   'save-steps': '',

@@ -224,7 +224,7 @@ test.each([
     '--recompute-layers: expected auto, all or a number, found "some"',
   ],
   [['jobs', 'pause', 'x'], 22, 'luthier jobs pause is not built yet'],
-  [['adapters', 'merge', 'a', '--to', 'b'], 22, 'luthier adapters merge is not built yet'],
+  [['adapters', 'load', 'a'], 22, 'luthier adapters load is not built yet'],
   [['train', '--bf16'], 22, '--bf16 is not built yet'],
   [
     ['train', '--learning-rate', 'nan', '--model', 'models/m', '--data', 'datasets/d'],

@@ -74,6 +74,9 @@ test.each([
   ['max-steps', '1.5', 'expected a whole number, found "1.5"'],
   ['train-on', 'everything', 'expected assistant, last, all; found "everything"'],
   ['target-modules', 'q_proj,,v_proj', 'expected a,b,c'],
+  ['layers-to-transform', '4-1', 'expected numbers and ranges such as 0,4-7, found "4-1"'],
+  ['rank-pattern', 'q_proj', 'expected a=1,b=2, found "q_proj"'],
+  ['alpha-pattern', 'q_proj=', 'expected a=1,b=2'],
   ['load-in', 'int8', 'expected stored, 16bit, 8bit, 4bit; found "int8"'],
   ['learnin-rate', '1', 'is no option of train'],
 ])('--%s %s is refused with what was expected', (name, value, message) => {
@@ -84,6 +87,27 @@ test.each(['bf16', 'group-by-length', 'warmup-ratio', 'optim'])('--%s is known a
   expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
 });
 
-test('a regular expression for modules is refused rather than taken for a name', () => {
-  expect(() => settings({ 'target-modules': '.*_proj' })).toThrow('regular expression is not built yet');
+test('modules are names or one regular expression, whose commas are its own', () => {
+  const lora = (flags: Record<string, unknown>) => settings(flags).spec.lora;
+  const pattern = String.raw`model\.layers\.\d{1,2}\.self_attn\..*`;
+  expect(lora({ 'target-modules': pattern, 'exclude-modules': 'k_proj,1.self_attn.v_proj' })).toEqual({
+    targetPattern: pattern,
+    excludeModules: ['k_proj', '1.self_attn.v_proj'],
+  });
+  expect(lora({ 'target-modules': 'all-linear', 'exclude-modules': '.*mlp.*' })).toEqual({
+    targetModules: ['all-linear'],
+    excludePattern: '.*mlp.*',
+  });
+});
+
+test('layers are numbers and ranges; ranks and alphas go by module', () => {
+  const flags = { 'layers-to-transform': '0,4-6', 'layers-pattern': 'layers', 'rank-pattern': 'q_proj=16,up_proj=4' };
+  expect(settings(flags, { 'alpha-pattern': { '^.*v_proj': 0.5 } }).spec.lora).toEqual({
+    layersToTransform: [0, 4, 5, 6],
+    layersPattern: ['layers'],
+    rankPattern: { q_proj: 16, up_proj: 4 },
+    alphaPattern: { '^.*v_proj': 0.5 },
+  });
+  expect(settings({}, { 'layers-to-transform': 3 }).spec.lora).toEqual({ layersToTransform: [3] });
+  expect(settings({}, { 'layers-to-transform': [1, 2] }).spec.lora).toEqual({ layersToTransform: [1, 2] });
 });

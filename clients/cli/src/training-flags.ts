@@ -7,21 +7,12 @@ import {
   type TrainingSpec,
   TrainOn,
 } from '../../typescript/src/index.ts';
-import { CliError, notBuiltYet } from './failure.ts';
+import { CliError } from './failure.ts';
+import { type Kind, parseFlag, type Values } from './flag-values.ts';
 import { modelName } from './names.ts';
 
 /** A spec under construction. */
 export type SpecDraft = DeepPartial<TrainingSpec>;
-
-type Kind = 'text' | 'number' | 'integer' | 'boolean' | 'list';
-
-interface Values {
-  text: string;
-  number: number;
-  integer: number;
-  boolean: boolean;
-  list: string[];
-}
 
 /** One flag: `--name value` on the command line, `name: value` in a file. */
 export interface TrainingFlag {
@@ -38,38 +29,7 @@ function flag<K extends Kind>(
   help: string,
   apply: (spec: SpecDraft, value: Values[K]) => void,
 ): TrainingFlag {
-  return { name, kind, help, apply: (spec, raw) => apply(spec, parse(name, kind, raw) as Values[K]) };
-}
-
-function parse(name: string, kind: Kind, raw: unknown): Values[Kind] {
-  switch (kind) {
-    case 'text':
-      if (typeof raw === 'string' || typeof raw === 'number') return String(raw);
-      break;
-    case 'boolean':
-      if (typeof raw === 'boolean') return raw;
-      if (raw === 'true' || raw === 'false') return raw === 'true';
-      break;
-    case 'list': {
-      const items = Array.isArray(raw) ? raw.map(String) : typeof raw === 'string' ? raw.split(',') : [];
-      if (items.length > 0 && items.every((item) => item.trim() !== '')) return items.map((item) => item.trim());
-      break;
-    }
-    default: {
-      const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw;
-      // NaN and infinities go no further: they would travel, and mean nothing.
-      if (typeof value === 'number' && Number.isFinite(value) && (kind === 'number' || Number.isInteger(value)))
-        return value;
-    }
-  }
-  const expected = {
-    text: 'text',
-    boolean: 'true or false',
-    list: 'a,b,c',
-    number: 'a number',
-    integer: 'a whole number',
-  };
-  throw new CliError(`--${name}: expected ${expected[kind]}, found ${JSON.stringify(raw) ?? String(raw)}`);
+  return { name, kind, help, apply: (spec, raw) => apply(spec, parseFlag(name, kind, raw) as Values[K]) };
 }
 
 /** A value of a closed set, as the contract numbers it. */
@@ -120,16 +80,6 @@ const lora = (spec: SpecDraft): NonNullable<SpecDraft['lora']> => {
   spec.lora ??= {};
   return spec.lora;
 };
-
-function applyTargets(spec: SpecDraft, modules: string[]): void {
-  if (modules.some((module) => /[\\^$*+?()[\]{}|]/.test(module))) {
-    throw notBuiltYet(
-      '--target-modules with a regular expression',
-      'Name the modules: --target-modules q_proj,v_proj.',
-    );
-  }
-  lora(spec).targetModules = modules;
-}
 
 function applyRecompute(spec: SpecDraft, value: string): void {
   if (value === 'auto') return;
@@ -260,7 +210,36 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
       lora(spec).loraDropout = v;
     },
   ),
-  flag('target-modules', 'list', 'module names, or all-linear (default: all-linear)', applyTargets),
+  flag(
+    'target-modules',
+    'modules',
+    'module names, all-linear, or a regular expression of whole module paths (default: all-linear)',
+    (spec, v) => {
+      if (typeof v === 'string') lora(spec).targetPattern = v;
+      else lora(spec).targetModules = v;
+    },
+  ),
+  flag('exclude-modules', 'modules', 'modules that are left out: names or a regular expression', (spec, v) => {
+    if (typeof v === 'string') lora(spec).excludePattern = v;
+    else lora(spec).excludeModules = v;
+  }),
+  flag('layers-to-transform', 'layers', 'only these blocks, such as 0,4-7', (spec, v) => {
+    lora(spec).layersToTransform = v;
+  }),
+  flag(
+    'layers-pattern',
+    'list',
+    "what stands before a block's number in module paths (default: anything)",
+    (spec, v) => {
+      lora(spec).layersPattern = v;
+    },
+  ),
+  flag('rank-pattern', 'numbers', 'other ranks by module name or regular expression: q_proj=16,…', (spec, v) => {
+    lora(spec).rankPattern = v;
+  }),
+  flag('alpha-pattern', 'numbers', 'other values of --lora-alpha by module, as --rank-pattern', (spec, v) => {
+    lora(spec).alphaPattern = v;
+  }),
   flag('use-rslora', 'boolean', 'scale by alpha / sqrt(r)', (spec, v) => {
     lora(spec).useRslora = v;
   }),

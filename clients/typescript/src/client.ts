@@ -2,6 +2,7 @@
 
 import { createReadStream } from 'node:fs';
 import { type ChannelCredentials, Client, type ClientOptions, credentials } from '@grpc/grpc-js';
+import { adapterFiles, adapterMessages, receiveAdapter } from './adapter-files.ts';
 import { type AttachOptions, attach } from './attach.ts';
 import { Backoff, type RetryOptions } from './backoff.ts';
 import { type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
@@ -48,6 +49,25 @@ export interface UploadOptions extends CallOptions {
   /** SHA-256 of the whole, hex; the server compares. `uploadDatasetFile` computes it. */
   readonly sha256?: string | undefined;
   readonly requestId?: string | undefined;
+}
+
+/** What is told about an adapter's upload. */
+export interface UploadAdapterOptions extends CallOptions {
+  /** Absent: chosen by the server. */
+  readonly adapterId?: string | undefined;
+  /** Absent: the registered model whose content hash the adapter carries. */
+  readonly baseModel?: string | undefined;
+  /** Accept one that was trained on a base with another content hash. */
+  readonly allowOtherBase?: boolean | undefined;
+  /** Take the place of an adapter of this name that nothing uses. */
+  readonly overwrite?: boolean | undefined;
+  readonly requestId?: string | undefined;
+}
+
+/** How to write a downloaded adapter. */
+export interface DownloadOptions extends CallOptions {
+  /** Replace the adapter's files where the folder has them. */
+  readonly overwrite?: boolean | undefined;
 }
 
 /** How to load a model. */
@@ -326,6 +346,43 @@ export class LuthierClient {
   ): Promise<adapters.ExportAdapterResponse> {
     const method = adapters.AdapterServiceService.exportAdapter;
     return this.#change(method, adapters.ExportAdapterRequest, request, options);
+  }
+
+  /** Writes base and adapter as one model on the server's machine. */
+  mergeAdapter(
+    request: DeepPartial<adapters.MergeAdapterRequest>,
+    options: CallOptions = {},
+  ): Promise<adapters.MergeAdapterResponse> {
+    const method = adapters.AdapterServiceService.mergeAdapter;
+    return this.#change(method, adapters.MergeAdapterRequest, request, options);
+  }
+
+  /** Writes an adapter's files into a folder on this machine: whole and with the right hashes, or not at all. */
+  downloadAdapter(
+    name: string,
+    folder: string,
+    options: DownloadOptions = {},
+  ): Promise<adapters.DownloadAdapterHeader> {
+    const method = adapters.AdapterServiceService.downloadAdapter;
+    const request = adapters.DownloadAdapterRequest.create({ name });
+    return this.#repeat(options, () => receiveAdapter(this.#stream(method, request, options), folder, options));
+  }
+
+  /** Stores an adapter from a PEFT folder on this machine, with its checksums; repeated where the server could not take it. */
+  async uploadAdapter(folder: string, options: UploadAdapterOptions = {}): Promise<adapters.UploadAdapterResponse> {
+    const { adapterId, baseModel, allowOtherBase, overwrite, requestId } = options;
+    const header = adapters.UploadAdapterHeader.create({
+      ...(adapterId === undefined ? {} : { adapterId }),
+      ...(baseModel === undefined ? {} : { baseModel }),
+      allowOtherBase: allowOtherBase ?? false,
+      overwrite: overwrite ?? false,
+      requestId: requestId ?? crypto.randomUUID(),
+      files: await adapterFiles(folder),
+    });
+    const method = adapters.AdapterServiceService.uploadAdapter;
+    return this.#repeat(options, () =>
+      clientStream(this.#client, method, adapterMessages(header, folder), this.#callOptions(options)),
+    );
   }
 
   // Tokenizers.

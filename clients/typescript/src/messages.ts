@@ -2,8 +2,10 @@
 
 export {
   Adapter,
+  AdapterFile,
   DeleteAdapterRequest,
   DeleteAdapterResponse,
+  DownloadAdapterHeader,
   DownloadAdapterRequest,
   DownloadAdapterResponse,
   ExportAdapterRequest,
@@ -18,8 +20,12 @@ export {
   LoadAdapterResponse,
   MergeAdapterRequest,
   MergeAdapterResponse,
+  MergeFormat,
   UnloadAdapterRequest,
   UnloadAdapterResponse,
+  UploadAdapterHeader,
+  UploadAdapterRequest,
+  UploadAdapterResponse,
 } from './gen/luthier/v1/adapter_service.ts';
 export type { DeepPartial } from './gen/luthier/v1/common.ts';
 export {

@@ -3,6 +3,7 @@
 use luthier_core::device::{DeviceInfo, LoadedModel};
 use luthier_core::load::{GgufTokenizerMetadata, ModelMetadata, TokenizerSource};
 use luthier_core::lora::peft::{AdapterInfo, AdapterMetadata, SavedAdapter};
+use luthier_core::merge::MergedModel;
 use napi::bindgen_prelude::{Float32Array, Int32Array};
 use napi_derive::napi;
 
@@ -212,5 +213,30 @@ pub struct NativeSavedAdapter {
 impl From<SavedAdapter> for NativeSavedAdapter {
     fn from(saved: SavedAdapter) -> Self {
         Self { bytes: saved.bytes as f64, sha256: saved.sha256 }
+    }
+}
+
+/// A base model's files. `content_hash`: what the adapter must have been made for; absent: any that it fits.
+#[napi(object, object_to_js = false)]
+pub struct NativeMergeBase {
+    pub path: String,
+    pub content_hash: Option<String>,
+    pub storage: String,
+}
+
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct NativeMergedModel {
+    pub bytes: f64,
+    pub dequantized_from: Option<String>,
+    pub has_tokenizer: bool,
+}
+
+impl From<MergedModel> for NativeMergedModel {
+    fn from(merged: MergedModel) -> Self {
+        Self {
+            bytes: merged.bytes as f64,
+            dequantized_from: merged.dequantized_from,
+            has_tokenizer: merged.has_tokenizer,
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! The engine object.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::peft::read_adapter_info;
+use luthier_core::merge::{MergeRequest, merge};
 use luthier_core::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
 use luthier_core::ops::cuda::NumberType;
@@ -14,12 +15,15 @@ use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
-use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeModelMetadata};
+use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeMergeBase, NativeMergedModel, NativeModelMetadata};
 use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
 use crate::model::{NativeModel, NativeTokenExamples};
 use crate::promise::{background, to_napi};
 use crate::quantization::NativeQuantization;
 use crate::training::NativeTrainingConfig;
+
+/// Of the largest file of a merged checkpoint, as transformers has it.
+const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// What this build can compute on, besides the processor.
 #[napi(object, object_from_js = false)]
@@ -123,6 +127,7 @@ impl NativeEngine {
         let (train, evaluation) = (train.into(), evaluation.map(Into::into));
         background(env, move || {
             let NativeEstimatedModel { path, storage, embedding_in_host_memory, loaded, content_hash } = model;
+            let content_hash = (!config.init_adapter_any_base).then_some(content_hash);
             let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
             let (storage, config) = (storage.parse()?, config.try_into()?);
             let (path, embedding) = (PathBuf::from(path), place(embedding_in_host_memory));
@@ -134,6 +139,29 @@ impl NativeEngine {
     #[napi]
     pub fn read_adapter<'env>(&self, env: &'env Env, folder: String) -> napi::Result<Object<'env>> {
         background(env, move || Ok(NativeAdapterInfo::from(&read_adapter_info(&PathBuf::from(folder))?)))
+    }
+
+    /// Writes base and adapter as one model into an existing empty folder.
+    #[napi]
+    pub fn merge_adapter<'env>(
+        &self,
+        env: &'env Env,
+        base: NativeMergeBase,
+        adapter: String,
+        format: String,
+        folder: String,
+    ) -> napi::Result<Object<'env>> {
+        background(env, move || {
+            let request = MergeRequest {
+                base: Path::new(&base.path),
+                base_hash: base.content_hash.as_deref(),
+                storage: base.storage.parse()?,
+                adapter: Path::new(&adapter),
+                format: format.parse()?,
+                shard_bytes: SHARD_BYTES,
+            };
+            Ok(NativeMergedModel::from(merge(&request, Path::new(&folder))?))
+        })
     }
 
     /// Waits, on a thread of its own, for the device's current turn.

@@ -67,9 +67,9 @@ impl NativeModel {
     }
 
     #[napi]
-    pub fn load_adapter<'env>(&self, env: &'env Env, folder: String) -> napi::Result<Object<'env>> {
+    pub fn load_adapter<'env>(&self, env: &'env Env, folder: String, any_base: bool) -> napi::Result<Object<'env>> {
         let model = self.open()?;
-        background(env, move || Ok(NativeAdapter::new(model.load_adapter(&PathBuf::from(folder))?)))
+        background(env, move || Ok(NativeAdapter::new(model.load_adapter(&PathBuf::from(folder), any_base)?)))
     }
 
     #[napi]
@@ -83,10 +83,11 @@ impl NativeModel {
         let (device, model) = (self.device.clone(), self.open()?);
         let (settle, promise) = promise(env)?;
         let (train, evaluation) = (train.into(), evaluation.map(Into::into));
-        let init_adapter_path = config.init_adapter_path.clone();
+        let (init_adapter_path, any_base) = (config.init_adapter_path.clone(), config.init_adapter_any_base);
         let prepare = move || {
             let config = config.try_into()?;
-            let initial = init_adapter_path.map(|folder| model.read_adapter(&PathBuf::from(folder))).transpose()?;
+            let read = |folder| model.read_adapter(&PathBuf::from(folder), any_base);
+            let initial = init_adapter_path.map(read).transpose()?;
             Ok(TrainingRequest { model, config, train, evaluation, initial: initial.map(|(adapter, _)| adapter) })
         };
         // Reading the initial adapter may take a moment; the device's thread has better things to do.

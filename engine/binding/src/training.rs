@@ -1,15 +1,16 @@
 //! Training runs.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_core::device::{Batch, RunEvent, TrainingRun};
-use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::write_adapter;
+use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
 use luthier_core::train::{EvaluationResult, TrainConfig, TrainingEvent, TrainingStep};
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
-use napi::bindgen_prelude::Object;
+use napi::bindgen_prelude::{Either, Object};
 use napi_derive::napi;
 
 use crate::dto::{NativeAdapterMetadata, NativeSavedAdapter};
@@ -21,15 +22,47 @@ pub struct NativeLoraConfig {
     pub r: u32,
     pub lora_alpha: f64,
     pub lora_dropout: f64,
-    pub target_modules: Option<Vec<String>>,
     pub use_rslora: bool,
     pub seed: u32,
+    /// A text is a regular expression; absent: all.
+    pub target_modules: Option<Either<String, Vec<String>>>,
+    pub exclude_modules: Option<Either<String, Vec<String>>>,
+    pub layers_to_transform: Option<Vec<u32>>,
+    pub layers_pattern: Vec<String>,
+    pub rank_pattern: HashMap<String, u32>,
+    pub alpha_pattern: HashMap<String, f64>,
+}
+
+impl From<NativeLoraConfig> for LoraConfig {
+    fn from(found: NativeLoraConfig) -> Self {
+        let names = |names| match names {
+            Either::A(pattern) => ModuleNames::Pattern(pattern),
+            Either::B(names) => ModuleNames::Names(names),
+        };
+        let layers = |layers: Vec<u32>| layers.into_iter().map(|layer| layer as usize).collect();
+        Self {
+            r: found.r as usize,
+            lora_alpha: found.lora_alpha,
+            lora_dropout: found.lora_dropout,
+            use_rslora: found.use_rslora,
+            seed: u64::from(found.seed),
+            targets: LoraTargets {
+                target_modules: found.target_modules.map_or(ModuleNames::AllLinear, names),
+                exclude_modules: found.exclude_modules.map(names),
+                layers_to_transform: found.layers_to_transform.map(layers),
+                layers_pattern: found.layers_pattern,
+                rank_pattern: found.rank_pattern.into_iter().map(|(key, r)| (key, r as usize)).collect(),
+                alpha_pattern: found.alpha_pattern.into_iter().collect(),
+            },
+        }
+    }
 }
 
 #[napi(object, object_to_js = false)]
 pub struct NativeTrainingConfig {
     pub lora: NativeLoraConfig,
     pub init_adapter_path: Option<String>,
+    pub init_adapter_any_base: bool,
     pub learning_rate: f64,
     pub lr_scheduler_type: String,
     pub warmup_steps: f64,
@@ -56,14 +89,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
 
     fn try_from(found: NativeTrainingConfig) -> luthier_core::Result<Self> {
         Ok(Self {
-            lora: LoraConfig {
-                r: found.lora.r as usize,
-                lora_alpha: found.lora.lora_alpha,
-                lora_dropout: found.lora.lora_dropout,
-                target_modules: found.lora.target_modules,
-                use_rslora: found.lora.use_rslora,
-                seed: u64::from(found.lora.seed),
-            },
+            lora: found.lora.into(),
             learning_rate: found.learning_rate,
             lr_scheduler_type: found.lr_scheduler_type.parse()?,
             warmup_steps: found.warmup_steps,

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod gpus;
 pub mod load;
 pub mod lora;
+pub mod merge;
 pub mod model;
 pub mod ops;
 mod philox;

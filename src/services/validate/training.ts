@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { EngineInfo } from '../../engine/engine.ts';
 import { LuthierError } from '../../errors/luthier-error.ts';
 import { OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
-import { TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
+import { LoraSpec, TrainingSpec } from '../../gen/luthier/v1/training_service.ts';
 import {
   expected,
   finiteNumber,
@@ -19,7 +19,18 @@ import {
 const UINT32 = 2 ** 32 - 1;
 const SCHEDULERS = ['linear', 'cosine', 'constant', 'constant_with_warmup'] as const;
 
-const lora = z.object({
+const moduleNames = z
+  .array(z.string().min(1, expected('a module name')).max(1024, expected('at most 1024 characters')))
+  .max(1024, expected('at most 1024 names'));
+const pattern = z.string().max(4096, expected('at most 4096 characters'));
+/** At most so many entries of rank_pattern and alpha_pattern. */
+const MAX_PATTERNS = 256;
+const byModule = <Value extends z.ZodType>(value: Value) =>
+  z
+    .record(z.string().min(1, expected('a module name')).max(1024, expected('at most 1024 characters')), value)
+    .refine((entries) => Object.keys(entries).length <= MAX_PATTERNS, expected(`at most ${MAX_PATTERNS} entries`));
+
+const loraFields = z.object({
   r: wholeNumber(1, 1024).default(8),
   loraAlpha: positiveNumber(1e6).default(16),
   loraDropout: z
@@ -27,9 +38,35 @@ const lora = z.object({
     .min(0, expected('at least 0'))
     .lt(1, expected('a share below 1'))
     .default(0),
-  targetModules: z.array(z.string().min(1, expected('a module name'))).max(64, expected('at most 64 names')),
   useRslora: z.boolean(),
+  targetModules: moduleNames,
+  targetPattern: pattern,
+  excludeModules: moduleNames,
+  excludePattern: pattern,
+  layersToTransform: z.array(wholeNumber(0, 65_535)).max(4096, expected('at most 4096 layers')),
+  layersPattern: z.array(pattern).max(16, expected('at most 16 patterns')),
+  rankPattern: byModule(wholeNumber(1, 1024)),
+  alphaPattern: byModule(positiveNumber(1e6)),
 });
+
+/** PEFT's LoraConfig. */
+const lora = loraFields
+  .refine(({ targetModules, targetPattern }) => targetPattern === '' || targetModules.length === 0, {
+    path: ['targetPattern'],
+    message: 'expected nothing where target_modules names the modules',
+  })
+  .refine(({ excludeModules, excludePattern }) => excludePattern === '' || excludeModules.length === 0, {
+    path: ['excludePattern'],
+    message: 'expected nothing where exclude_modules names the modules',
+  })
+  .refine(({ layersToTransform, targetPattern }) => targetPattern === '' || layersToTransform.length === 0, {
+    path: ['layersToTransform'],
+    message: 'expected nothing where target_pattern can name the layers itself',
+  })
+  .refine(({ layersToTransform, layersPattern }) => layersPattern.length === 0 || layersToTransform.length > 0, {
+    path: ['layersPattern'],
+    message: 'expected nothing without layers_to_transform',
+  });
 
 /** TrainingSpec with every default written out; transformers' TrainingArguments. */
 const specSchema = z
@@ -46,7 +83,7 @@ const specSchema = z
       overLength: member(OverLengthPolicy, 'an OverLengthPolicy').transform((value) =>
         value === 0 ? OverLengthPolicy.OVER_LENGTH_POLICY_ERROR : value,
       ),
-      lora: lora.optional().transform((value) => value ?? lora.parse({ targetModules: [], useRslora: false })),
+      lora: lora.optional().transform((value) => value ?? lora.parse(LoraSpec.create())),
       initAdapter: optionalName,
       loadIn: loadInField,
       learningRate: finiteNumber(0, 100).default(5e-5),

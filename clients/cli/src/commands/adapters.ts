@@ -1,4 +1,4 @@
-/** `luthier adapters`: list, get, delete, import, export. */
+/** `luthier adapters`: list, get, delete, import, export; see `adapter-files.ts` for the rest. */
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import {
@@ -17,8 +17,9 @@ import {
   withSession,
 } from '../connection.ts';
 import { formatBytes, formatCount, formatRecord, formatTable } from '../format.ts';
-import { type Io, paint, printLine } from '../io.ts';
+import type { Io } from '../io.ts';
 import { modelName, resourceName } from '../names.ts';
+import { ALLOW_OTHER_BASE_HELP, adapterFilesCommands, printWarnings } from './adapter-files.ts';
 
 const adapterName = (value: string): string => resourceName('adapters', value);
 
@@ -53,18 +54,18 @@ async function list(session: Session): Promise<void> {
 interface ImportFlags extends ConnectionOptions {
   readonly model: string;
   readonly name?: string;
+  readonly allowOtherBase?: boolean;
 }
 
 async function importFolder(session: Session, folder: string, options: ImportFlags): Promise<void> {
   const response = await session.client.importAdapter({
     path: resolve(folder),
     baseModel: modelName(options.model),
+    allowOtherBase: options.allowOtherBase ?? false,
     ...(options.name === undefined ? {} : { adapterId: options.name.replace(/^adapters\//, '') }),
   });
   if (session.json) return printJson(session, ImportAdapterResponse, response);
-  for (const warning of response.warnings) {
-    await printLine(session.io.stderr, `${paint(session.io.stderr, 'yellow', 'warning')}  ${warning}`);
-  }
+  await printWarnings(session, response.warnings);
   if (response.adapter !== undefined) await printLines(session, describe(response.adapter));
 }
 
@@ -93,6 +94,7 @@ export function adaptersCommand(io: Io): Command {
     .description("take a PEFT folder on the server's machine into the store");
   add.requiredOption('--model <name>', 'its base model: a registered name or a path');
   add.option('--name <id>', 'default: chosen by the server');
+  add.option('--allow-other-base', ALLOW_OTHER_BASE_HELP);
   withConnection(add).action((folder: string, options: ImportFlags) =>
     withSession(io, options, (session) => importFolder(session, folder, options)),
   );
@@ -105,11 +107,7 @@ export function adaptersCommand(io: Io): Command {
       await printLines(session, [`exported to ${response.path}, ${formatBytes(response.sizeBytes)}`]);
     }),
   );
-  return new Command('adapters')
-    .description('what training makes: LoRA adapters, as PEFT files')
-    .addCommand(all)
-    .addCommand(get)
-    .addCommand(remove)
-    .addCommand(add)
-    .addCommand(write);
+  const group = new Command('adapters').description('what training makes: LoRA adapters, as PEFT files');
+  for (const command of [all, get, remove, add, write, ...adapterFilesCommands(io)]) group.addCommand(command);
+  return group;
 }

@@ -1,6 +1,6 @@
 //! What the benchmarks of training train.
 
-use luthier_core::lora::LoraConfig;
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::{IGNORED_LABEL, TokenExamples};
 use luthier_core::random::MersenneTwister;
 use luthier_core::train::{LrSchedulerType, Recompute, TrainConfig};
@@ -15,7 +15,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainC
             r: RANK,
             lora_alpha: 16.0,
             lora_dropout: 0.0,
-            target_modules: None,
+            targets: LoraTargets::default(),
             use_rslora: false,
             seed: 0,
         },

@@ -23,15 +23,15 @@ pub struct EstimateQuery {
     pub config: TrainConfig,
     pub train: TokenExamples,
     pub evaluation: Option<TokenExamples>,
-    /// Folder of an adapter to start from, and the content hash of the base that it must belong to.
-    pub initial: Option<(PathBuf, String)>,
+    /// Folder of an adapter to start from, and the content hash of the base that it must belong to; without one, any that it fits.
+    pub initial: Option<(PathBuf, Option<String>)>,
 }
 
 impl EstimateQuery {
     pub(super) fn estimate(&self, backend: &dyn Backend) -> Result<TrainingEstimate> {
         let files = load::open(&self.path)?;
         let weights = WeightForms::read(&*files, self.storage, self.embedding)?;
-        let read = |(folder, hash): &(PathBuf, String)| read_adapter(folder, files.config(), hash);
+        let read = |(folder, hash): &(PathBuf, Option<String>)| read_adapter(folder, files.config(), hash.as_deref());
         let initial = self.initial.as_ref().map(read).transpose()?;
         backend.estimate(&EstimateRequest {
             model: files.config(),

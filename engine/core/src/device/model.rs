@@ -50,18 +50,19 @@ impl LoadedModel {
         self.storage.stored_type().map_or(&self.metadata.storage_type, |stored| stored.name())
     }
 
-    /// Reads an adapter's files and checks that they belong to this model.
+    /// Reads an adapter's files and checks that they belong to this model; with `any_base`, by names and shapes alone.
     ///
     /// Errors: `ADAPTER_NOT_FOUND`, `ADAPTER_CORRUPT`, `ADAPTER_MISMATCH`, `ADAPTER_UNSUPPORTED`, `IO`.
-    pub fn read_adapter(&self, folder: &Path) -> Result<(PeftAdapter, AdapterInfo)> {
-        read_adapter(folder, self.weights.config(), &self.metadata.content_hash)
+    pub fn read_adapter(&self, folder: &Path, any_base: bool) -> Result<(PeftAdapter, AdapterInfo)> {
+        let base_hash = (!any_base).then_some(self.metadata.content_hash.as_str());
+        read_adapter(folder, self.weights.config(), base_hash)
     }
 
     /// As [`Self::read_adapter`], ready to generate with: once on the device, for any number of requests.
     ///
     /// Errors: also `OUT_OF_MEMORY`.
-    pub fn load_adapter(&self, folder: &Path) -> Result<LoadedAdapter> {
-        let (adapter, info) = self.read_adapter(folder)?;
+    pub fn load_adapter(&self, folder: &Path, any_base: bool) -> Result<LoadedAdapter> {
+        let (adapter, info) = self.read_adapter(folder, any_base)?;
         Ok(LoadedAdapter { info, matrices: self.weights.load_adapter(&adapter)? })
     }
 }

@@ -10,7 +10,7 @@ use super::task::{Task, Turn};
 use super::*;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, TokenScores};
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, LoraTargets};
 use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
@@ -208,7 +208,14 @@ fn tiny(device: &Device) -> Arc<LoadedModel> {
 /// A run of many steps over one example.
 fn request(model: Arc<LoadedModel>) -> TrainingRequest {
     let config = TrainConfig {
-        lora: LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            targets: LoraTargets::default(),
+            use_rslora: false,
+            seed: 0,
+        },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,
@@ -330,7 +337,7 @@ fn both_kinds_of_devices_answer_alike() {
         let model = tiny(device);
         // Everything is f32 in these files.
         assert_eq!(model.weight_bytes(), 4 * model.metadata.parameter_count);
-        let adapter = model.load_adapter(&folder).unwrap();
+        let adapter = model.load_adapter(&folder, false).unwrap();
         let alone = (twenty(device, &model, None), scores(device, &model, None).unwrap());
         let with = (twenty(device, &model, Some(&adapter)), scores(device, &model, Some(&adapter)).unwrap());
         assert_ne!(alone.1.logprobs[1], with.1.logprobs[1], "the adapter changes something");

@@ -53,7 +53,7 @@ pub fn open(path: &Path) -> Result<Box<dyn ModelFiles>> {
 }
 
 /// Names that LoRA's targets may have: Llama's, and those of the family's own.
-fn linear_modules(model_type: &str) -> Vec<String> {
+pub(crate) fn linear_modules(model_type: &str) -> Vec<String> {
     let own = names_of(model_type).modules.iter().map(|(path, _)| path.rsplit('.').next().unwrap_or(path));
     LINEAR_MODULES.into_iter().chain(own).map(str::to_owned).collect()
 }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use super::config::{LoraConfig, lora_scale};
+use super::config::LoraConfig;
 use super::layout::LoraLayout;
 use super::peft::{AdapterMetadata, LoraMatrices, PeftAdapter};
+use super::targets::LoraTargets;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::ops::{Element, Ops, View, ViewMut};
 use crate::random::MersenneTwister;
 
-/// y += scale · B (A x) for the modules of the layout.
+/// y += scale · B (A x) for the modules of the layout, each with its rank and scale.
 pub struct LoraAdapter<O: Ops> {
     pub layout: Arc<LoraLayout>,
+    /// Of the modules to which no pattern of `targets` gives another.
+    pub r: usize,
     pub lora_alpha: f64,
+    pub targets: LoraTargets,
     /// What its training drops; evaluation and generation drop nothing.
     pub lora_dropout: f64,
     pub use_rslora: bool,
@@ -27,13 +31,13 @@ impl<O: Ops> LoraAdapter<O> {
     /// Errors: `INVALID_ARGUMENT`, `UNKNOWN_TARGET_MODULE`, `OUT_OF_MEMORY`.
     pub fn new(ops: &O, model: &ModelConfig, config: &LoraConfig) -> Result<Self> {
         config.validate()?;
-        let layout = LoraLayout::for_targets(model, config.r, config.target_modules.as_deref())?;
+        let layout = LoraLayout::for_config(model, config)?;
         let mut values = vec![O::Elem::from_f64(0.0); layout.len()];
         let mut random = MersenneTwister::new(config.seed);
         for module in layout.modules() {
-            let count = layout.r * module.in_features;
+            let count = module.r * module.in_features;
             // PEFT makes two torch layers, whose constructors draw A and B, and then draws A again.
-            for _ in 0..count + module.out_features * layout.r {
+            for _ in 0..count + module.out_features * module.r {
                 random.next_u32();
             }
             let bound = kaiming_bound(module.in_features);
@@ -42,15 +46,24 @@ impl<O: Ops> LoraAdapter<O> {
             }
         }
         let parameters = upload(ops, &values)?;
-        let LoraConfig { lora_alpha, lora_dropout, use_rslora, .. } = *config;
-        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
+        let LoraConfig { r, lora_alpha, lora_dropout, use_rslora, .. } = *config;
+        let targets = config.targets.clone();
+        Ok(Self { layout: Arc::new(layout), r, lora_alpha, targets, lora_dropout, use_rslora, parameters })
     }
 
     /// No matrices: the base model alone.
     pub fn empty(ops: &O, model: &ModelConfig) -> Result<Self> {
-        let layout = LoraLayout::new(model, 1, |_, _| false);
+        let layout = LoraLayout::empty(model);
         let parameters = ops.allocate(layout.len())?;
-        Ok(Self { layout: Arc::new(layout), lora_alpha: 1.0, lora_dropout: 0.0, use_rslora: false, parameters })
+        Ok(Self {
+            layout: Arc::new(layout),
+            r: 1,
+            lora_alpha: 1.0,
+            targets: LoraTargets::default(),
+            lora_dropout: 0.0,
+            use_rslora: false,
+            parameters,
+        })
     }
 
     /// An adapter read from PEFT's files.
@@ -77,20 +90,17 @@ impl<O: Ops> LoraAdapter<O> {
             }
         }
         let parameters = upload(ops, &values)?;
-        let PeftAdapter { lora_alpha, lora_dropout, use_rslora, .. } = *peft;
-        Ok(Self { layout: Arc::new(layout), lora_alpha, lora_dropout, use_rslora, parameters })
-    }
-
-    /// Factor of B·A.
-    pub fn scale(&self) -> f64 {
-        lora_scale(self.layout.r, self.lora_alpha, self.use_rslora)
+        let PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, .. } = *peft;
+        let targets = peft.targets.clone();
+        Ok(Self { layout: Arc::new(layout), r, lora_alpha, targets, lora_dropout, use_rslora, parameters })
     }
 
     /// The matrices in host memory, as PEFT stores them. Waits for the device.
     pub fn to_peft(&self, ops: &O, metadata: Option<AdapterMetadata>) -> Result<PeftAdapter> {
         Ok(PeftAdapter {
-            r: self.layout.r,
+            r: self.r,
             lora_alpha: self.lora_alpha,
+            targets: self.targets.clone(),
             lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
             names: self.layout.names.clone(),
@@ -116,10 +126,10 @@ pub(crate) fn matrices<O: Ops>(
     ops.read(View::from(buffer), &mut values)?;
     let numbers = |offset: usize, len: usize| values[offset..offset + len].iter().map(|x| x.to_f64() as f32).collect();
     let entry = |module: &super::LoraModule| {
-        let (in_features, out_features) = (module.in_features, module.out_features);
-        let a = numbers(module.a_offset, layout.r * in_features);
-        let b = numbers(module.b_offset, out_features * layout.r);
-        (module.path(), LoraMatrices { in_features, out_features, a, b })
+        let super::LoraModule { r, scale, in_features, out_features, .. } = *module;
+        let a = numbers(module.a_offset, r * in_features);
+        let b = numbers(module.b_offset, out_features * r);
+        (module.path(), LoraMatrices { r, scale, in_features, out_features, a, b })
     };
     Ok(layout.modules().map(entry).collect())
 }

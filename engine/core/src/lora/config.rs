@@ -1,5 +1,6 @@
 //! Settings of a new adapter.
 
+use super::targets::LoraTargets;
 use crate::error::{EngineError, Result};
 
 /// Largest rank that is accepted.
@@ -13,33 +14,30 @@ pub struct LoraConfig {
     /// Share of a layer's input that its low-rank half does not see in training, drawn anew for each micro-batch and layer; at least 0 and
     /// below 1. A setting of the run: it holds, with `seed`, also where training starts from an existing adapter.
     pub lora_dropout: f64,
-    /// Module names such as `q_proj`, or longer ends of module paths; none: every linear layer but the output layer.
-    pub target_modules: Option<Vec<String>>,
+    pub targets: LoraTargets,
     pub use_rslora: bool,
     /// Seed of the initial A and of dropout.
     pub seed: u64,
 }
 
 impl LoraConfig {
-    /// `lora_alpha / r`, or `lora_alpha / √r` with rsLoRA.
-    pub fn scale(&self) -> f64 {
-        lora_scale(self.r, self.lora_alpha, self.use_rslora)
-    }
-
     /// `INVALID_ARGUMENT` for a value that cannot be worked with.
     pub fn validate(&self) -> Result<()> {
-        if !(1..=MAX_RANK).contains(&self.r) {
-            return Err(EngineError::invalid(format!("lora r is {}; expected 1 to {MAX_RANK}", self.r)));
+        for r in std::iter::once(&self.r).chain(self.targets.rank_pattern.values()) {
+            if !(1..=MAX_RANK).contains(r) {
+                return Err(EngineError::invalid(format!("lora r is {r}; expected 1 to {MAX_RANK}")));
+            }
         }
-        if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
-            let found = self.lora_alpha;
-            return Err(EngineError::invalid(format!("lora_alpha is {found}; expected a finite number above 0")));
+        for alpha in std::iter::once(&self.lora_alpha).chain(self.targets.alpha_pattern.values()) {
+            if !(alpha.is_finite() && *alpha > 0.0) {
+                return Err(EngineError::invalid(format!("lora_alpha is {alpha}; expected a finite number above 0")));
+            }
         }
         Ok(())
     }
 }
 
-/// Factor of B·A.
-pub(super) fn lora_scale(r: usize, lora_alpha: f64, use_rslora: bool) -> f64 {
+/// Factor of B·A: `lora_alpha / r`, or `lora_alpha / √r` with rsLoRA.
+pub(crate) fn lora_scale(r: usize, lora_alpha: f64, use_rslora: bool) -> f64 {
     lora_alpha / if use_rslora { (r as f64).sqrt() } else { r as f64 }
 }

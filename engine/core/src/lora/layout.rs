@@ -1,15 +1,30 @@
 //! Where an adapter's matrices lie in one flat buffer.
 
+use std::collections::{BTreeMap, HashMap};
+
+use super::config::{LoraConfig, lora_scale};
 use super::peft::{PeftAdapter, PeftNames};
+use super::targets::{ModuleNames, TargetRules, names_module};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
+use crate::load::linear_modules;
 use crate::model::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
+
+/// Rank of a linear layer's low-rank half, and the factor of B·A.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRank {
+    pub r: usize,
+    pub scale: f64,
+}
 
 /// One linear layer's pair of matrices: A `[r, in_features]` and B `[out_features, r]`, row-major, at offsets in elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraModule {
     pub layer: usize,
     pub module: LinearModule,
+    pub r: usize,
+    /// Factor of B·A.
+    pub scale: f64,
     pub in_features: usize,
     pub out_features: usize,
     pub a_offset: usize,
@@ -40,7 +55,7 @@ impl LoraModule {
 pub struct LoraGroup {
     pub in_features: usize,
     pub a_offset: usize,
-    /// r for each module that has matrices.
+    /// The ranks of the modules that have matrices, together.
     pub columns: usize,
     /// First of the group's columns among those of the whole block.
     pub first_column: usize,
@@ -52,12 +67,21 @@ impl LoraGroup {
     pub fn module(&self, module: LinearModule) -> Option<&LoraModule> {
         self.modules.iter().find(|lora| lora.module == module)
     }
+
+    /// Neighbours with one factor: one product with A takes them together.
+    pub fn of_one_scale(&self) -> impl Iterator<Item = &[LoraModule]> {
+        self.modules.chunk_by(|a, b| a.scale == b.scale)
+    }
+
+    /// Neighbours with one rank and one factor: one pass over the output gradients takes them together.
+    pub fn of_one_rank(&self) -> impl Iterator<Item = &[LoraModule]> {
+        self.modules.chunk_by(|a, b| a.r == b.r && a.scale == b.scale)
+    }
 }
 
 /// The layout of a whole adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraLayout {
-    pub r: usize,
     /// What files call the modules.
     pub names: PeftNames,
     /// For each block, its groups; empty groups have no modules.
@@ -66,28 +90,31 @@ pub struct LoraLayout {
 }
 
 impl LoraLayout {
-    /// A layout for the modules that `chosen` accepts.
-    pub fn new(config: &ModelConfig, r: usize, chosen: impl Fn(usize, LinearModule) -> bool) -> Self {
+    /// A layout for the modules that `chosen` gives a rank.
+    pub fn new(config: &ModelConfig, chosen: impl Fn(usize, LinearModule) -> Option<LowRank>) -> Self {
         let mut len = 0;
         let mut group = |layer: usize, group: InputGroup, first_column: &mut usize| {
-            let chosen: Vec<LinearModule> =
-                group.modules().iter().copied().filter(|module| chosen(layer, *module)).collect();
+            let chosen: Vec<(LinearModule, LowRank)> =
+                group.modules().iter().filter_map(|module| Some((*module, chosen(layer, *module)?))).collect();
             let in_features = group.modules()[0].shape(config).1;
-            let (a_offset, columns) = (len, chosen.len() * r);
-            let mut b_offset = len + columns * in_features;
-            let modules = chosen.into_iter().enumerate().map(|(index, module)| {
+            let (a_offset, columns) = (len, chosen.iter().map(|(_, low_rank)| low_rank.r).sum());
+            let (mut b_offset, mut column) = (len + columns * in_features, 0);
+            let modules = chosen.into_iter().map(|(module, LowRank { r, scale })| {
                 let out_features = module.shape(config).0;
-                let b_here = b_offset;
-                b_offset += out_features * r;
-                LoraModule {
+                let (a_offset, b_here) = (a_offset + column * in_features, b_offset);
+                let lora = LoraModule {
                     layer,
                     module,
+                    r,
+                    scale,
                     in_features,
                     out_features,
-                    a_offset: a_offset + index * r * in_features,
+                    a_offset,
                     b_offset: b_here,
-                    column: index * r,
-                }
+                    column,
+                };
+                (b_offset, column) = (b_offset + out_features * r, column + r);
+                lora
             });
             let modules = modules.collect();
             len = b_offset;
@@ -100,45 +127,85 @@ impl LoraLayout {
             INPUT_GROUPS.map(|kind| group(layer, kind, &mut first_column))
         });
         let layers = layers.collect();
-        Self { r, names: PeftNames::new(config), layers, len }
+        Self { names: PeftNames::new(config), layers, len }
     }
 
-    /// A layout for named targets: a module's name or the end of its path after a dot, by Llama's names or by the family's (`W_pack` is all three
-    /// of queries, keys and values); none: every linear layer but the output layer.
+    /// A layout without matrices.
+    pub fn empty(config: &ModelConfig) -> Self {
+        Self::new(config, |_, _| None)
+    }
+
+    /// The layout of a new adapter. What is named must be there: a name that matches nothing is likely a slip. Modules have Llama's paths and those
+    /// of the family's files: `W_pack` is all three of queries, keys and values.
     ///
-    /// Errors: `UNKNOWN_TARGET_MODULE` for a name that matches nothing, with the names that exist; `INVALID_ARGUMENT` for an empty list.
-    pub fn for_targets(config: &ModelConfig, r: usize, targets: Option<&[String]>) -> Result<Self> {
-        let Some(targets) = targets else {
-            return Ok(Self::new(config, r, |_, _| true));
-        };
-        if targets.is_empty() {
-            return Err(EngineError::invalid("target_modules is empty; name modules, or leave it out for all"));
-        }
+    /// Errors: `UNKNOWN_TARGET_MODULE` for a name, pattern or layer that matches nothing, with what there is; `INVALID_ARGUMENT` for an empty
+    /// list, a regular expression that cannot be read, settings that do not go together, or parts of a fused layer with several scales.
+    pub fn for_config(config: &ModelConfig, lora: &LoraConfig) -> Result<Self> {
+        let targets = &lora.targets;
+        let rules = TargetRules::new(targets)?;
         let names = PeftNames::new(config);
-        let matches = |target: &str, layer: usize, module: LinearModule| {
-            let path = module_path(layer, module);
-            let ends =
-                |path: &str| path == target || path.strip_suffix(target).is_some_and(|before| before.ends_with('.'));
-            ends(&path) || ends(&names.in_files(&path))
+        // Of each module, its path and the file's where that is another.
+        let modules: Vec<Vec<String>> = (0..config.num_hidden_layers)
+            .flat_map(|layer| LINEAR_MODULES.map(|module| names.paths(module_path(layer, module))))
+            .collect();
+        let unknown = |what: String| {
+            let (last, names) = (config.num_hidden_layers - 1, linear_modules(&config.model_type).join(", "));
+            let message = format!("{what} matches no linear layer; the model has {names} in blocks 0 to {last}");
+            EngineError::new(ErrorCode::UnknownTargetModule, message)
         };
-        let everywhere = |target: &str| {
-            (0..config.num_hidden_layers)
-                .any(|layer| LINEAR_MODULES.iter().any(|module| matches(target, layer, *module)))
-        };
-        if let Some(unknown) = targets.iter().find(|target| !everywhere(target)) {
-            let names: Vec<&str> = LINEAR_MODULES.iter().map(|module| module.name()).collect();
-            let message =
-                format!("target module `{unknown}` matches no linear layer; the model has {}", names.join(", "));
-            return Err(EngineError::new(ErrorCode::UnknownTargetModule, message));
+        for (field, names) in
+            [("target module", Some(&targets.target_modules)), ("exclude module", targets.exclude_modules.as_ref())]
+        {
+            let Some(ModuleNames::Names(names)) = names else { continue };
+            if names.is_empty() {
+                return Err(EngineError::invalid(format!(
+                    "the list of {field}s is empty; name modules, or leave it out"
+                )));
+            }
+            if let Some(name) = names.iter().find(|name| !modules.iter().flatten().any(|path| names_module(name, path)))
+            {
+                return Err(unknown(format!("{field} `{name}`")));
+            }
         }
-        Ok(Self::new(config, r, |layer, module| targets.iter().any(|target| matches(target, layer, module))))
+        if let Some(layer) =
+            targets.layers_to_transform.iter().flatten().find(|layer| **layer >= config.num_hidden_layers)
+        {
+            return Err(unknown(format!("layer {layer} of layers_to_transform")));
+        }
+        let mut chosen = HashMap::new();
+        for (index, paths) in modules.iter().enumerate() {
+            if rules.is_target_by_any(paths)? {
+                let r = rules.rank_by_any(paths)?.unwrap_or(lora.r);
+                let scale = lora_scale(r, rules.alpha_by_any(paths)?.unwrap_or(lora.lora_alpha), lora.use_rslora);
+                chosen.insert(index, LowRank { r, scale });
+            }
+        }
+        if chosen.is_empty() {
+            return Err(unknown("the choice of target modules".to_owned()));
+        }
+        let scales = chosen.iter().map(|(index, low_rank)| (modules[*index][0].as_str(), low_rank.scale));
+        names.check_scales(scales.collect::<BTreeMap<_, _>>()).map_err(EngineError::invalid)?;
+        let adapted: Vec<String> = modules
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| chosen.contains_key(index))
+            .flat_map(|(_, paths)| paths)
+            .collect();
+        if let Some(key) = rules.unused_key(&adapted)? {
+            return Err(unknown(format!("`{key}` of rank_pattern or alpha_pattern")));
+        }
+        let modules = LINEAR_MODULES.len();
+        Ok(Self::new(config, |layer, module| chosen.get(&(layer * modules + module as usize)).copied()))
     }
 
     /// The layout of an adapter read from PEFT's files.
     ///
     /// Errors: `ADAPTER_MISMATCH` for matrices of a module that the model does not have.
     pub fn of_peft(config: &ModelConfig, peft: &PeftAdapter) -> Result<Self> {
-        let layout = Self::new(config, peft.r, |layer, module| peft.modules.contains_key(&module_path(layer, module)));
+        let layout = Self::new(config, |layer, module| {
+            let matrices = peft.modules.get(&module_path(layer, module))?;
+            Some(LowRank { r: matrices.r, scale: matrices.scale })
+        });
         if layout.modules().count() == peft.modules.len() {
             return Ok(layout);
         }
@@ -200,6 +267,7 @@ impl LoraLayout {
     }
 }
 
-fn module_path(layer: usize, module: LinearModule) -> String {
+/// Full path of a block's linear layer, such as `model.layers.0.self_attn.q_proj`.
+pub(crate) fn module_path(layer: usize, module: LinearModule) -> String {
     format!("model.layers.{layer}.{}", module.path())
 }

@@ -4,7 +4,11 @@ mod adapter;
 mod config;
 mod layout;
 pub mod peft;
+mod targets;
 
 pub use adapter::LoraAdapter;
 pub use config::LoraConfig;
-pub use layout::{LoraGroup, LoraLayout, LoraModule};
+pub(crate) use layout::module_path;
+pub use layout::{LoraGroup, LoraLayout, LoraModule, LowRank};
+pub(crate) use targets::TargetRules;
+pub use targets::{LoraTargets, ModuleNames};

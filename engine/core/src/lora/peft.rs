@@ -1,28 +1,56 @@
 //! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`, read and written.
 
 mod config;
+mod config_json;
 mod fused;
 mod read;
 mod write;
 
 use std::collections::BTreeMap;
 
+use super::targets::LoraTargets;
 pub use fused::PeftNames;
 pub use read::{read_adapter, read_adapter_info};
 pub use write::{SavedAdapter, write_adapter};
 
 /// Name of the file with the matrices.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// Begins the names of what Luthier adds to the weights' metadata, such as `luthier.base_model_hash`.
+const METADATA_PREFIX: &str = "luthier.";
+/// Begins the names of what the weights' metadata say of a joined layer: the ranks of its parts.
+const RANKS_PREFIX: &str = "luthier.ranks.";
 /// Name of the file with the settings.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 
-/// What Luthier adds to an adapter; in `adapter_config.json` under `luthier`.
+/// What Luthier adds to an adapter, in the metadata of `adapter_model.safetensors`: PEFT's older versions accept no setting that they do not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterMetadata {
     pub base_model_name: String,
     pub base_model_hash: String,
     pub template_id: String,
     pub template_hash: String,
+}
+
+impl AdapterMetadata {
+    /// From one text for each field by its name; none where one is missing, since half an origin proves nothing.
+    fn from_texts(text: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        Some(Self {
+            base_model_name: text("base_model_name")?,
+            base_model_hash: text("base_model_hash")?,
+            template_id: text("template_id")?,
+            template_hash: text("template_hash")?,
+        })
+    }
+
+    /// Each field's name and text.
+    fn texts(&self) -> [(&'static str, &str); 4] {
+        [
+            ("base_model_name", &self.base_model_name),
+            ("base_model_hash", &self.base_model_hash),
+            ("template_id", &self.template_id),
+            ("template_hash", &self.template_hash),
+        ]
+    }
 }
 
 /// What an adapter's files say. Field for field the `AdapterInfo` of `src/engine/engine.ts`.
@@ -42,6 +70,9 @@ pub struct AdapterInfo {
 /// The two matrices of one linear layer, row-major f32: y += scale · B (A x).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraMatrices {
+    pub r: usize,
+    /// Factor of B·A.
+    pub scale: f64,
     pub in_features: usize,
     pub out_features: usize,
     /// `[r, in_features]`
@@ -53,12 +84,14 @@ pub struct LoraMatrices {
 /// An adapter as PEFT stores it, in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeftAdapter {
+    /// Of the modules to which no pattern of `targets` gives another.
     pub r: usize,
     pub lora_alpha: f64,
+    pub targets: LoraTargets,
     /// What its training dropped.
     pub lora_dropout: f64,
     pub use_rslora: bool,
-    /// By full module path under Llama's names, such as `model.layers.0.self_attn.q_proj`; all of rank `r`.
+    /// By full module path under Llama's names, such as `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, LoraMatrices>,
     /// What the modules are called in files.
     pub names: PeftNames,
@@ -66,11 +99,6 @@ pub struct PeftAdapter {
 }
 
 impl PeftAdapter {
-    /// `lora_alpha / r`, or `lora_alpha / √r` with rsLoRA.
-    pub fn scale(&self) -> f64 {
-        self.lora_alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }
-    }
-
     /// Last components of the module paths, each once, in the order of a block's forward where they belong to one.
     pub fn target_modules(&self) -> Vec<String> {
         target_modules(self.modules.keys().map(String::as_str))

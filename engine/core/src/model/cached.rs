@@ -55,7 +55,7 @@ pub struct StepMemory<O: Ops> {
 impl<O: Ops> StepMemory<O> {
     /// Room for passes over up to `rows` tokens. `OUT_OF_MEMORY` where the device refuses.
     pub fn new(ops: &O, config: &ModelConfig, rows: usize) -> Result<Self> {
-        let none = LoraLayout::new(config, 1, |_, _| false);
+        let none = LoraLayout::empty(config);
         let stream = || ops.allocate_activations(rows * config.hidden_size);
         Ok(Self {
             rows,

@@ -3,7 +3,7 @@
 use super::dropout::Dropout;
 use super::linear::{InputGroup, LinearModule};
 use super::weights::LayerWeights;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::lora::{LoraAdapter, LoraGroup};
 use crate::ops::{LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Ops, View, ViewMut};
 
@@ -30,7 +30,7 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
         self.adapter.layout.columns(self.layer)
     }
 
-    /// `low_rank` = scale · input · Aᵀ for all layers of the group in one product. `dropped`: scratch of dropout.
+    /// `low_rank` = scale · input · Aᵀ for all layers of the group, in one product where their scales are the same. `dropped`: scratch of dropout.
     pub fn project(
         &self,
         ops: &O,
@@ -44,13 +44,14 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
             return self.project_dropped(ops, rows, group, dropout, input, dropped, low_rank);
         }
         let group = self.group(group);
-        if group.columns == 0 {
-            return Ok(());
+        for modules in group.of_one_scale() {
+            let (first, columns) = (&modules[0], modules.iter().map(|module| module.r).sum());
+            let a = View::at(&self.adapter.parameters, first.a_offset).columns(group.in_features);
+            let out = ViewMut::at(low_rank, group.first_column + first.column).rows(self.columns());
+            let input = View::from(input).rows(group.in_features);
+            ops.gemm(rows, columns, group.in_features, first.scale, input, a, false, out)?;
         }
-        let a = View::at(&self.adapter.parameters, group.a_offset).columns(group.in_features);
-        let out = ViewMut::at(low_rank, group.first_column).rows(self.columns());
-        let input = View::from(input).rows(group.in_features);
-        ops.gemm(rows, group.columns, group.in_features, self.adapter.scale(), input, a, false, out)
+        Ok(())
     }
 
     /// What a layer's low-rank half adds to its output, where it has one.
@@ -62,11 +63,10 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
     ) -> Option<LowRankTerm<'a, O::Buffer>> {
         let group = self.group(group);
         let lora = group.module(module)?;
-        let r = self.adapter.layout.r;
         Some(LowRankTerm {
-            rank: r,
+            rank: lora.r,
             left: View::at(low_rank, group.first_column + lora.column).rows(self.columns()),
-            right: View::at(&self.adapter.parameters, lora.b_offset).columns(r),
+            right: View::at(&self.adapter.parameters, lora.b_offset).columns(lora.r),
         })
     }
 
@@ -90,22 +90,25 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
     ) -> Result<()> {
         let lora = self.group(group);
         let (columns, in_features) = (lora.columns, lora.in_features);
-        let mut layers: Vec<LowRankLayer<'_, O::Buffer>> = Vec::with_capacity(output_grads.len());
-        for OutputGrad { module, grad } in output_grads {
-            let Some(module) = lora.module(*module) else { continue };
-            layers.push(LowRankLayer {
-                out_features: module.out_features,
-                output_grad: View::from(*grad),
-                b_offset: module.b_offset,
-                hidden_column: lora.first_column + module.column,
-                grad_column: module.column,
-            });
-        }
-        if !layers.is_empty() {
+        for modules in lora.of_one_rank() {
+            let mut layers: Vec<LowRankLayer<'_, O::Buffer>> = Vec::with_capacity(modules.len());
+            for module in modules {
+                let Some(OutputGrad { grad, .. }) = output_grads.iter().find(|grad| grad.module == module.module)
+                else {
+                    return Err(EngineError::internal(format!("`{}` has no output gradient", module.path())));
+                };
+                layers.push(LowRankLayer {
+                    out_features: module.out_features,
+                    output_grad: View::from(*grad),
+                    b_offset: module.b_offset,
+                    hidden_column: lora.first_column + module.column,
+                    grad_column: module.column,
+                });
+            }
             ops.low_rank_gradients(LowRankGradients {
                 rows,
-                rank: self.adapter.layout.r,
-                scale: self.adapter.scale(),
+                rank: modules[0].r,
+                scale: modules[0].scale,
                 layers: &layers,
                 parameters: &self.adapter.parameters,
                 hidden: View::from(low_rank),

@@ -29,14 +29,23 @@ impl<O: Ops> BlockAdapter<'_, O> {
         dropped: &mut Option<O::Buffer>,
         low_rank: &mut O::Buffer,
     ) -> Result<()> {
-        let (lora, r, scale) = (self.group(group), self.adapter.layout.r, self.adapter.scale());
+        let lora = self.group(group);
         let (in_features, len) = (lora.in_features, rows * lora.in_features);
         for module in &lora.modules {
             let dropped = room::<O>(dropped)?;
             ops.dropout(len, self.mask(dropout, module), View::from(input), false, ViewMut::from(&mut *dropped))?;
             let a = View::at(&self.adapter.parameters, module.a_offset).columns(in_features);
             let out = ViewMut::at(low_rank, lora.first_column + module.column).rows(self.columns());
-            ops.gemm(rows, r, in_features, scale, View::from(&*dropped).rows(in_features), a, false, out)?;
+            ops.gemm(
+                rows,
+                module.r,
+                in_features,
+                module.scale,
+                View::from(&*dropped).rows(in_features),
+                a,
+                false,
+                out,
+            )?;
         }
         Ok(())
     }
@@ -53,13 +62,13 @@ impl<O: Ops> BlockAdapter<'_, O> {
         input_grad: &mut O::Buffer,
     ) -> Result<()> {
         let Some(dropout) = self.dropout else { return Ok(()) };
-        let (lora, r) = (self.group(group), self.adapter.layout.r);
+        let lora = self.group(group);
         let (in_features, len) = (lora.in_features, rows * lora.in_features);
         for module in &lora.modules {
             let dropped = room::<O>(dropped)?;
             let left = View::at(low_rank_grad, module.column).rows(lora.columns);
             let a = View::at(&self.adapter.parameters, module.a_offset).rows(in_features);
-            ops.gemm(rows, in_features, r, 1.0, left, a, false, ViewMut::from(&mut *dropped).rows(in_features))?;
+            ops.gemm(rows, in_features, module.r, 1.0, left, a, false, ViewMut::from(&mut *dropped).rows(in_features))?;
             let mask = self.mask(dropout, module);
             ops.dropout(len, mask, View::from(&*dropped), true, ViewMut::from(&mut *input_grad))?;
         }
@@ -79,7 +88,7 @@ impl<O: Ops> BlockAdapter<'_, O> {
         low_rank_grad: &O::Buffer,
         gradients: &mut O::Buffer,
     ) -> Result<()> {
-        let (lora, r) = (self.group(group), self.adapter.layout.r);
+        let lora = self.group(group);
         let (in_features, len) = (lora.in_features, rows * lora.in_features);
         for module in &lora.modules {
             let dropped = room::<O>(dropped)?;
@@ -87,7 +96,7 @@ impl<O: Ops> BlockAdapter<'_, O> {
             // dA [r, in] += (scale · g · B)ᵀ · x, masked.
             let left = View::at(low_rank_grad, module.column).columns(lora.columns);
             let place = ViewMut::at(gradients, module.a_offset).rows(in_features);
-            ops.gemm(r, in_features, rows, 1.0, left, View::from(&*dropped).rows(in_features), true, place)?;
+            ops.gemm(module.r, in_features, rows, 1.0, left, View::from(&*dropped).rows(in_features), true, place)?;
         }
         Ok(())
     }

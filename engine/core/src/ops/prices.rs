@@ -77,10 +77,8 @@ pub struct ScratchDemand<'a> {
     pub forward: Vec<&'a MatrixForm>,
     /// Matrices through which gradients go back.
     pub backward: Vec<&'a MatrixForm>,
-    /// Of the adapter.
-    pub rank: usize,
-    /// Of each group of adapted layers that share an input, their out_features.
-    pub low_rank: Vec<Vec<usize>>,
+    /// Of adapted layers that share an input and whose gradients are taken together: their rank, and the out_features of each.
+    pub low_rank: Vec<(usize, Vec<usize>)>,
 }
 
 /// What a device has left.

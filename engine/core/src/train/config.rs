@@ -114,6 +114,7 @@ impl TrainConfig {
 pub(super) mod tests {
     use super::*;
     use crate::error::ErrorCode;
+    use crate::lora::LoraTargets;
 
     /// transformers' defaults, with batches of one.
     pub fn config() -> TrainConfig {
@@ -122,7 +123,7 @@ pub(super) mod tests {
                 r: 2,
                 lora_alpha: 4.0,
                 lora_dropout: 0.0,
-                target_modules: None,
+                targets: LoraTargets::default(),
                 use_rslora: false,
                 seed: 1,
             },

@@ -51,7 +51,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
         Some(peft) => LoraLayout::of_peft(model, peft)?,
         None => {
             config.lora.validate()?;
-            LoraLayout::for_targets(model, config.lora.r, config.lora.target_modules.as_deref())?
+            LoraLayout::for_config(model, &config.lora)?
         }
     };
     let plan = TrainingPlan::new(config, train.len());

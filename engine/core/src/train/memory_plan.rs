@@ -7,7 +7,7 @@ use super::sizes::Sizes;
 use super::suggestions::{Suggestion, shown, suggestions};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode};
-use crate::lora::{LoraGroup, LoraLayout};
+use crate::lora::{LoraGroup, LoraLayout, LoraModule};
 use crate::model::{
     Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, dropout_bytes, head_bytes, rope_angle_count,
     scratch_bytes,
@@ -92,15 +92,15 @@ impl RunShape<'_> {
         let lowest = layout.lowest_layer().unwrap_or(0);
         // Gradients go through the output layer and every block down to the lowest that learns, whose own input needs none.
         let above = weights.layers.iter().skip(lowest).flatten().skip(3);
-        let widths = |group: &LoraGroup| group.modules.iter().map(|module| module.out_features).collect();
+        let together =
+            |modules: &[LoraModule]| (modules[0].r, modules.iter().map(|module| module.out_features).collect());
         ScratchDemand {
             train: self.sizes.train,
             evaluation: self.sizes.evaluation,
             attention: config.attention_shape(),
             forward: weights.layers.iter().flatten().chain([weights.output()]).collect(),
             backward: above.chain([weights.output()]).collect(),
-            rank: layout.r,
-            low_rank: layout.groups().filter(|group| !group.modules.is_empty()).map(widths).collect(),
+            low_rank: layout.groups().flat_map(LoraGroup::of_one_rank).map(together).collect(),
         }
     }
 }

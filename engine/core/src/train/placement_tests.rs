@@ -5,7 +5,7 @@ use super::config::{Recompute, TrainConfig};
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
 use crate::config::{ModelConfig, Variant};
 use crate::error::Result;
-use crate::lora::{LoraConfig, LoraLayout};
+use crate::lora::{LoraConfig, LoraLayout, LowRank};
 use crate::model::{LINEAR_MODULES, TensorSource, TokenExamples, WeightForms};
 use crate::ops::{EmbeddingPlace, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 use crate::quant::{MatrixForm, WeightStorage};
@@ -115,7 +115,7 @@ fn estimate(free_bytes: Option<u64>, config: &TrainConfig) -> MemoryEstimate {
         weights: &model.forms(EmbeddingPlace::Device),
         loaded: false,
         config,
-        layout: &LoraLayout::for_targets(&model.0, 2, None).unwrap(),
+        layout: &LoraLayout::new(&model.0, |_, _| Some(LowRank { r: 2, scale: 1.0 })),
         train: &train,
         evaluation: None,
     };

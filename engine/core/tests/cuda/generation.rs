@@ -35,7 +35,7 @@ fn sequence<O: Ops>(ops: O, case: &str, storage: WeightStorage) -> OpsSequence<O
     let ops = Arc::new(ops);
     let files = load::open(&folder(case).join("model")).unwrap();
     let base = Arc::new(BaseModel::load(&*ops, &*files, storage).unwrap());
-    let (peft, _) = read_adapter(&folder(case).join("init_adapter"), files.config(), "").unwrap();
+    let (peft, _) = read_adapter(&folder(case).join("init_adapter"), files.config(), None).unwrap();
     let adapter = LoraAdapter::from_peft(&*ops, &base.config, &peft).unwrap();
     OpsSequence::new(Arc::new(OpsModel::new(ops, base).unwrap()), Some(Arc::new(adapter)))
 }
@@ -130,7 +130,7 @@ fn a_cache_that_does_not_fit_fails_its_request_only() {
 
 fn load(device: &Device) -> (LoadedModel, LoadedAdapter) {
     let model = device.load(&folder("tied").join("model"), WeightStorage::Stored, EmbeddingPlace::Device).unwrap();
-    let adapter = model.load_adapter(&folder("tied").join("init_adapter")).unwrap();
+    let adapter = model.load_adapter(&folder("tied").join("init_adapter"), false).unwrap();
     (model, adapter)
 }
 

@@ -12,6 +12,7 @@ mod plan;
 mod products;
 #[path = "../support/random_model.rs"]
 mod random_model;
+mod ranks;
 mod selected_rows;
 mod transfers;
 mod weights;

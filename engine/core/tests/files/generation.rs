@@ -4,6 +4,7 @@ use luthier_core::ErrorCode;
 use luthier_core::generate::{
     FinishReason, GeneratedToken, Progress, SamplingConfig, Scoring, Sequence, Session, TokenScores,
 };
+use luthier_core::lora::LoraTargets;
 use luthier_core::lora::peft::{LoraMatrices, PeftAdapter, PeftNames};
 
 use crate::support::{Models, TinyModel, numbers};
@@ -29,10 +30,10 @@ fn reference(model: &TinyModel, adapter: Option<&PeftAdapter>, ids: &[u32]) -> V
         let dot = |row: &[f32], x: &[f64]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         let mut out: Vec<f64> =
             weight(&format!("{name}.weight")).chunks_exact(x.len()).map(|row| dot(row, x)).collect();
-        if let Some((adapter, matrices)) = adapter.and_then(|adapter| Some((adapter, adapter.modules.get(name)?))) {
+        if let Some(matrices) = adapter.and_then(|adapter| adapter.modules.get(name)) {
             let low: Vec<f64> = matrices.a.chunks_exact(x.len()).map(|row| dot(row, x)).collect();
-            for (out, row) in out.iter_mut().zip(matrices.b.chunks_exact(adapter.r)) {
-                *out += adapter.scale() * dot(row, &low);
+            for (out, row) in out.iter_mut().zip(matrices.b.chunks_exact(matrices.r)) {
+                *out += matrices.scale * dot(row, &low);
             }
         }
         out
@@ -105,11 +106,15 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     let mut modules = std::collections::BTreeMap::new();
     for (index, name) in model.tensors.keys().filter(|name| name.contains("_proj")).enumerate() {
         let shape = &model.tensors[name].0;
+        // Ranks and factors differ between layers that share an input.
+        let (r, scale) = (2 + index % 3, 1.0 + index as f64 / 8.0);
         let matrices = LoraMatrices {
+            r,
+            scale,
             in_features: shape[1],
             out_features: shape[0],
-            a: numbers(3 * shape[1], 100 + index as u32),
-            b: numbers(3 * shape[0], 200 + index as u32).into_iter().map(|x| 0.1 * x).collect(),
+            a: numbers(r * shape[1], 100 + index as u32),
+            b: numbers(r * shape[0], 200 + index as u32).into_iter().map(|x| 0.1 * x).collect(),
         };
         modules.insert(name.strip_suffix(".weight").unwrap().to_owned(), matrices);
     }
@@ -118,6 +123,7 @@ fn adapter(model: &TinyModel) -> PeftAdapter {
     PeftAdapter {
         r: 3,
         lora_alpha: 6.0,
+        targets: LoraTargets::default(),
         lora_dropout: 0.0,
         use_rslora: false,
         modules,

@@ -7,6 +7,7 @@ mod generation;
 mod gguf;
 mod gguf_hostile;
 mod huggingface;
+mod merge;
 mod quantize;
 mod real_file;
 mod support;

@@ -7,14 +7,13 @@ use luthier_core::ModelConfig;
 use luthier_core::model::{Dropout, IGNORED_LABEL, LinearModule, TokenExamples};
 use luthier_core::ops::{Ops, View, ViewMut};
 
-use super::model::{Computation, DROPOUT, examples, few_labels, folder, peft};
+use super::model::{Computation, DROPOUT, PATTERNS, examples, few_labels, folder, peft};
 
 struct Oracle {
     tensors: HashMap<String, Tensor>,
     config: ModelConfig,
-    /// By module path: A, B.
-    adapter: HashMap<String, (Var, Var)>,
-    scale: f64,
+    /// By module path: A, B, and the factor of their product.
+    adapter: HashMap<String, (Var, Var, f64)>,
     /// By module path, for the rows of one example: 0 or 1 / (1 − p). Empty without dropout.
     masks: HashMap<String, Tensor>,
 }
@@ -24,26 +23,20 @@ impl Oracle {
         let device = Device::Cpu;
         let tensors = candle_core::safetensors::load(folder(case).join("model/model.safetensors"), &device)?;
         let peft = peft(case);
-        let pair = |matrices: &luthier_core::lora::peft::LoraMatrices| -> Result<(Var, Var)> {
-            let a = Tensor::from_slice(&matrices.a, (peft.r, matrices.in_features), &device)?;
-            let b = Tensor::from_slice(&matrices.b, (matrices.out_features, peft.r), &device)?;
-            Ok((Var::from_tensor(&a)?, Var::from_tensor(&b)?))
+        let pair = |matrices: &luthier_core::lora::peft::LoraMatrices| -> Result<(Var, Var, f64)> {
+            let a = Tensor::from_slice(&matrices.a, (matrices.r, matrices.in_features), &device)?;
+            let b = Tensor::from_slice(&matrices.b, (matrices.out_features, matrices.r), &device)?;
+            Ok((Var::from_tensor(&a)?, Var::from_tensor(&b)?, matrices.scale))
         };
         let adapter = peft.modules.iter().map(|(path, matrices)| Ok((path.clone(), pair(matrices)?)));
-        Ok(Self {
-            tensors,
-            config,
-            adapter: adapter.collect::<Result<_>>()?,
-            scale: peft.scale(),
-            masks: HashMap::new(),
-        })
+        Ok(Self { tensors, config, adapter: adapter.collect::<Result<_>>()?, masks: HashMap::new() })
     }
 
     fn linear(&self, path: &str, x: &Tensor) -> Result<Tensor> {
         let y = x.matmul(&self.tensors[&format!("{path}.weight")].t()?)?;
-        let Some((a, b)) = self.adapter.get(path) else { return Ok(y) };
+        let Some((a, b, scale)) = self.adapter.get(path) else { return Ok(y) };
         let seen = self.masks.get(path).map_or_else(|| Ok(x.clone()), |mask| x * mask)?;
-        y + (seen.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scale)?
+        y + (seen.matmul(&a.t()?)?.matmul(&b.t()?)? * *scale)?
     }
 
     fn norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
@@ -172,7 +165,7 @@ fn against_autograd(case: &str, dropout: Option<Dropout>, examples: &TokenExampl
     assert!((loss - expected).abs() < 1e-6 * expected, "{loss} {expected}");
     let layout = &computation.adapter.layout;
     for module in layout.modules() {
-        let (a, b) = &oracle.adapter[&module.path()];
+        let (a, b, _) = &oracle.adapter[&module.path()];
         for (half, offset, var) in [("A", module.a_offset, a), ("B", module.b_offset, b)] {
             let grad = grads.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let largest = grad.iter().fold(0f64, |largest, value| largest.max(f64::from(value.abs())));
@@ -195,10 +188,15 @@ fn untied_with_some_targets() {
     against_autograd("untied", None, &examples());
 }
 
+#[test]
+fn with_ranks_of_patterns() {
+    against_autograd(PATTERNS, None, &examples());
+}
+
 /// y = W x + scale · B A (x ∘ mask / (1 − p)), as PEFT computes it, with the masks that the engine draws.
 #[test]
 fn with_dropout() {
-    for case in ["tied", "untied"] {
+    for case in ["tied", "untied", PATTERNS] {
         for examples in [examples(), few_labels()] {
             against_autograd(case, Some(DROPOUT), &examples);
         }

@@ -20,7 +20,7 @@ fn against_differences(case: &str, window: Option<usize>, dropout: Option<Dropou
         .layout
         .modules()
         .flat_map(|module| {
-            let r = computation.adapter.layout.r;
+            let r = module.r;
             [
                 module.a_offset..module.a_offset + r * module.in_features,
                 module.b_offset..module.b_offset + r * module.out_features,

@@ -13,13 +13,22 @@ use luthier_core::model::{
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::{CpuOps, Real};
 
+/// Over `tied`, an adapter of ranks and factors that differ between layers that share an input.
+pub const PATTERNS: &str = "tied with adapters/patterns";
+
+/// Of the case's model; what stands behind `with` is the adapter's.
 pub fn folder(case: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden").join(case)
+    let model = case.split_once(" with ").map_or(case, |(model, _)| model);
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden").join(model)
 }
 
 pub fn peft(case: &str) -> PeftAdapter {
     let files = load::open(&folder(case).join("model")).unwrap();
-    read_adapter(&folder(case).join("init_adapter"), files.config(), "").unwrap().0
+    let adapter = match case.split_once(" with ") {
+        Some((model, adapter)) => folder(model).join("..").join(adapter),
+        None => folder(case).join("init_adapter"),
+    };
+    read_adapter(&adapter, files.config(), None).unwrap().0
 }
 
 /// Three examples with labels in places.

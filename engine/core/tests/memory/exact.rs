@@ -1,8 +1,10 @@
 //! The plan's bytes are those that a run has allocated at its peak, to the byte.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
+use luthier_core::lora::{LoraTargets, ModuleNames};
 use luthier_core::model::{BaseModel, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
@@ -64,11 +66,18 @@ fn a_run_takes_what_was_planned() {
         config.offload_activations = below(2) == 0;
         config.lora.lora_dropout = [0.0, 0.1][below(2)];
         let last = format!("model.layers.{}.self_attn.v_proj", layers - 1);
-        config.lora.target_modules = match below(4) {
-            0 => Some(vec![last]),
-            1 => Some(vec!["down_proj".to_owned(), last]),
-            _ => None,
+        config.lora.targets = match below(4) {
+            0 => LoraTargets::named([last.as_str()]),
+            1 => LoraTargets::named(["down_proj", &last]),
+            _ => LoraTargets::default(),
         };
+        // Ranks that differ between layers that share an input.
+        if below(3) == 0 {
+            config.lora.targets.rank_pattern = BTreeMap::from([("[a-z]*v_proj".to_owned(), 1 + below(6))]);
+            if !matches!(config.lora.targets.target_modules, ModuleNames::Names(_)) {
+                config.lora.targets.rank_pattern.insert("up_proj".to_owned(), 1 + below(6));
+            }
+        }
         check(&model, storage, config, examples(&train, 1 + below(9), vocab_size), evaluation);
     }
 }

@@ -50,7 +50,7 @@ fn first_group<O: Ops>(ops: Arc<O>, case: &str) {
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(expected.len(), 2 * layout.modules().count());
     for module in layout.modules() {
-        let (a, b) = (layout.r * module.in_features, module.out_features * layout.r);
+        let (a, b) = (module.r * module.in_features, module.out_features * module.r);
         for (name, offset, len) in [(module.a_name(), module.a_offset, a), (module.b_name(), module.b_offset, b)] {
             let tensor = expected.tensor(&name).unwrap();
             assert_eq!(tensor.data().len(), 4 * len, "{name}");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use luthier_core::WeightStorage;
 use luthier_core::load;
-use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter};
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::{BaseModel, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::train::{Recompute, TrainConfig};
@@ -43,7 +43,7 @@ impl Golden {
 
     pub fn adapter(&self, name: &str) -> PeftAdapter {
         let files = load::open(&self.folder.join("model")).unwrap();
-        read_adapter(&self.folder.join(name), files.config(), "").unwrap().0
+        read_adapter(&self.folder.join(name), files.config(), None).unwrap().0
     }
 
     pub fn train(&self) -> TokenExamples {
@@ -59,13 +59,15 @@ impl Golden {
         let lora = &config["lora"];
         let count = |value: &Value| value.as_u64().unwrap();
         let number = |name: &str| config[name].as_f64().unwrap();
-        let names = |value: &Value| value.as_str().unwrap().to_owned();
         TrainConfig {
             lora: LoraConfig {
                 r: count(&lora["r"]) as usize,
                 lora_alpha: lora["lora_alpha"].as_f64().unwrap(),
                 lora_dropout: 0.0,
-                target_modules: lora["target_modules"].as_array().map(|list| list.iter().map(names).collect()),
+                targets: match lora["target_modules"].as_array() {
+                    Some(list) => LoraTargets::named(list.iter().map(|name| name.as_str().unwrap())),
+                    None => LoraTargets::default(),
+                },
                 use_rslora: lora["use_rslora"].as_bool().unwrap(),
                 seed: count(&lora["seed"]),
             },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use luthier_core::lora::LoraConfig;
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{TrainConfig, Trainer};
 
@@ -26,8 +26,14 @@ const PEFT_SEED_7: [(&str, [f64; 3]); 4] = [
 fn a_new_adapter_is_pefts_bit_for_bit() {
     let golden = Golden::open("tied");
     let ops = Arc::new(CpuOps::<f32>::new(1));
-    let lora =
-        LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 7 };
+    let lora = LoraConfig {
+        r: 4,
+        lora_alpha: 8.0,
+        lora_dropout: 0.0,
+        targets: LoraTargets::default(),
+        use_rslora: false,
+        seed: 7,
+    };
     let config = TrainConfig { lora, ..golden.config() };
     let trainer = Trainer::new(ops.clone(), golden.model(&*ops), config, golden.train(), None, None).unwrap();
     let adapter = trainer.adapter().unwrap();
@@ -45,8 +51,14 @@ fn rank_alpha_and_targets_of_an_existing_adapter_win() {
     let golden = Golden::open("untied");
     let initial = golden.adapter("init_adapter");
     let ops = Arc::new(CpuOps::<f32>::new(1));
-    let lora =
-        LoraConfig { r: 64, lora_alpha: 1.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 7 };
+    let lora = LoraConfig {
+        r: 64,
+        lora_alpha: 1.0,
+        lora_dropout: 0.0,
+        targets: LoraTargets::default(),
+        use_rslora: false,
+        seed: 7,
+    };
     let config = TrainConfig { lora, ..golden.config() };
     let base = golden.model(&*ops);
     let trainer = Trainer::new(ops, base, config, golden.train(), None, Some(initial.clone())).unwrap();

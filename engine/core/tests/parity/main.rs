@@ -1,5 +1,6 @@
 //! The engine beside transformers' Trainer, PEFT and torch, over the golden files of `test/parity/`; and what must hold of whole runs.
 
+mod adapters;
 mod cached;
 mod curve;
 mod device;

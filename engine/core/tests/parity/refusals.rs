@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use luthier_core::lora::LoraConfig;
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::TokenExamples;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{Progress, TrainConfig, Trainer};
@@ -59,8 +59,7 @@ fn unusable_settings() {
     assert_eq!(error.code, ErrorCode::InvalidArgument);
     assert!(error.message.contains("learning_rate is NaN"), "{error}");
     let lora = |config: &mut TrainConfig, change: fn(&mut LoraConfig)| change(&mut config.lora);
-    let error =
-        refused(|config, _| lora(config, |lora| lora.target_modules = Some(vec!["q_proj".into(), "W_pack".into()])));
+    let error = refused(|config, _| lora(config, |lora| lora.targets = LoraTargets::named(["q_proj", "W_pack"])));
     assert_eq!(error.code, ErrorCode::UnknownTargetModule);
     assert!(error.message.contains("`W_pack`") && error.message.contains("down_proj"), "{error}");
     let error = refused(|config, _| lora(config, |lora| lora.r = 0));

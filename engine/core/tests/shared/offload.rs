@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use luthier_core::load::{self, ModelFiles};
-use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::PeftAdapter;
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::{BaseModel, TensorSource, TokenExamples};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::train::{LrSchedulerType, Progress, Recompute, TrainConfig, Trainer, TrainingEvent};
@@ -56,7 +56,14 @@ fn examples(lengths: &[u32]) -> TokenExamples {
 /// Micro-batches of differing sizes, accumulated; evaluations between steps. Everything is learned fast, so that no gradient stays zero.
 fn config(recompute_layers: usize, offload_activations: bool) -> TrainConfig {
     TrainConfig {
-        lora: LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 3 },
+        lora: LoraConfig {
+            r: 2,
+            lora_alpha: 4.0,
+            lora_dropout: 0.0,
+            targets: LoraTargets::default(),
+            use_rslora: false,
+            seed: 3,
+        },
         learning_rate: 0.01,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use luthier_core::lora::{LoraAdapter, LoraLayout};
+use luthier_core::lora::{LoraAdapter, LoraLayout, LoraTargets, LowRank};
 use luthier_core::model::{
     Activations, BaseModel, Decoder, Dropout, HeadScratch, IGNORED_LABEL, Keep, LinearModule, PackedBatch, Scratch,
     TensorSource, TokenExamples, rope_angles,
@@ -73,13 +73,22 @@ fn partly_labelled() -> [(&'static str, TokenExamples); 4] {
 
 /// With numbers in all its matrices, so that no gradient is zero.
 fn adapter<O: Ops>(ops: &O, model: &Model, chosen: impl Fn(usize, LinearModule) -> bool) -> LoraAdapter<O> {
-    let layout = LoraLayout::new(model.config(), 3, chosen);
+    let layout =
+        LoraLayout::new(model.config(), |layer, module| chosen(layer, module).then_some(LowRank { r: 3, scale: 2.0 }));
     let mut random = MersenneTwister::new(9);
     let values: Vec<O::Elem> =
         (0..layout.len()).map(|_| O::Elem::from_f64(f64::from(random.uniform_f32(0.3)))).collect();
     let mut parameters = ops.allocate(layout.len()).unwrap();
     ops.write(&values, ViewMut::from(&mut parameters)).unwrap();
-    LoraAdapter { layout: Arc::new(layout), lora_alpha: 6.0, lora_dropout: 0.0, use_rslora: false, parameters }
+    LoraAdapter {
+        layout: Arc::new(layout),
+        r: 3,
+        lora_alpha: 6.0,
+        targets: LoraTargets::default(),
+        lora_dropout: 0.0,
+        use_rslora: false,
+        parameters,
+    }
 }
 
 struct Setting<'a, O: Ops> {
@@ -138,9 +147,8 @@ impl<O: Ops> Setting<'_, O> {
         for (found, expected) in found.losses.iter().zip(&all.losses) {
             assert!(*expected > 1.0 && (found - expected).abs() <= tolerance * expected, "{what}: {found}, {expected}");
         }
-        let layout = &self.adapter.layout;
-        for module in layout.modules() {
-            let (a, b) = (layout.r * module.in_features, module.out_features * layout.r);
+        for module in self.adapter.layout.modules() {
+            let (a, b) = (module.r * module.in_features, module.out_features * module.r);
             for (half, offset, len) in [("A", module.a_offset, a), ("B", module.b_offset, b)] {
                 let (found, expected) = (&found.gradients[offset..][..len], &all.gradients[offset..][..len]);
                 let largest = expected.iter().fold(0f64, |largest, value| largest.max(value.abs()));

@@ -1,7 +1,7 @@
 //! A model of random weights in any type, for tests that ask about sizes.
 
 use luthier_core::config::{ModelConfig, PositionEncoding, Rope, RopePairs, Variant};
-use luthier_core::lora::LoraConfig;
+use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::{IGNORED_LABEL, LINEAR_MODULES, TensorSource, TokenExamples};
 use luthier_core::random::MersenneTwister;
 use luthier_core::train::{LrSchedulerType, Recompute, TrainConfig};
@@ -114,7 +114,14 @@ pub fn examples(lengths: &[usize], labelled: usize, vocab_size: usize) -> TokenE
 /// One epoch in micro-batches of `batch`, evaluated in batches of `evaluation_batch`.
 pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layers: Recompute) -> TrainConfig {
     TrainConfig {
-        lora: LoraConfig { r, lora_alpha: 16.0, lora_dropout: 0.0, target_modules: None, use_rslora: false, seed: 0 },
+        lora: LoraConfig {
+            r,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            targets: LoraTargets::default(),
+            use_rslora: false,
+            seed: 0,
+        },
         learning_rate: 1e-3,
         lr_scheduler_type: LrSchedulerType::Constant,
         warmup_steps: 0.0,

@@ -144,10 +144,37 @@ export interface LoraSpec {
   loraDropout?:
     | number
     | undefined;
-  /** Module names such as `q_proj`; empty or `all-linear`: every linear layer but the output layer. */
+  /** Module names such as `q_proj`, or longer ends of module paths; empty or `all-linear`: every linear layer but the output layer. */
   targetModules: string[];
   /** Scale by alpha / sqrt(r). */
   useRslora: boolean;
+  /** Instead of target_modules: a regular expression that a whole module path must match, such as `model\.layers\.\d+\.mlp\..*`. */
+  targetPattern: string;
+  /** Modules that are left out, named as in target_modules. */
+  excludeModules: string[];
+  /** Instead of exclude_modules: a regular expression, as target_pattern. */
+  excludePattern: string;
+  /** Blocks whose layers are adapted, from 0; empty: all. Not with target_pattern. */
+  layersToTransform: number[];
+  /** Regular expressions of what stands before a block's number in module paths; empty: anything. */
+  layersPattern: string[];
+  /**
+   * Ranks other than r, by module name, the end of a module path or a regular expression of one; the first that matches holds, by order of
+   * code points.
+   */
+  rankPattern: { [key: string]: number };
+  /** The same for lora_alpha. */
+  alphaPattern: { [key: string]: number };
+}
+
+export interface LoraSpec_RankPatternEntry {
+  key: string;
+  value: number;
+}
+
+export interface LoraSpec_AlphaPatternEntry {
+  key: string;
+  value: number;
 }
 
 /** What a job does. Names, defaults and meaning are TrainingArguments' (transformers 5.17). */
@@ -562,7 +589,20 @@ export interface DeleteTrainingJobResponse {
 }
 
 function createBaseLoraSpec(): LoraSpec {
-  return { r: undefined, loraAlpha: undefined, loraDropout: undefined, targetModules: [], useRslora: false };
+  return {
+    r: undefined,
+    loraAlpha: undefined,
+    loraDropout: undefined,
+    targetModules: [],
+    useRslora: false,
+    targetPattern: "",
+    excludeModules: [],
+    excludePattern: "",
+    layersToTransform: [],
+    layersPattern: [],
+    rankPattern: {},
+    alphaPattern: {},
+  };
 }
 
 export const LoraSpec: MessageFns<LoraSpec> = {
@@ -582,6 +622,31 @@ export const LoraSpec: MessageFns<LoraSpec> = {
     if (message.useRslora !== false) {
       writer.uint32(40).bool(message.useRslora);
     }
+    if (message.targetPattern !== "") {
+      writer.uint32(50).string(message.targetPattern);
+    }
+    for (const v of message.excludeModules) {
+      writer.uint32(58).string(v!);
+    }
+    if (message.excludePattern !== "") {
+      writer.uint32(66).string(message.excludePattern);
+    }
+    if (message.layersToTransform.length !== 0) {
+      writer.uint32(74).fork();
+      for (const v of message.layersToTransform) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    for (const v of message.layersPattern) {
+      writer.uint32(82).string(v!);
+    }
+    globalThis.Object.entries(message.rankPattern).forEach(([key, value]: [string, number]) => {
+      LoraSpec_RankPatternEntry.encode({ key: key as any, value }, writer.uint32(90).fork()).join();
+    });
+    globalThis.Object.entries(message.alphaPattern).forEach(([key, value]: [string, number]) => {
+      LoraSpec_AlphaPatternEntry.encode({ key: key as any, value }, writer.uint32(98).fork()).join();
+    });
     return writer;
   },
 
@@ -638,6 +703,78 @@ export const LoraSpec: MessageFns<LoraSpec> = {
             message.useRslora = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.targetPattern = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.excludeModules.push(reader.string());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.excludePattern = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag === 72) {
+              message.layersToTransform.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 74) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.layersToTransform.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.layersPattern.push(reader.string());
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            const entry11 = LoraSpec_RankPatternEntry.decode(reader, reader.uint32());
+            if (entry11.value !== undefined) {
+              message.rankPattern[entry11.key] = entry11.value;
+            }
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            const entry12 = LoraSpec_AlphaPatternEntry.decode(reader, reader.uint32());
+            if (entry12.value !== undefined) {
+              message.alphaPattern[entry12.key] = entry12.value;
+            }
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -673,6 +810,85 @@ export const LoraSpec: MessageFns<LoraSpec> = {
         : isSet(object.use_rslora)
         ? globalThis.Boolean(object.use_rslora)
         : false,
+      targetPattern: isSet(object.targetPattern)
+        ? globalThis.String(object.targetPattern)
+        : isSet(object.target_pattern)
+        ? globalThis.String(object.target_pattern)
+        : "",
+      excludeModules: globalThis.Array.isArray(object?.excludeModules)
+        ? object.excludeModules.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.exclude_modules)
+        ? object.exclude_modules.map((e: any) => globalThis.String(e))
+        : [],
+      excludePattern: isSet(object.excludePattern)
+        ? globalThis.String(object.excludePattern)
+        : isSet(object.exclude_pattern)
+        ? globalThis.String(object.exclude_pattern)
+        : "",
+      layersToTransform: globalThis.Array.isArray(object?.layersToTransform)
+        ? object.layersToTransform.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.layers_to_transform)
+        ? object.layers_to_transform.map((e: any) => globalThis.Number(e))
+        : [],
+      layersPattern: globalThis.Array.isArray(object?.layersPattern)
+        ? object.layersPattern.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.layers_pattern)
+        ? object.layers_pattern.map((e: any) => globalThis.String(e))
+        : [],
+      rankPattern: isObject(object.rankPattern)
+        ? (globalThis.Object.entries(object.rankPattern) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : isObject(object.rank_pattern)
+        ? (globalThis.Object.entries(object.rank_pattern) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      alphaPattern: isObject(object.alphaPattern)
+        ? (globalThis.Object.entries(object.alphaPattern) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : isObject(object.alpha_pattern)
+        ? (globalThis.Object.entries(object.alpha_pattern) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
     };
   },
 
@@ -693,6 +909,39 @@ export const LoraSpec: MessageFns<LoraSpec> = {
     if (message.useRslora !== undefined) {
       obj.useRslora = message.useRslora;
     }
+    if (message.targetPattern !== undefined) {
+      obj.targetPattern = message.targetPattern;
+    }
+    if (message.excludeModules?.length) {
+      obj.excludeModules = message.excludeModules;
+    }
+    if (message.excludePattern !== undefined) {
+      obj.excludePattern = message.excludePattern;
+    }
+    if (message.layersToTransform?.length) {
+      obj.layersToTransform = message.layersToTransform.map((e) => Math.round(e));
+    }
+    if (message.layersPattern?.length) {
+      obj.layersPattern = message.layersPattern;
+    }
+    if (message.rankPattern) {
+      const entries = globalThis.Object.entries(message.rankPattern) as [string, number][];
+      if (entries.length > 0) {
+        obj.rankPattern = {};
+        entries.forEach(([k, v]) => {
+          obj.rankPattern[k] = Math.round(v);
+        });
+      }
+    }
+    if (message.alphaPattern) {
+      const entries = globalThis.Object.entries(message.alphaPattern) as [string, number][];
+      if (entries.length > 0) {
+        obj.alphaPattern = {};
+        entries.forEach(([k, v]) => {
+          obj.alphaPattern[k] = floatToJson(v);
+        });
+      }
+    }
     return obj;
   },
 
@@ -706,6 +955,199 @@ export const LoraSpec: MessageFns<LoraSpec> = {
     message.loraDropout = object.loraDropout ?? undefined;
     message.targetModules = object.targetModules?.map((e) => e) || [];
     message.useRslora = object.useRslora ?? false;
+    message.targetPattern = object.targetPattern ?? "";
+    message.excludeModules = object.excludeModules?.map((e) => e) || [];
+    message.excludePattern = object.excludePattern ?? "";
+    message.layersToTransform = object.layersToTransform?.map((e) => e) || [];
+    message.layersPattern = object.layersPattern?.map((e) => e) || [];
+    message.rankPattern = (globalThis.Object.entries(object.rankPattern ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.alphaPattern = (globalThis.Object.entries(object.alphaPattern ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    return message;
+  },
+};
+
+function createBaseLoraSpec_RankPatternEntry(): LoraSpec_RankPatternEntry {
+  return { key: "", value: 0 };
+}
+
+export const LoraSpec_RankPatternEntry: MessageFns<LoraSpec_RankPatternEntry> = {
+  encode(message: LoraSpec_RankPatternEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).uint32(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LoraSpec_RankPatternEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLoraSpec_RankPatternEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LoraSpec_RankPatternEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: LoraSpec_RankPatternEntry): unknown {
+    const obj: any = {};
+    if (message.key !== undefined) {
+      obj.key = message.key;
+    }
+    if (message.value !== undefined) {
+      obj.value = Math.round(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LoraSpec_RankPatternEntry>): LoraSpec_RankPatternEntry {
+    return LoraSpec_RankPatternEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LoraSpec_RankPatternEntry>): LoraSpec_RankPatternEntry {
+    const message = createBaseLoraSpec_RankPatternEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function createBaseLoraSpec_AlphaPatternEntry(): LoraSpec_AlphaPatternEntry {
+  return { key: "", value: 0 };
+}
+
+export const LoraSpec_AlphaPatternEntry: MessageFns<LoraSpec_AlphaPatternEntry> = {
+  encode(message: LoraSpec_AlphaPatternEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(17).double(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LoraSpec_AlphaPatternEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLoraSpec_AlphaPatternEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LoraSpec_AlphaPatternEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: LoraSpec_AlphaPatternEntry): unknown {
+    const obj: any = {};
+    if (message.key !== undefined) {
+      obj.key = message.key;
+    }
+    if (message.value !== undefined) {
+      obj.value = floatToJson(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LoraSpec_AlphaPatternEntry>): LoraSpec_AlphaPatternEntry {
+    return LoraSpec_AlphaPatternEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LoraSpec_AlphaPatternEntry>): LoraSpec_AlphaPatternEntry {
+    const message = createBaseLoraSpec_AlphaPatternEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
     return message;
   },
 };
@@ -5681,6 +6123,10 @@ function longToNumber(int64: { toString(): string }): number {
     throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
   }
   return num;
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {

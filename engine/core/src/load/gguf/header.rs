@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 
 use super::cursor::Cursor;
-use super::value::{Value, ValueType};
+use super::value::{MetadataValue, Value, ValueType};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::mapped::MappedFile;
 use crate::tensor::StoredType;
@@ -124,6 +124,15 @@ impl GgufHeader {
             Some(pair) => Err(self.corrupt(format_args!("tensors `{}` and `{}` overlap", pair[0].1, pair[1].1))),
             None => Ok(()),
         }
+    }
+
+    /// Every metadata key and value, as versions 2 and 3 write them.
+    pub fn metadata_values(&self) -> Result<Vec<(String, MetadataValue)>> {
+        if self.short_lengths {
+            return Err(self.unsupported("metadata of GGUF version 1 cannot be copied; convert the file to version 3"));
+        }
+        let values = self.metadata.iter();
+        Ok(values.map(|(key, value)| (key.clone(), MetadataValue::new(value, &self.file.map))).collect())
     }
 
     fn scalar(&self, key: &str) -> Result<Option<(ValueType, &[u8])>> {

@@ -8,3 +8,4 @@ mod tokenizer;
 mod value;
 
 pub use model::GgufModel;
+pub(crate) use value::MetadataValue;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::header::{GgufHeader, GgufTensor};
 use super::names::hugging_face_name;
 use super::tokenizer::{read_tokenizer, token_id};
+use super::value::MetadataValue;
 use crate::config::{ModelConfig, Variant};
 use crate::error::{EngineError, Result};
 use crate::load::content_hash::HashedTensor;
@@ -43,6 +44,20 @@ impl GgufModel {
         Ok(Self { header, config, names, metadata: OnceLock::new() })
     }
 
+    /// Each tensor's name in the file and in Hugging Face's files, in the order in which the file has them.
+    pub(crate) fn stored_tensors(&self) -> Vec<(String, String)> {
+        let mut tensors: Vec<_> = self.names.iter().map(|(name, own)| (own.clone(), name.clone())).collect();
+        tensors.sort_by_key(|(own, _)| self.header.tensors[own].window.start);
+        tensors
+    }
+
+    /// Every metadata key and value.
+    ///
+    /// Errors: `MODEL_UNSUPPORTED` for a file of version 1, whose texts have other lengths.
+    pub(crate) fn metadata_values(&self) -> Result<Vec<(String, MetadataValue)>> {
+        self.header.metadata_values()
+    }
+
     fn entry(&self, name: &str) -> Result<&GgufTensor> {
         let own =
             self.names.get(name).ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
@@ -55,7 +70,7 @@ impl GgufModel {
     }
 
     /// Heads of a tensor whose rows llama.cpp permutes.
-    fn permuted_heads(&self, name: &str) -> Option<usize> {
+    pub(crate) fn permuted_heads(&self, name: &str) -> Option<usize> {
         if name.ends_with("self_attn.q_proj.weight") {
             Some(self.config.num_attention_heads)
         } else if name.ends_with("self_attn.k_proj.weight") {

@@ -8,7 +8,7 @@ use crate::error::Result;
 /// Arrays of arrays deeper than this are refused; no known key nests at all.
 const MAX_ARRAY_DEPTH: usize = 4;
 
-/// Type of a metadata value, with GGUF's numbers.
+/// Type of a metadata value, in the order of GGUF's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueType {
     U8,
@@ -76,6 +76,37 @@ impl Value {
             (_, Some(size)) => Ok(Self::Scalar { kind, window: cursor.window(size, "a metadata value")? }),
             (ValueType::String, None) => Ok(Self::String { window: cursor.string_window("a metadata string")? }),
             (_, None) => read_array(cursor, 0),
+        }
+    }
+}
+
+/// A value as it is written: GGUF's number of its type, and the bytes behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MetadataValue {
+    pub kind: u32,
+    pub bytes: Vec<u8>,
+}
+
+impl MetadataValue {
+    pub fn u32(value: u32) -> Self {
+        Self { kind: ValueType::U32 as u32, bytes: value.to_le_bytes().to_vec() }
+    }
+
+    /// `file`: what the value's window is of; its lengths have 64 bits.
+    pub(super) fn new(value: &Value, file: &[u8]) -> Self {
+        match value {
+            Value::Scalar { kind, window } => Self { kind: *kind as u32, bytes: file[window.clone()].to_vec() },
+            Value::String { window } => {
+                let mut bytes = (window.len() as u64).to_le_bytes().to_vec();
+                bytes.extend_from_slice(&file[window.clone()]);
+                Self { kind: ValueType::String as u32, bytes }
+            }
+            Value::Array { element, count, window } => {
+                let mut bytes = (*element as u32).to_le_bytes().to_vec();
+                bytes.extend_from_slice(&(*count as u64).to_le_bytes());
+                bytes.extend_from_slice(&file[window.clone()]);
+                Self { kind: ValueType::Array as u32, bytes }
+            }
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::fused::FileModule;
-use super::{AdapterMetadata, CONFIG_FILE, PeftAdapter, target_modules};
+use super::{AdapterMetadata, CONFIG_FILE};
 use crate::error::{EngineError, ErrorCode, Result};
+use crate::lora::{LoraTargets, ModuleNames};
 
 /// Larger files than this are no adapter configuration.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -31,6 +31,43 @@ const UNSUPPORTED: [&str; 14] = [
     "velora_config",
 ];
 
+/// Settings of how an adapter was made or where it came from: they change nothing that it computes.
+const IGNORED: [&str; 16] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "luthier",
+    "megatron_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+];
+
+/// Settings that are read.
+const READ: [&str; 13] = [
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_rslora",
+];
+
 /// Initialisations that also change the base model's weights, so that the adapter does not fit the original ones.
 const BASE_CHANGING_INIT: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
@@ -41,107 +78,178 @@ pub(super) struct PeftConfig {
     pub lora_alpha: f64,
     pub lora_dropout: f64,
     pub use_rslora: bool,
-    /// Ranks of modules that have others than `r`, by the ends of their paths.
-    pub ranks: BTreeMap<String, usize>,
+    pub targets: LoraTargets,
+    /// Whether the file names its target modules; if not, the tensors say which there are.
+    pub names_targets: bool,
+    /// As earlier versions wrote it.
     pub metadata: Option<AdapterMetadata>,
 }
 
-/// Reads and checks the folder's settings. `target_modules` is not looked at: the tensors say which modules there are.
+/// Reads and checks the folder's settings.
 pub(super) fn read_config(folder: &Path) -> Result<PeftConfig> {
     let path = folder.join(CONFIG_FILE);
-    let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
-    let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
-    let unsupported = |what: String| error(ErrorCode::AdapterUnsupported, what);
-    let length = match std::fs::metadata(&path) {
+    let object = read_object(folder, &path)?;
+    let settings = Settings { path: &path, object: &object };
+    settings.refuse_unsupported()?;
+    let r = settings.rank("r", settings.get("r"))?;
+    let lora_alpha = settings.alpha("lora_alpha", settings.get("lora_alpha"))?;
+    let lora_dropout = settings.get("lora_dropout").map_or(Some(0.0), Value::as_f64);
+    let lora_dropout = lora_dropout.filter(|share| (0.0..=1.0).contains(share));
+    let lora_dropout = lora_dropout.ok_or_else(|| settings.wrong("lora_dropout", "a number from 0 to 1"))?;
+    let use_rslora = settings.get("use_rslora").map_or(Some(false), Value::as_bool);
+    let use_rslora = use_rslora.ok_or_else(|| settings.wrong("use_rslora", "true or false"))?;
+    let target_modules = settings.names("target_modules", true)?;
+    Ok(PeftConfig {
+        r,
+        lora_alpha,
+        lora_dropout,
+        use_rslora,
+        names_targets: target_modules.is_some(),
+        targets: LoraTargets {
+            target_modules: target_modules.unwrap_or(ModuleNames::AllLinear),
+            exclude_modules: settings.names("exclude_modules", false)?,
+            layers_to_transform: settings.layers()?,
+            layers_pattern: settings.texts("layers_pattern")?,
+            rank_pattern: settings.pattern("rank_pattern", Settings::rank)?,
+            alpha_pattern: settings.pattern("alpha_pattern", Settings::alpha)?,
+        },
+        metadata: object.get("luthier").and_then(read_metadata),
+    })
+}
+
+fn read_object(folder: &Path, path: &Path) -> Result<Map<String, Value>> {
+    let corrupt = |what: String| EngineError::new(ErrorCode::AdapterCorrupt, format!("{}: {what}", path.display()));
+    let length = match std::fs::metadata(path) {
         Ok(metadata) => metadata.len(),
         Err(cause) if matches!(cause.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             let message = format!("{} has no {CONFIG_FILE}; expected a PEFT adapter folder", folder.display());
             return Err(EngineError::new(ErrorCode::AdapterNotFound, message));
         }
-        Err(cause) => return Err(EngineError::io("look at", &path, &cause)),
+        Err(cause) => return Err(EngineError::io("look at", path, &cause)),
     };
     if length > MAX_CONFIG_BYTES {
         return Err(corrupt(format!("{length} bytes are too many; expected at most {MAX_CONFIG_BYTES}")));
     }
-    let text = std::fs::read(&path).map_err(|cause| EngineError::io("read", &path, &cause))?;
-    let object: Map<String, Value> =
-        serde_json::from_slice(&text).map_err(|cause| corrupt(format!("not a JSON object: {cause}")))?;
-
-    match object.get("peft_type").and_then(Value::as_str) {
-        Some("LORA") => {}
-        Some(other) => return Err(unsupported(format!("peft_type `{other}` is not supported; supported: LORA"))),
-        None => return Err(corrupt("`peft_type` is missing; expected \"LORA\"".to_owned())),
-    }
-    if let Some(name) = UNSUPPORTED.into_iter().find(|name| object.get(*name).is_some_and(is_switched_on)) {
-        return Err(unsupported(format!("`{name}` is {}; this variant of LoRA is not supported", object[name])));
-    }
-    if let Some(bias) = object.get("bias").filter(|bias| !bias.is_null() && *bias != "none") {
-        return Err(unsupported(format!("`bias` is {bias}; supported: \"none\"")));
-    }
-    if let Some(init) = object.get("init_lora_weights").and_then(Value::as_str)
-        && BASE_CHANGING_INIT.iter().any(|name| init.to_ascii_lowercase().starts_with(name))
-    {
-        return Err(unsupported(format!(
-            "`init_lora_weights` is \"{init}\", which changes the base model too; convert the adapter to plain LoRA first"
-        )));
-    }
-    let r = object.get("r").and_then(Value::as_u64).filter(|r| (1..=MAX_RANK).contains(r));
-    let r = r.ok_or_else(|| corrupt(format!("`r` is {}; expected a whole number from 1", shown(&object, "r"))))?;
-    let lora_alpha = object.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
-    let lora_alpha = lora_alpha
-        .ok_or_else(|| corrupt(format!("`lora_alpha` is {}; expected a number", shown(&object, "lora_alpha"))))?;
-    let lora_dropout = match object.get("lora_dropout") {
-        None | Some(Value::Null) => Some(0.0),
-        Some(value) => value.as_f64().filter(|share| (0.0..=1.0).contains(share)),
-    };
-    let lora_dropout = lora_dropout.ok_or_else(|| {
-        corrupt(format!("`lora_dropout` is {}; expected a number from 0 to 1", shown(&object, "lora_dropout")))
-    })?;
-    let use_rslora = object.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-    let [ranks, alphas] = ["rank_pattern", "alpha_pattern"].map(|name| pattern(&object, name));
-    let (ranks, alphas) = (ranks.map_err(corrupt)?, alphas.map_err(corrupt)?);
-    // One scale for all: a module of another rank must have an alpha that goes with it.
-    let scale = |r: f64, alpha: f64| alpha / if use_rslora { r.sqrt() } else { r };
-    for name in ranks.keys().chain(alphas.keys()) {
-        let rank = ranks.get(name).copied().unwrap_or(r as f64);
-        let found = scale(rank, alphas.get(name).copied().unwrap_or(lora_alpha));
-        let expected = scale(r as f64, lora_alpha);
-        if rank.fract() != 0.0 || !(1.0..=MAX_RANK as f64).contains(&rank) {
-            return Err(corrupt(format!(
-                "`rank_pattern` gives `{name}` the rank {rank}; expected a whole number from 1"
-            )));
-        }
-        if (found - expected).abs() > 1e-9 * expected.abs() {
-            return Err(unsupported(format!(
-                "`rank_pattern` and `alpha_pattern` scale `{name}` by {found}, other modules by {expected}; one scale for all is supported"
-            )));
-        }
-    }
-    Ok(PeftConfig {
-        r: r as usize,
-        lora_alpha,
-        lora_dropout,
-        use_rslora,
-        ranks: ranks.into_iter().map(|(name, rank)| (name, rank as usize)).collect(),
-        metadata: object.get("luthier").and_then(read_metadata),
-    })
+    let text = std::fs::read(path).map_err(|cause| EngineError::io("read", path, &cause))?;
+    serde_json::from_slice(&text).map_err(|cause| corrupt(format!("not a JSON object: {cause}")))
 }
 
-/// Numbers by the ends of module paths; none where there is no such setting.
-fn pattern(object: &Map<String, Value>, name: &str) -> std::result::Result<BTreeMap<String, f64>, String> {
-    let malformed = || format!("`{name}` is {}; expected an object of numbers", shown(object, name));
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(BTreeMap::new()),
-        Some(Value::Object(numbers)) => {
-            let pairs = numbers.iter().map(|(module, number)| Some((module.clone(), number.as_f64()?)));
-            pairs.collect::<Option<_>>().ok_or_else(malformed)
-        }
-        Some(_) => Err(malformed()),
-    }
+/// The settings of one file, with errors that name it.
+struct Settings<'a> {
+    path: &'a Path,
+    object: &'a Map<String, Value>,
 }
 
-fn shown(object: &Map<String, Value>, name: &str) -> String {
-    object.get(name).map_or_else(|| "missing".to_owned(), Value::to_string)
+impl Settings<'_> {
+    /// A setting that is there and not null.
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    fn unsupported(&self, what: String) -> EngineError {
+        EngineError::new(ErrorCode::AdapterUnsupported, format!("{}: {what}", self.path.display()))
+    }
+
+    fn wrong(&self, name: &str, expected: &str) -> EngineError {
+        self.wrong_value(name, self.object.get(name), expected)
+    }
+
+    fn wrong_value(&self, name: &str, found: Option<&Value>, expected: &str) -> EngineError {
+        let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
+        let message = format!("{}: `{name}` is {found}; expected {expected}", self.path.display());
+        EngineError::new(ErrorCode::AdapterCorrupt, message)
+    }
+
+    fn refuse_unsupported(&self) -> Result<()> {
+        match self.object.get("peft_type").and_then(Value::as_str) {
+            Some("LORA") => {}
+            Some(other) => {
+                return Err(self.unsupported(format!("peft_type `{other}` is not supported; supported: LORA")));
+            }
+            None => return Err(self.wrong("peft_type", "\"LORA\"")),
+        }
+        let is_on = |name: &&str| self.object.get(*name).is_some_and(is_switched_on);
+        if let Some(name) = UNSUPPORTED.into_iter().find(|name| is_on(name)) {
+            let found = &self.object[name];
+            return Err(self.unsupported(format!("`{name}` is {found}; this variant of LoRA is not supported")));
+        }
+        let known = |name: &str| UNSUPPORTED.iter().chain(&IGNORED).chain(&READ).any(|known| *known == name);
+        if let Some((name, found)) = self.object.iter().find(|(name, found)| !known(name) && is_switched_on(found)) {
+            return Err(self.unsupported(format!(
+                "`{name}` is {found}, a setting that is not known here and may change what the adapter computes; remove it if it does not"
+            )));
+        }
+        if let Some(bias) = self.get("bias").filter(|bias| *bias != "none") {
+            return Err(self.unsupported(format!("`bias` is {bias}; supported: \"none\"")));
+        }
+        match self.get("init_lora_weights").and_then(Value::as_str) {
+            Some(init) if BASE_CHANGING_INIT.iter().any(|name| init.to_ascii_lowercase().starts_with(name)) => {
+                Err(self.unsupported(format!(
+                    "`init_lora_weights` is \"{init}\", which changes the base model too; convert the adapter to plain LoRA first"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rank(&self, name: &str, value: Option<&Value>) -> Result<usize> {
+        let r = value.and_then(Value::as_u64).filter(|r| (1..=MAX_RANK).contains(r));
+        r.map(|r| r as usize).ok_or_else(|| self.wrong_value(name, value, "a whole number from 1"))
+    }
+
+    fn alpha(&self, name: &str, value: Option<&Value>) -> Result<f64> {
+        let alpha = value.and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
+        alpha.ok_or_else(|| self.wrong_value(name, value, "a number"))
+    }
+
+    /// One text or a list of them; absent, null or empty: none.
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let texts = match self.get(name) {
+            None => Some(Vec::new()),
+            Some(Value::Array(list)) => list.iter().map(text).collect(),
+            Some(one) => text(one).map(|text| if text.is_empty() { Vec::new() } else { vec![text] }),
+        };
+        texts.ok_or_else(|| self.wrong(name, "a text or a list of texts"))
+    }
+
+    /// A list of names, or one regular expression. `shorthand`: whether `all-linear` is a word of its own.
+    fn names(&self, name: &str, shorthand: bool) -> Result<Option<ModuleNames>> {
+        match self.get(name) {
+            Some(Value::String(text)) if shorthand && text.eq_ignore_ascii_case("all-linear") => {
+                Ok(Some(ModuleNames::AllLinear))
+            }
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(ModuleNames::Pattern(text.clone()))),
+            _ => Ok(Some(self.texts(name)?).filter(|names| !names.is_empty()).map(ModuleNames::Names)),
+        }
+    }
+
+    fn layers(&self) -> Result<Option<Vec<usize>>> {
+        let name = "layers_to_transform";
+        let layer = |value: &Value| value.as_u64().map(|layer| layer as usize);
+        let layers = match self.get(name) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list.iter().map(layer).collect(),
+            Some(one) => layer(one).map(|layer| vec![layer]),
+        };
+        layers.map(Some).ok_or_else(|| self.wrong(name, "a block's number or a list of them"))
+    }
+
+    /// An object of values by module pattern.
+    fn pattern<T>(
+        &self,
+        name: &str,
+        read: impl Fn(&Self, &str, Option<&Value>) -> Result<T>,
+    ) -> Result<BTreeMap<String, T>> {
+        match self.get(name) {
+            None => Ok(BTreeMap::new()),
+            Some(Value::Object(entries)) => entries
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), read(self, &format!("{name}.{key}"), Some(value))?)))
+                .collect(),
+            Some(_) => Err(self.wrong(name, "an object of numbers by module")),
+        }
+    }
 }
 
 fn is_switched_on(value: &Value) -> bool {
@@ -155,57 +263,7 @@ fn is_switched_on(value: &Value) -> bool {
     }
 }
 
-/// The `luthier` object; `None` where a field is missing, since half an origin proves nothing.
+/// The `luthier` object.
 fn read_metadata(value: &Value) -> Option<AdapterMetadata> {
-    let text = |name: &str| value.get(name)?.as_str().map(str::to_owned);
-    Some(AdapterMetadata {
-        base_model_name: text("base_model_name")?,
-        base_model_hash: text("base_model_hash")?,
-        template_id: text("template_id")?,
-        template_hash: text("template_hash")?,
-    })
-}
-
-/// The settings as PEFT reads them, with the origin under `luthier`.
-pub(super) fn config_json(adapter: &PeftAdapter, modules: &BTreeMap<String, FileModule>) -> String {
-    let (mut ranks, mut alphas) = (Map::new(), Map::new());
-    for (path, FileModule { rank, .. }) in modules.iter().filter(|(_, module)| module.rank != adapter.r) {
-        let name = path.rsplit('.').next().unwrap_or(path);
-        let times = *rank as f64 / adapter.r as f64;
-        let alpha = adapter.lora_alpha * if adapter.use_rslora { times.sqrt() } else { times };
-        ranks.insert(name.to_owned(), json!(rank));
-        alphas.insert(name.to_owned(), json!(alpha));
-    }
-    // PEFT types alpha as an integer; write one where it is one.
-    let alpha =
-        if adapter.lora_alpha.fract() == 0.0 { json!(adapter.lora_alpha as i64) } else { json!(adapter.lora_alpha) };
-    let mut config = json!({
-        "base_model_name_or_path": adapter.metadata.as_ref().map(|metadata| &metadata.base_model_name),
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "lora_alpha": alpha,
-        "lora_dropout": adapter.lora_dropout,
-        "modules_to_save": null,
-        "peft_type": "LORA",
-        "r": adapter.r,
-        "target_modules": target_modules(modules.keys().map(String::as_str)),
-        "task_type": "CAUSAL_LM",
-        "use_dora": false,
-        "use_rslora": adapter.use_rslora,
-    });
-    if !ranks.is_empty() {
-        config["rank_pattern"] = Value::Object(ranks);
-        config["alpha_pattern"] = Value::Object(alphas);
-    }
-    if let Some(metadata) = &adapter.metadata {
-        config["luthier"] = json!({
-            "base_model_hash": metadata.base_model_hash,
-            "base_model_name": metadata.base_model_name,
-            "template_hash": metadata.template_hash,
-            "template_id": metadata.template_id,
-        });
-    }
-    format!("{config:#}\n")
+    AdapterMetadata::from_texts(|name| value.get(name)?.as_str().map(str::to_owned))
 }

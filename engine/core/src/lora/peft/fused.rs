@@ -3,8 +3,8 @@
 //!
 //! PEFT gives the fused layer one A and one B, whose rows are those of the parts one under another. Read, every part gets that A and its rows of B:
 //! the same function. Training then moves the parts' A's apart. Written, the fused layer has all of the parts' A's one under another, and their B's
-//! along the diagonal: n parts of rank r make rank n·r, which `rank_pattern` says, with `alpha_pattern` so that the scale stays. Such matrices are
-//! taken apart into what they were joined from.
+//! along the diagonal: parts of rank r make n·r, which `rank_pattern` says, with `alpha_pattern` so that the scale stays. The file's metadata keep
+//! the ranks of the parts, by which such matrices are taken apart into what they were joined from; without them every part has the whole rank.
 
 use std::collections::BTreeMap;
 
@@ -19,20 +19,30 @@ pub struct PeftNames {
     names: &'static TensorNames,
     /// Of each linear layer of a block.
     out_features: [usize; 7],
+    blocks: usize,
 }
 
-/// Matrices of a module of the files; their rank may be more than the adapter's.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct FileModule {
-    pub rank: usize,
-    pub matrices: LoraMatrices,
+/// An adapter's modules by the names of files.
+pub(super) struct JoinedModules {
+    pub modules: BTreeMap<String, LoraMatrices>,
+    /// Of the parts of those that were joined, in their order; 0: the part has no adapter.
+    pub ranks: BTreeMap<String, Vec<usize>>,
 }
 
 impl PeftNames {
     /// Those of a model's family.
     pub fn new(config: &ModelConfig) -> Self {
         let out_features = LINEAR_MODULES.map(|module| module.shape(config).0);
-        Self { names: names_of(&config.model_type), out_features }
+        Self { names: names_of(&config.model_type), out_features, blocks: config.num_hidden_layers }
+    }
+
+    /// Whether files have Llama's names.
+    pub(super) fn are_llamas(&self) -> bool {
+        *self.names == TensorNames::LLAMA
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
     }
 
     fn out_features(&self, path: &str) -> usize {
@@ -45,75 +55,130 @@ impl PeftNames {
         self.names.of_module(path).0
     }
 
-    /// A file's module as the linear layers in it, each of rank `r`. The error says why that cannot be.
+    /// A linear layer's path, and that of files where it is another.
+    pub(crate) fn paths(&self, path: String) -> Vec<String> {
+        let own = self.in_files(&path);
+        if own == path { vec![path] } else { vec![path, own] }
+    }
+
+    /// The linear layers that a file's module holds; of another path, that path alone.
+    pub(super) fn in_module(&self, path: &str) -> Vec<String> {
+        self.names.in_module(path)
+    }
+
+    /// The tensors of files with their shapes, from Llama's.
+    pub(super) fn stored(&self, expected: &BTreeMap<String, Vec<usize>>) -> BTreeMap<String, Vec<usize>> {
+        self.names.locate(expected).0
+    }
+
+    /// The parts of a fused layer have one scale, since PEFT has one for the layer. The error names those that do not.
+    pub(crate) fn check_scales<'a>(
+        &self,
+        modules: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> std::result::Result<(), String> {
+        let mut known: BTreeMap<String, (&str, f64)> = BTreeMap::new();
+        for (path, scale) in modules {
+            let (own, parts) = self.names.of_module(path);
+            if parts.len() == 1 {
+                continue;
+            }
+            let (other, expected) = *known.entry(own.clone()).or_insert((path, scale));
+            if (scale - expected).abs() > 1e-9 * expected.abs() {
+                return Err(format!(
+                    "`{path}` is scaled by {scale}, `{other}` by {expected}; both are parts of the fused layer `{own}`, whose parts must have one scale: give them ranks and alphas that go together"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A file's module, whose shape is the model's, as the linear layers in it. `ranks`: of the parts that it was joined from.
     pub(super) fn split(
         &self,
         path: &str,
-        FileModule { rank, matrices }: FileModule,
-        r: usize,
-    ) -> Result<Vec<(String, LoraMatrices)>, String> {
+        matrices: LoraMatrices,
+        ranks: Option<&[usize]>,
+    ) -> Vec<(String, LoraMatrices)> {
         let parts = self.names.in_module(path);
-        if parts.len() == 1 && rank == r {
-            return Ok(parts.into_iter().map(|part| (part, matrices.clone())).collect());
+        if parts.len() == 1 {
+            return parts.into_iter().map(|part| (part, matrices.clone())).collect();
         }
         let widths: Vec<usize> = parts.iter().map(|part| self.out_features(part)).collect();
-        let (found, expected) = (matrices.out_features, widths.iter().sum::<usize>());
-        if parts.len() > 1 && found != expected {
-            return Err(format!("lora_B has {found} rows; the model's layer has {expected}"));
-        }
-        let joined = rank == parts.len() * r;
-        if rank != r && !(joined && is_block_diagonal(&matrices, &widths, r)) {
-            return Err(format!("its rank is {rank}, that of others {r}; one rank for all is supported"));
-        }
-        let (LoraMatrices { in_features, a, b, .. }, mut first) = (matrices, 0);
+        let ranks = ranks.filter(|ranks| is_block_diagonal(&matrices, &widths, ranks));
+        let LoraMatrices { r: rank, scale, in_features, a, b, .. } = matrices;
+        let (mut row, mut column) = (0, 0);
         let mut modules = Vec::new();
         for (index, (part, width)) in parts.into_iter().zip(widths).enumerate() {
-            let (rows, column) = (first..first + width, if joined { index * r } else { 0 });
-            first += width;
-            let a = a[column * in_features..(column + r) * in_features].to_vec();
-            let b = rows.flat_map(|row| &b[row * rank + column..row * rank + column + r]).copied().collect();
-            // A part that had no adapter was joined as zeros, which no A of an adapter is.
-            if !joined || a.iter().any(|value| *value != 0.0) {
-                modules.push((part, LoraMatrices { in_features, out_features: width, a, b }));
+            let r = ranks.map_or(rank, |ranks| ranks[index]);
+            let own_a = a[column * in_features..(column + r) * in_features].to_vec();
+            let rows = row..row + width;
+            let own_b = rows.flat_map(|row| &b[row * rank + column..row * rank + column + r]).copied().collect();
+            row += width;
+            column += if ranks.is_some() { r } else { 0 };
+            if r > 0 {
+                modules.push((part, LoraMatrices { r, scale, in_features, out_features: width, a: own_a, b: own_b }));
             }
         }
-        Ok(modules)
+        modules
     }
 
-    /// The modules of files that hold an adapter's, whose rank is `r`.
-    pub(super) fn join(&self, modules: &BTreeMap<String, LoraMatrices>, r: usize) -> BTreeMap<String, FileModule> {
-        let mut joined: BTreeMap<String, FileModule> = BTreeMap::new();
+    /// The modules of files that hold an adapter's. The error: as of [`Self::check_scales`].
+    pub(super) fn join(&self, modules: &BTreeMap<String, LoraMatrices>) -> std::result::Result<JoinedModules, String> {
+        self.check_scales(modules.iter().map(|(path, matrices)| (path.as_str(), matrices.scale)))?;
+        let mut joined = JoinedModules { modules: BTreeMap::new(), ranks: BTreeMap::new() };
         for (path, matrices) in modules {
             let (own, parts) = self.names.of_module(path);
             if parts.len() == 1 {
-                joined.insert(own, FileModule { rank: r, matrices: matrices.clone() });
-                continue;
-            }
-            let (in_features, rank) = (matrices.in_features, parts.len() * r);
-            let widths = parts.iter().map(|part| self.out_features(part));
-            let file = joined.entry(own).or_insert_with(|| {
-                let out_features = widths.clone().sum();
-                let (a, b) = (vec![0.0; rank * in_features], vec![0.0; out_features * rank]);
-                FileModule { rank, matrices: LoraMatrices { in_features, out_features, a, b } }
-            });
-            let index = parts.iter().position(|part| part == path).unwrap_or(0);
-            let first: usize = widths.take(index).sum();
-            file.matrices.a[index * r * in_features..(index + 1) * r * in_features].copy_from_slice(&matrices.a);
-            for (row, values) in matrices.b.chunks_exact(r).enumerate() {
-                let at = (first + row) * rank + index * r;
-                file.matrices.b[at..at + r].copy_from_slice(values);
+                joined.modules.insert(own, matrices.clone());
+            } else if !joined.modules.contains_key(&own) {
+                let (whole, ranks) = self.join_parts(&parts, modules, matrices);
+                joined.modules.insert(own.clone(), whole);
+                joined.ranks.insert(own, ranks);
             }
         }
-        joined
+        Ok(joined)
+    }
+
+    /// A fused layer's matrices, and the rank of each part. `like`: one of the parts.
+    fn join_parts(
+        &self,
+        parts: &[String],
+        modules: &BTreeMap<String, LoraMatrices>,
+        like: &LoraMatrices,
+    ) -> (LoraMatrices, Vec<usize>) {
+        let widths: Vec<usize> = parts.iter().map(|part| self.out_features(part)).collect();
+        let ranks: Vec<usize> = parts.iter().map(|part| modules.get(part).map_or(0, |matrices| matrices.r)).collect();
+        let (rank, out_features) = (ranks.iter().sum::<usize>(), widths.iter().sum::<usize>());
+        let (mut a, mut b) = (Vec::with_capacity(rank * like.in_features), vec![0.0; out_features * rank]);
+        let (mut first, mut column) = (0, 0);
+        for (part, width) in parts.iter().zip(widths) {
+            if let Some(matrices) = modules.get(part) {
+                a.extend_from_slice(&matrices.a);
+                for (row, values) in matrices.b.chunks_exact(matrices.r).enumerate() {
+                    let at = (first + row) * rank + column;
+                    b[at..at + matrices.r].copy_from_slice(values);
+                }
+                column += matrices.r;
+            }
+            first += width;
+        }
+        (LoraMatrices { r: rank, scale: like.scale, in_features: like.in_features, out_features, a, b }, ranks)
     }
 }
 
-/// Whether B `[Σ widths, widths · r]` is zero outside its blocks `[width, r]`.
-fn is_block_diagonal(matrices: &LoraMatrices, widths: &[usize], r: usize) -> bool {
-    let blocks = widths.iter().enumerate().flat_map(|(index, width)| std::iter::repeat_n(index, *width));
-    matrices
-        .b
-        .chunks_exact(widths.len() * r)
-        .zip(blocks)
-        .all(|(row, block)| row.iter().enumerate().all(|(column, value)| *value == 0.0 || column / r == block))
+/// Whether B `[Σ widths, Σ ranks]` is zero outside its blocks `[width, rank]`.
+fn is_block_diagonal(matrices: &LoraMatrices, widths: &[usize], ranks: &[usize]) -> bool {
+    let sum = ranks.iter().try_fold(0usize, |sum, rank| sum.checked_add(*rank));
+    if ranks.len() != widths.len() || sum != Some(matrices.r) {
+        return false;
+    }
+    let (mut row, mut column) = (0, 0);
+    widths.iter().zip(ranks).all(|(width, rank)| {
+        let (rows, columns) = (row..row + width, column..column + rank);
+        (row, column) = (rows.end, columns.end);
+        let zero_outside = |values: &[f32]| {
+            values.iter().enumerate().all(|(column, value)| *value == 0.0 || columns.contains(&column))
+        };
+        matrices.b[rows.start * matrices.r..rows.end * matrices.r].chunks_exact(matrices.r).all(zero_outside)
+    })
 }

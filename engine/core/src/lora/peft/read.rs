@@ -9,15 +9,22 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::config::{PeftConfig, read_config};
-use super::fused::{FileModule, PeftNames};
-use super::{AdapterInfo, LoraMatrices, PeftAdapter, WEIGHTS_FILE, target_modules};
+use super::fused::PeftNames;
+use super::{
+    AdapterInfo, AdapterMetadata, CONFIG_FILE, LoraMatrices, METADATA_PREFIX, PeftAdapter, RANKS_PREFIX, WEIGHTS_FILE,
+    target_modules,
+};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::{expected_tensors, hex};
+use crate::lora::config::lora_scale;
+use crate::lora::{ModuleNames, TargetRules};
 
 const MAX_WEIGHTS_BYTES: u64 = 16 << 30;
 const MAX_TENSORS: usize = 20_000;
 const PREFIX: &str = "base_model.model.";
+/// Begins the paths of what a block has.
+const BLOCKS: &str = "model.layers.";
 
 /// Reads and checks an adapter's files without a base model.
 ///
@@ -27,31 +34,37 @@ pub fn read_adapter_info(folder: &Path) -> Result<AdapterInfo> {
 }
 
 /// Reads an adapter for a model and checks that it belongs to it: by the hash of the base where the adapter carries one, and always by names
-/// and shapes.
+/// and shapes. `base_hash`: none where another base than the one it was trained on is accepted.
 ///
 /// Errors: as [`read_adapter_info`], and `ADAPTER_MISMATCH` naming the tensor with what was expected and found.
-pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Result<(PeftAdapter, AdapterInfo)> {
+pub fn read_adapter(
+    folder: &Path,
+    config: &ModelConfig,
+    base_hash: Option<&str>,
+) -> Result<(PeftAdapter, AdapterInfo)> {
     let files = read_files(folder)?;
     let info = files.info();
     let mismatch = |what: String| EngineError::new(ErrorCode::AdapterMismatch, format!("{}: {what}", folder.display()));
-    if let Some(metadata) = info.metadata.as_ref().filter(|metadata| metadata.base_model_hash != base_hash) {
+    if let (Some(metadata), Some(base_hash)) = (&info.metadata, base_hash)
+        && metadata.base_model_hash != base_hash
+    {
         return Err(mismatch(format!(
             "the adapter was trained on `{}` with content hash {}; this model's hash is {base_hash}",
             metadata.base_model_name, metadata.base_model_hash
         )));
     }
-    let adapter = files.into_adapter(PeftNames::new(config)).map_err(|(path, what)| {
-        let message = format!("{}: `{path}`: {what}", folder.display());
-        EngineError::new(ErrorCode::AdapterUnsupported, message)
-    })?;
+    let names = PeftNames::new(config);
     let expected = expected_tensors(config);
-    for (path, matrices) in &adapter.modules {
-        if !path.starts_with("model.layers.") {
+    let stored = names.stored(&expected);
+    for (path, matrices) in &files.modules {
+        if !names.in_module(path).iter().all(|part| part.starts_with(BLOCKS)) {
             let message =
                 format!("{}: `{path}` has LoRA matrices; only linear layers of blocks are supported", folder.display());
             return Err(EngineError::new(ErrorCode::AdapterUnsupported, message));
         }
-        let shape = expected.get(&format!("{path}.weight")).filter(|shape| shape.len() == 2);
+        let name = format!("{path}.weight");
+        // By the files' names, or by Llama's for a part of a fused layer alone.
+        let shape = stored.get(&name).or_else(|| expected.get(&name)).filter(|shape| shape.len() == 2);
         let [out_features, in_features] = shape.map(|shape| [shape[0], shape[1]]).ok_or_else(|| {
             mismatch(format!(
                 "the adapter has matrices for `{path}`; the model has no such linear layer ({} blocks)",
@@ -59,8 +72,8 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
             ))
         })?;
         for (matrix, found, wanted) in [
-            ("lora_A", [adapter.r, matrices.in_features], [adapter.r, in_features]),
-            ("lora_B", [matrices.out_features, adapter.r], [out_features, adapter.r]),
+            ("lora_A", [matrices.r, matrices.in_features], [matrices.r, in_features]),
+            ("lora_B", [matrices.out_features, matrices.r], [out_features, matrices.r]),
         ] {
             if found != wanted {
                 return Err(mismatch(format!(
@@ -69,19 +82,52 @@ pub fn read_adapter(folder: &Path, config: &ModelConfig, base_hash: &str) -> Res
             }
         }
     }
+    let names_targets = files.config.names_targets;
+    let adapter = files.into_adapter(names).map_err(|path| {
+        let message = format!("{}: `{path}` has matrices of its own and as a part of a fused layer", folder.display());
+        EngineError::new(ErrorCode::AdapterCorrupt, message)
+    })?;
+    if names_targets {
+        refuse_missing(folder, &adapter, &stored)?;
+    }
     Ok((adapter, info))
+}
+
+/// PEFT would leave such a module as it was initialised, without a word: B = 0, as if it had learned nothing. `stored`: tensors by the names of
+/// files.
+fn refuse_missing(folder: &Path, adapter: &PeftAdapter, stored: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+    let rules = TargetRules::new(&adapter.targets)?;
+    for (path, shape) in stored.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape))) {
+        let parts = adapter.names.in_module(path);
+        let [out_features, in_features] = shape[..] else { continue };
+        if !parts[0].starts_with(BLOCKS) || parts.iter().any(|part| adapter.modules.contains_key(part)) {
+            continue;
+        }
+        if rules.is_target(path)? {
+            let r = rules.rank(path)?.unwrap_or(adapter.r);
+            let message = format!(
+                "{}: {CONFIG_FILE} makes `{path}` a target, but {WEIGHTS_FILE} lacks its matrices; expected `{PREFIX}{path}.lora_A.weight` [{r}, {in_features}] and `….lora_B.weight` [{out_features}, {r}]",
+                folder.display()
+            );
+            return Err(EngineError::new(ErrorCode::AdapterCorrupt, message));
+        }
+    }
+    Ok(())
 }
 
 /// An adapter under its files' names.
 struct AdapterFiles {
     config: PeftConfig,
-    modules: BTreeMap<String, FileModule>,
+    modules: BTreeMap<String, LoraMatrices>,
+    /// Of the parts of joined modules.
+    ranks: BTreeMap<String, Vec<usize>>,
+    metadata: Option<AdapterMetadata>,
     sha256: String,
 }
 
 impl AdapterFiles {
     fn info(&self) -> AdapterInfo {
-        let numbers = |module: &FileModule| (module.matrices.a.len() + module.matrices.b.len()) as u64;
+        let numbers = |matrices: &LoraMatrices| (matrices.a.len() + matrices.b.len()) as u64;
         AdapterInfo {
             r: self.config.r,
             lora_alpha: self.config.lora_alpha,
@@ -89,23 +135,26 @@ impl AdapterFiles {
             target_modules: target_modules(self.modules.keys().map(String::as_str)),
             parameter_count: self.modules.values().map(numbers).sum(),
             sha256: self.sha256.clone(),
-            metadata: self.config.metadata.clone(),
+            metadata: self.metadata.clone(),
         }
     }
 
-    /// Under Llama's names. The error: a module of the files, and what is wrong with it.
-    fn into_adapter(self, names: PeftNames) -> std::result::Result<PeftAdapter, (String, String)> {
-        let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, metadata, .. } = self.config;
+    /// Under Llama's names. The error: a module that is there twice.
+    fn into_adapter(self, names: PeftNames) -> std::result::Result<PeftAdapter, String> {
+        let PeftConfig { r, lora_alpha, lora_dropout, use_rslora, mut targets, names_targets, .. } = self.config;
+        if !names_targets {
+            targets.target_modules = ModuleNames::Names(self.modules.keys().cloned().collect());
+        }
         let mut modules = BTreeMap::new();
-        for (path, module) in self.modules {
-            let parts = names.split(&path, module, r).map_err(|what| (path.clone(), what))?;
-            for (part, matrices) in parts {
+        for (path, matrices) in self.modules {
+            for (part, matrices) in names.split(&path, matrices, self.ranks.get(&path).map(Vec::as_slice)) {
                 if modules.insert(part.clone(), matrices).is_some() {
-                    return Err((path, format!("`{part}` has other matrices, too")));
+                    return Err(part);
                 }
             }
         }
-        Ok(PeftAdapter { r, lora_alpha, lora_dropout, use_rslora, modules, names, metadata })
+        let metadata = self.metadata;
+        Ok(PeftAdapter { r, lora_alpha, targets, lora_dropout, use_rslora, modules, names, metadata })
     }
 }
 
@@ -124,7 +173,25 @@ fn read_files(folder: &Path) -> Result<AdapterFiles> {
         return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
     }
     let modules = pair_up(&path, &config, &tensors)?;
-    Ok(AdapterFiles { config, modules, sha256: hex(&Sha256::digest(&bytes)) })
+    let metadata = read_metadata(&bytes).or_else(|| config.metadata.clone());
+    Ok(AdapterFiles { config, modules, ranks: read_ranks(&bytes), metadata, sha256: hex(&Sha256::digest(&bytes)) })
+}
+
+/// What the metadata of the file say of joined modules. What cannot be read says nothing: the matrices are whole without it.
+fn read_ranks(bytes: &[u8]) -> BTreeMap<String, Vec<usize>> {
+    let Ok((_, header)) = SafeTensors::read_metadata(bytes) else { return BTreeMap::new() };
+    let ranks = |(name, text): (&String, &String)| {
+        let ranks = text.split(',').map(|rank| rank.parse().ok()).collect::<Option<_>>()?;
+        Some((name.strip_prefix(RANKS_PREFIX)?.to_owned(), ranks))
+    };
+    header.metadata().iter().flatten().filter_map(ranks).collect()
+}
+
+/// What Luthier adds to the metadata of the file.
+fn read_metadata(bytes: &[u8]) -> Option<AdapterMetadata> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    let about = header.metadata().as_ref()?;
+    AdapterMetadata::from_texts(|name| about.get(&format!("{METADATA_PREFIX}{name}")).cloned())
 }
 
 fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
@@ -164,9 +231,11 @@ fn parse_name(name: &str) -> Option<(&str, Side)> {
     })
 }
 
-fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, FileModule>> {
+fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, LoraMatrices>> {
     let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
     let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
+    let unreadable = |cause: EngineError| error(ErrorCode::AdapterUnsupported, cause.message);
+    let rules = TargetRules::new(&config.targets).map_err(&unreadable)?;
     let mut sides: BTreeMap<(String, Side), (String, TensorView<'_>)> = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let (module, side) = parse_name(name).ok_or_else(|| {
@@ -209,17 +278,25 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
             }
         };
         let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);
-        let other = config.ranks.iter().find(|(name, _)| {
-            module.strip_suffix(name.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        });
-        let rank = other.map_or(config.r, |(_, rank)| *rank);
-        if a_shape[0] != rank || b_shape[1] != rank {
+        let (in_features, out_features) = (a_shape[1], b_shape[0]);
+        if config.names_targets && !rules.is_target(&module).map_err(&unreadable)? {
+            let (name, _) = &sides[&(module.clone(), Side::A)];
             return Err(corrupt(format!(
-                "`{module}`: lora_A is {a_shape:?} and lora_B {b_shape:?}; expected [r, in] and [out, r] with r = {rank} of the configuration"
+                "`{name}` {a_shape:?} is surplus: {CONFIG_FILE} does not make `{module}` a target; expected matrices of targets only"
             )));
         }
-        let (in_features, out_features) = (a_shape[1], b_shape[0]);
-        modules.insert(module, FileModule { rank, matrices: LoraMatrices { in_features, out_features, a, b } });
+        let r = rules.rank(&module).map_err(&unreadable)?.unwrap_or(config.r);
+        let alpha = rules.alpha(&module).map_err(&unreadable)?.unwrap_or(config.lora_alpha);
+        for (side, shape, expected) in [(Side::A, &a_shape, [r, in_features]), (Side::B, &b_shape, [out_features, r])] {
+            if shape[..] != expected {
+                let (name, _) = &sides[&(module.clone(), side)];
+                return Err(corrupt(format!(
+                    "`{name}`: expected {expected:?} with r = {r} of {CONFIG_FILE}, found {shape:?}"
+                )));
+            }
+        }
+        let scale = lora_scale(r, alpha, config.use_rslora);
+        modules.insert(module, LoraMatrices { r, scale, in_features, out_features, a, b });
     }
     Ok(modules)
 }

@@ -9,9 +9,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 use sha2::{Digest, Sha256};
 
-use super::config::config_json;
-use super::fused::FileModule;
-use super::{CONFIG_FILE, PeftAdapter, WEIGHTS_FILE};
+use super::config_json::config_json;
+use super::{AdapterMetadata, CONFIG_FILE, METADATA_PREFIX, PeftAdapter, RANKS_PREFIX, WEIGHTS_FILE};
 use crate::error::{EngineError, Result};
 use crate::load::hex;
 
@@ -24,17 +23,17 @@ pub struct SavedAdapter {
     pub sha256: String,
 }
 
-/// Writes `adapter_model.safetensors` (f32, PEFT's names) and `adapter_config.json` into an existing folder.
+/// Writes `adapter_model.safetensors` (f32, PEFT's names, the origin in its metadata) and `adapter_config.json` into an existing folder.
 ///
 /// Each file is written under another name, forced to disk, then renamed; the settings come last, so that a folder that has them is complete.
-/// Errors: `STORAGE_FULL`, `IO`; temporary files are then removed.
+/// Errors: `INVALID_ARGUMENT` for parts of a fused layer with several scales; `STORAGE_FULL`, `IO`; temporary files are then removed.
 pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapter> {
     let mut bytes_by_name: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-    let modules = adapter.names.join(&adapter.modules, adapter.r);
-    for (path, FileModule { rank, matrices }) in &modules {
+    let joined = adapter.names.join(&adapter.modules).map_err(EngineError::invalid)?;
+    for (path, matrices) in &joined.modules {
         let sides = [
-            ("lora_A", vec![*rank, matrices.in_features], &matrices.a),
-            ("lora_B", vec![matrices.out_features, *rank], &matrices.b),
+            ("lora_A", vec![matrices.r, matrices.in_features], &matrices.a),
+            ("lora_B", vec![matrices.out_features, matrices.r], &matrices.b),
         ];
         for (label, shape, values) in sides {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -46,10 +45,17 @@ pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapte
         .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(|cause| EngineError::internal(format!("an adapter's matrices do not have their shapes: {cause}")))?;
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let weights = serialize(views, Some(format))
+    let mut about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    for (name, text) in adapter.metadata.iter().flat_map(AdapterMetadata::texts) {
+        about.insert(format!("{METADATA_PREFIX}{name}"), text.to_owned());
+    }
+    for (path, ranks) in &joined.ranks {
+        let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();
+        about.insert(format!("{RANKS_PREFIX}{path}"), ranks.join(","));
+    }
+    let weights = serialize(views, Some(about))
         .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))?;
-    let config = config_json(adapter, &modules).into_bytes();
+    let config = config_json(adapter, &joined.modules).into_bytes();
     replace_file(folder, WEIGHTS_FILE, &weights)?;
     replace_file(folder, CONFIG_FILE, &config)?;
     Ok(SavedAdapter { bytes: (weights.len() + config.len()) as u64, sha256: hex(&Sha256::digest(&weights)) })

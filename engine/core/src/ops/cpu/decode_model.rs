@@ -126,12 +126,12 @@ pub struct DecodeAdapter {
 impl DecodeAdapter {
     /// Arranges an adapter's matrices by layer. Modules that a block does not have are left out; `read_adapter` has refused them.
     pub fn new(config: &ModelConfig, adapter: &PeftAdapter) -> Self {
-        let scale = adapter.scale() as f32;
         let pair = |layer: usize, name: &str| {
             let matrices = adapter.modules.get(&format!("model.layers.{layer}.{name}"))?;
-            let column = |j: usize| matrices.b.iter().skip(j).step_by(adapter.r).copied();
-            let b_transposed = (0..adapter.r).flat_map(column).collect();
-            let pair = DecodeLoraPair { r: adapter.r, scale, a: matrices.a.clone(), b_transposed };
+            let (r, scale) = (matrices.r, matrices.scale as f32);
+            let column = |j: usize| matrices.b.iter().skip(j).step_by(r).copied();
+            let b_transposed = (0..r).flat_map(column).collect();
+            let pair = DecodeLoraPair { r, scale, a: matrices.a.clone(), b_transposed };
             Some(Arc::new(pair))
         };
         let layers = (0..config.num_hidden_layers).map(|layer| LINEAR_MODULES.map(|module| pair(layer, module.path())));

@@ -68,11 +68,11 @@ impl MemoryPrices for CudaPrices<'_> {
     /// One memory for all: the largest weight that products need in another type than it is held in, what attention takes, and the sums of
     /// low-rank gradients. Beside it what is there from the start.
     fn scratch(&self, demand: &ScratchDemand<'_>) -> u64 {
-        let ScratchDemand { train, evaluation, attention, rank, .. } = *demand;
+        let ScratchDemand { train, evaluation, attention, .. } = *demand;
         let other_type = demand.forward.iter().filter(|form| !weight::is_held_as(form, self.compute));
         let plain = other_type.map(|form| self.activations(form.len()) as usize);
-        let low_rank = demand.low_rank.iter().filter_map(|out_features| {
-            let sizes = LowRankSizes { rows: train.rows, rank, out_features };
+        let low_rank = demand.low_rank.iter().filter_map(|(rank, out_features)| {
+            let sizes = LowRankSizes { rows: train.rows, rank: *rank, out_features };
             sizes.fit(self.compute).then(|| sizes.scratch_bytes())
         });
         let passes = [(train, false), (train, true), (evaluation, false)];

@@ -10,6 +10,8 @@ import {
   type ClientOptions,
   type ClientReadableStream,
   type ClientUnaryCall,
+  type ClientWritableStream,
+  type handleClientStreamingCall,
   type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
@@ -18,11 +20,77 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Timestamp } from "../../google/protobuf/timestamp.ts";
-import { Template } from "./common.ts";
+import { LoadIn, loadInFromJSON, loadInToJSON, Template } from "./common.ts";
 
 export const protobufPackage = "luthier.v1";
 
 export const protobufFileName = "luthier/v1/adapter_service.proto";
+
+/** What a merged model is written as. */
+export const MergeFormat = {
+  /** MERGE_FORMAT_UNSPECIFIED - As SAFETENSORS_BF16. */
+  MERGE_FORMAT_UNSPECIFIED: 0,
+  /** MERGE_FORMAT_SAFETENSORS_BF16 - A folder that transformers loads; files of at most 5 GB. */
+  MERGE_FORMAT_SAFETENSORS_BF16: 1,
+  MERGE_FORMAT_SAFETENSORS_F16: 2,
+  /** MERGE_FORMAT_GGUF_F16 - `model.gguf` in a folder; of a base that is a GGUF file. */
+  MERGE_FORMAT_GGUF_F16: 3,
+  MERGE_FORMAT_GGUF_Q8_0: 4,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type MergeFormat = typeof MergeFormat[keyof typeof MergeFormat];
+
+export namespace MergeFormat {
+  export type MERGE_FORMAT_UNSPECIFIED = typeof MergeFormat.MERGE_FORMAT_UNSPECIFIED;
+  export type MERGE_FORMAT_SAFETENSORS_BF16 = typeof MergeFormat.MERGE_FORMAT_SAFETENSORS_BF16;
+  export type MERGE_FORMAT_SAFETENSORS_F16 = typeof MergeFormat.MERGE_FORMAT_SAFETENSORS_F16;
+  export type MERGE_FORMAT_GGUF_F16 = typeof MergeFormat.MERGE_FORMAT_GGUF_F16;
+  export type MERGE_FORMAT_GGUF_Q8_0 = typeof MergeFormat.MERGE_FORMAT_GGUF_Q8_0;
+  export type UNRECOGNIZED = typeof MergeFormat.UNRECOGNIZED;
+}
+
+export function mergeFormatFromJSON(object: any): MergeFormat {
+  switch (object) {
+    case 0:
+    case "MERGE_FORMAT_UNSPECIFIED":
+      return MergeFormat.MERGE_FORMAT_UNSPECIFIED;
+    case 1:
+    case "MERGE_FORMAT_SAFETENSORS_BF16":
+      return MergeFormat.MERGE_FORMAT_SAFETENSORS_BF16;
+    case 2:
+    case "MERGE_FORMAT_SAFETENSORS_F16":
+      return MergeFormat.MERGE_FORMAT_SAFETENSORS_F16;
+    case 3:
+    case "MERGE_FORMAT_GGUF_F16":
+      return MergeFormat.MERGE_FORMAT_GGUF_F16;
+    case 4:
+    case "MERGE_FORMAT_GGUF_Q8_0":
+      return MergeFormat.MERGE_FORMAT_GGUF_Q8_0;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return MergeFormat.UNRECOGNIZED;
+  }
+}
+
+export function mergeFormatToJSON(object: MergeFormat): string {
+  switch (object) {
+    case MergeFormat.MERGE_FORMAT_UNSPECIFIED:
+      return "MERGE_FORMAT_UNSPECIFIED";
+    case MergeFormat.MERGE_FORMAT_SAFETENSORS_BF16:
+      return "MERGE_FORMAT_SAFETENSORS_BF16";
+    case MergeFormat.MERGE_FORMAT_SAFETENSORS_F16:
+      return "MERGE_FORMAT_SAFETENSORS_F16";
+    case MergeFormat.MERGE_FORMAT_GGUF_F16:
+      return "MERGE_FORMAT_GGUF_F16";
+    case MergeFormat.MERGE_FORMAT_GGUF_Q8_0:
+      return "MERGE_FORMAT_GGUF_Q8_0";
+    case MergeFormat.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
 
 /** A stored adapter. Its tensors never change. */
 export interface Adapter {
@@ -83,15 +151,17 @@ export interface ImportAdapterRequest {
   adapterId: string;
   /** A folder with adapter_config.json and adapter_model.safetensors. */
   path: string;
-  /** `models/{id}` or a path. */
+  /** `models/{id}` or a path; empty: the registered model whose content hash the adapter carries. */
   baseModel: string;
+  /** Accept an adapter that was trained on a base with another content hash, if names and shapes fit. */
+  allowOtherBase: boolean;
 }
 
 export interface ImportAdapterResponse {
   adapter:
     | Adapter
     | undefined;
-  /** What could not be checked, such as a missing base hash. */
+  /** What could not be checked, such as a missing base hash, or was accepted as asked. */
   warnings: string[];
 }
 
@@ -110,12 +180,22 @@ export interface ExportAdapterResponse {
 
 export interface MergeAdapterRequest {
   name: string;
+  /** A folder that does not exist yet. */
   path: string;
   requestId: string;
+  format: MergeFormat;
+  /** `models/{id}` or a path; empty: the adapter's own. */
+  baseModel: string;
+  /** How the base's weights are held before the adapter is added: an adapter fits best what it was trained on. Unspecified: as stored. */
+  loadIn: LoadIn;
 }
 
 export interface MergeAdapterResponse {
+  /** The folder written, absolute. */
   path: string;
+  sizeBytes: number;
+  /** Such as that the base's weights were dequantized. */
+  warnings: string[];
 }
 
 export interface LoadAdapterRequest {
@@ -136,14 +216,56 @@ export interface UnloadAdapterResponse {
   adapter: Adapter | undefined;
 }
 
-export interface DownloadAdapterRequest {
+/** A file of an adapter: adapter_config.json or adapter_model.safetensors. */
+export interface AdapterFile {
   name: string;
   /** Below 2^53. */
-  offset: number;
+  sizeBytes: number;
+  /** Lower-case hex. */
+  sha256: string;
+}
+
+export interface DownloadAdapterRequest {
+  name: string;
+}
+
+export interface DownloadAdapterHeader {
+  adapter: Adapter | undefined;
+  files: AdapterFile[];
 }
 
 export interface DownloadAdapterResponse {
+  /** Of every message but the first: at most 1 MiB, of one file. */
   chunk: Buffer;
+  /** Of the first message alone. */
+  header: DownloadAdapterHeader | undefined;
+}
+
+export interface UploadAdapterHeader {
+  requestId: string;
+  /** Absent: chosen by the server. */
+  adapterId: string;
+  /** As in ImportAdapterRequest. */
+  baseModel: string;
+  allowOtherBase: boolean;
+  /** Takes the place of an adapter of this name that nothing uses. */
+  overwrite: boolean;
+  /** adapter_config.json and adapter_model.safetensors. */
+  files: AdapterFile[];
+}
+
+export interface UploadAdapterRequest {
+  part: { $case: "header"; value: UploadAdapterHeader } | //
+  /** At most 1 MiB, of one file. */
+  { $case: "chunk"; value: Buffer } | undefined;
+}
+
+export interface UploadAdapterResponse {
+  adapter:
+    | Adapter
+    | undefined;
+  /** As in ImportAdapterResponse. */
+  warnings: string[];
 }
 
 function createBaseAdapter(): Adapter {
@@ -919,7 +1041,7 @@ export const DeleteAdapterResponse: MessageFns<DeleteAdapterResponse> = {
 };
 
 function createBaseImportAdapterRequest(): ImportAdapterRequest {
-  return { requestId: "", adapterId: "", path: "", baseModel: "" };
+  return { requestId: "", adapterId: "", path: "", baseModel: "", allowOtherBase: false };
 }
 
 export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
@@ -935,6 +1057,9 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
     }
     if (message.baseModel !== "") {
       writer.uint32(34).string(message.baseModel);
+    }
+    if (message.allowOtherBase !== false) {
+      writer.uint32(40).bool(message.allowOtherBase);
     }
     return writer;
   },
@@ -984,6 +1109,14 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
             message.baseModel = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.allowOtherBase = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1014,6 +1147,11 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
         : isSet(object.base_model)
         ? globalThis.String(object.base_model)
         : "",
+      allowOtherBase: isSet(object.allowOtherBase)
+        ? globalThis.Boolean(object.allowOtherBase)
+        : isSet(object.allow_other_base)
+        ? globalThis.Boolean(object.allow_other_base)
+        : false,
     };
   },
 
@@ -1031,6 +1169,9 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
     if (message.baseModel !== undefined) {
       obj.baseModel = message.baseModel;
     }
+    if (message.allowOtherBase !== undefined) {
+      obj.allowOtherBase = message.allowOtherBase;
+    }
     return obj;
   },
 
@@ -1043,6 +1184,7 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
     message.adapterId = object.adapterId ?? "";
     message.path = object.path ?? "";
     message.baseModel = object.baseModel ?? "";
+    message.allowOtherBase = object.allowOtherBase ?? false;
     return message;
   },
 };
@@ -1329,7 +1471,7 @@ export const ExportAdapterResponse: MessageFns<ExportAdapterResponse> = {
 };
 
 function createBaseMergeAdapterRequest(): MergeAdapterRequest {
-  return { name: "", path: "", requestId: "" };
+  return { name: "", path: "", requestId: "", format: 0, baseModel: "", loadIn: 0 };
 }
 
 export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
@@ -1342,6 +1484,15 @@ export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
     }
     if (message.requestId !== "") {
       writer.uint32(26).string(message.requestId);
+    }
+    if (message.format !== 0) {
+      writer.uint32(32).int32(message.format);
+    }
+    if (message.baseModel !== "") {
+      writer.uint32(42).string(message.baseModel);
+    }
+    if (message.loadIn !== 0) {
+      writer.uint32(48).int32(message.loadIn);
     }
     return writer;
   },
@@ -1383,6 +1534,30 @@ export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
             message.requestId = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.format = reader.int32() as any;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.baseModel = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1404,6 +1579,17 @@ export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
         : isSet(object.request_id)
         ? globalThis.String(object.request_id)
         : "",
+      format: isSet(object.format) ? mergeFormatFromJSON(object.format) : 0,
+      baseModel: isSet(object.baseModel)
+        ? globalThis.String(object.baseModel)
+        : isSet(object.base_model)
+        ? globalThis.String(object.base_model)
+        : "",
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
     };
   },
 
@@ -1418,6 +1604,15 @@ export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
     if (message.requestId !== undefined) {
       obj.requestId = message.requestId;
     }
+    if (message.format !== undefined) {
+      obj.format = mergeFormatToJSON(message.format);
+    }
+    if (message.baseModel !== undefined) {
+      obj.baseModel = message.baseModel;
+    }
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
     return obj;
   },
 
@@ -1429,18 +1624,27 @@ export const MergeAdapterRequest: MessageFns<MergeAdapterRequest> = {
     message.name = object.name ?? "";
     message.path = object.path ?? "";
     message.requestId = object.requestId ?? "";
+    message.format = object.format ?? 0;
+    message.baseModel = object.baseModel ?? "";
+    message.loadIn = object.loadIn ?? 0;
     return message;
   },
 };
 
 function createBaseMergeAdapterResponse(): MergeAdapterResponse {
-  return { path: "" };
+  return { path: "", sizeBytes: 0, warnings: [] };
 }
 
 export const MergeAdapterResponse: MessageFns<MergeAdapterResponse> = {
   encode(message: MergeAdapterResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.path !== "") {
       writer.uint32(10).string(message.path);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    for (const v of message.warnings) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -1466,6 +1670,22 @@ export const MergeAdapterResponse: MessageFns<MergeAdapterResponse> = {
             message.path = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1479,13 +1699,27 @@ export const MergeAdapterResponse: MessageFns<MergeAdapterResponse> = {
   },
 
   fromJSON(object: any): MergeAdapterResponse {
-    return { path: isSet(object.path) ? globalThis.String(object.path) : "" };
+    return {
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
+    };
   },
 
   toJSON(message: MergeAdapterResponse): unknown {
     const obj: any = {};
     if (message.path !== undefined) {
       obj.path = message.path;
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
     }
     return obj;
   },
@@ -1496,6 +1730,8 @@ export const MergeAdapterResponse: MessageFns<MergeAdapterResponse> = {
   fromPartial(object: DeepPartial<MergeAdapterResponse>): MergeAdapterResponse {
     const message = createBaseMergeAdapterResponse();
     message.path = object.path ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
@@ -1816,17 +2052,119 @@ export const UnloadAdapterResponse: MessageFns<UnloadAdapterResponse> = {
   },
 };
 
+function createBaseAdapterFile(): AdapterFile {
+  return { name: "", sizeBytes: 0, sha256: "" };
+}
+
+export const AdapterFile: MessageFns<AdapterFile> = {
+  encode(message: AdapterFile, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(26).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AdapterFile {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAdapterFile();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AdapterFile {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: AdapterFile): unknown {
+    const obj: any = {};
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.sha256 !== undefined) {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AdapterFile>): AdapterFile {
+    return AdapterFile.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AdapterFile>): AdapterFile {
+    const message = createBaseAdapterFile();
+    message.name = object.name ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.sha256 = object.sha256 ?? "";
+    return message;
+  },
+};
+
 function createBaseDownloadAdapterRequest(): DownloadAdapterRequest {
-  return { name: "", offset: 0 };
+  return { name: "" };
 }
 
 export const DownloadAdapterRequest: MessageFns<DownloadAdapterRequest> = {
   encode(message: DownloadAdapterRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.name !== "") {
       writer.uint32(10).string(message.name);
-    }
-    if (message.offset !== 0) {
-      writer.uint32(16).uint64(message.offset);
     }
     return writer;
   },
@@ -1852,12 +2190,82 @@ export const DownloadAdapterRequest: MessageFns<DownloadAdapterRequest> = {
             message.name = reader.string();
             continue;
           }
-          case 2: {
-            if (tag !== 16) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DownloadAdapterRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: DownloadAdapterRequest): unknown {
+    const obj: any = {};
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DownloadAdapterRequest>): DownloadAdapterRequest {
+    return DownloadAdapterRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DownloadAdapterRequest>): DownloadAdapterRequest {
+    const message = createBaseDownloadAdapterRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseDownloadAdapterHeader(): DownloadAdapterHeader {
+  return { adapter: undefined, files: [] };
+}
+
+export const DownloadAdapterHeader: MessageFns<DownloadAdapterHeader> = {
+  encode(message: DownloadAdapterHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.adapter !== undefined) {
+      Adapter.encode(message.adapter, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.files) {
+      AdapterFile.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DownloadAdapterHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDownloadAdapterHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
               break;
             }
 
-            message.offset = longToNumber(reader.uint64());
+            message.adapter = Adapter.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.files.push(AdapterFile.decode(reader, reader.uint32()));
             continue;
           }
         }
@@ -1872,43 +2280,48 @@ export const DownloadAdapterRequest: MessageFns<DownloadAdapterRequest> = {
     }
   },
 
-  fromJSON(object: any): DownloadAdapterRequest {
+  fromJSON(object: any): DownloadAdapterHeader {
     return {
-      name: isSet(object.name) ? globalThis.String(object.name) : "",
-      offset: isSet(object.offset) ? globalThis.Number(object.offset) : 0,
+      adapter: isSet(object.adapter) ? Adapter.fromJSON(object.adapter) : undefined,
+      files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => AdapterFile.fromJSON(e)) : [],
     };
   },
 
-  toJSON(message: DownloadAdapterRequest): unknown {
+  toJSON(message: DownloadAdapterHeader): unknown {
     const obj: any = {};
-    if (message.name !== undefined) {
-      obj.name = message.name;
+    if (message.adapter !== undefined) {
+      obj.adapter = Adapter.toJSON(message.adapter);
     }
-    if (message.offset !== undefined) {
-      obj.offset = Math.round(message.offset);
+    if (message.files?.length) {
+      obj.files = message.files.map((e) => AdapterFile.toJSON(e));
     }
     return obj;
   },
 
-  create(base?: DeepPartial<DownloadAdapterRequest>): DownloadAdapterRequest {
-    return DownloadAdapterRequest.fromPartial(base ?? {});
+  create(base?: DeepPartial<DownloadAdapterHeader>): DownloadAdapterHeader {
+    return DownloadAdapterHeader.fromPartial(base ?? {});
   },
-  fromPartial(object: DeepPartial<DownloadAdapterRequest>): DownloadAdapterRequest {
-    const message = createBaseDownloadAdapterRequest();
-    message.name = object.name ?? "";
-    message.offset = object.offset ?? 0;
+  fromPartial(object: DeepPartial<DownloadAdapterHeader>): DownloadAdapterHeader {
+    const message = createBaseDownloadAdapterHeader();
+    message.adapter = (object.adapter !== undefined && object.adapter !== null)
+      ? Adapter.fromPartial(object.adapter)
+      : undefined;
+    message.files = object.files?.map((e) => AdapterFile.fromPartial(e)) || [];
     return message;
   },
 };
 
 function createBaseDownloadAdapterResponse(): DownloadAdapterResponse {
-  return { chunk: Buffer.alloc(0) };
+  return { chunk: Buffer.alloc(0), header: undefined };
 }
 
 export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
   encode(message: DownloadAdapterResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.chunk.length !== 0) {
       writer.uint32(10).bytes(message.chunk);
+    }
+    if (message.header !== undefined) {
+      DownloadAdapterHeader.encode(message.header, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -1934,6 +2347,14 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
             message.chunk = Buffer.from(reader.bytes());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.header = DownloadAdapterHeader.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1947,13 +2368,19 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
   },
 
   fromJSON(object: any): DownloadAdapterResponse {
-    return { chunk: isSet(object.chunk) ? Buffer.from(bytesFromBase64(object.chunk)) : Buffer.alloc(0) };
+    return {
+      chunk: isSet(object.chunk) ? Buffer.from(bytesFromBase64(object.chunk)) : Buffer.alloc(0),
+      header: isSet(object.header) ? DownloadAdapterHeader.fromJSON(object.header) : undefined,
+    };
   },
 
   toJSON(message: DownloadAdapterResponse): unknown {
     const obj: any = {};
     if (message.chunk !== undefined) {
       obj.chunk = base64FromBytes(message.chunk);
+    }
+    if (message.header !== undefined) {
+      obj.header = DownloadAdapterHeader.toJSON(message.header);
     }
     return obj;
   },
@@ -1964,6 +2391,364 @@ export const DownloadAdapterResponse: MessageFns<DownloadAdapterResponse> = {
   fromPartial(object: DeepPartial<DownloadAdapterResponse>): DownloadAdapterResponse {
     const message = createBaseDownloadAdapterResponse();
     message.chunk = object.chunk ?? Buffer.alloc(0);
+    message.header = (object.header !== undefined && object.header !== null)
+      ? DownloadAdapterHeader.fromPartial(object.header)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseUploadAdapterHeader(): UploadAdapterHeader {
+  return { requestId: "", adapterId: "", baseModel: "", allowOtherBase: false, overwrite: false, files: [] };
+}
+
+export const UploadAdapterHeader: MessageFns<UploadAdapterHeader> = {
+  encode(message: UploadAdapterHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.requestId !== "") {
+      writer.uint32(10).string(message.requestId);
+    }
+    if (message.adapterId !== "") {
+      writer.uint32(18).string(message.adapterId);
+    }
+    if (message.baseModel !== "") {
+      writer.uint32(26).string(message.baseModel);
+    }
+    if (message.allowOtherBase !== false) {
+      writer.uint32(32).bool(message.allowOtherBase);
+    }
+    if (message.overwrite !== false) {
+      writer.uint32(40).bool(message.overwrite);
+    }
+    for (const v of message.files) {
+      AdapterFile.encode(v!, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UploadAdapterHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUploadAdapterHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.adapterId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.baseModel = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.allowOtherBase = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.overwrite = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.files.push(AdapterFile.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UploadAdapterHeader {
+    return {
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+      adapterId: isSet(object.adapterId)
+        ? globalThis.String(object.adapterId)
+        : isSet(object.adapter_id)
+        ? globalThis.String(object.adapter_id)
+        : "",
+      baseModel: isSet(object.baseModel)
+        ? globalThis.String(object.baseModel)
+        : isSet(object.base_model)
+        ? globalThis.String(object.base_model)
+        : "",
+      allowOtherBase: isSet(object.allowOtherBase)
+        ? globalThis.Boolean(object.allowOtherBase)
+        : isSet(object.allow_other_base)
+        ? globalThis.Boolean(object.allow_other_base)
+        : false,
+      overwrite: isSet(object.overwrite) ? globalThis.Boolean(object.overwrite) : false,
+      files: globalThis.Array.isArray(object?.files)
+        ? object.files.map((e: any) => AdapterFile.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: UploadAdapterHeader): unknown {
+    const obj: any = {};
+    if (message.requestId !== undefined) {
+      obj.requestId = message.requestId;
+    }
+    if (message.adapterId !== undefined) {
+      obj.adapterId = message.adapterId;
+    }
+    if (message.baseModel !== undefined) {
+      obj.baseModel = message.baseModel;
+    }
+    if (message.allowOtherBase !== undefined) {
+      obj.allowOtherBase = message.allowOtherBase;
+    }
+    if (message.overwrite !== undefined) {
+      obj.overwrite = message.overwrite;
+    }
+    if (message.files?.length) {
+      obj.files = message.files.map((e) => AdapterFile.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UploadAdapterHeader>): UploadAdapterHeader {
+    return UploadAdapterHeader.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UploadAdapterHeader>): UploadAdapterHeader {
+    const message = createBaseUploadAdapterHeader();
+    message.requestId = object.requestId ?? "";
+    message.adapterId = object.adapterId ?? "";
+    message.baseModel = object.baseModel ?? "";
+    message.allowOtherBase = object.allowOtherBase ?? false;
+    message.overwrite = object.overwrite ?? false;
+    message.files = object.files?.map((e) => AdapterFile.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseUploadAdapterRequest(): UploadAdapterRequest {
+  return { part: undefined };
+}
+
+export const UploadAdapterRequest: MessageFns<UploadAdapterRequest> = {
+  encode(message: UploadAdapterRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.part?.$case) {
+      case "header":
+        UploadAdapterHeader.encode(message.part.value, writer.uint32(10).fork()).join();
+        break;
+      case "chunk":
+        writer.uint32(18).bytes(message.part.value);
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UploadAdapterRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUploadAdapterRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.part = { $case: "header", value: UploadAdapterHeader.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.part = { $case: "chunk", value: Buffer.from(reader.bytes()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UploadAdapterRequest {
+    return {
+      part: isSet(object.header)
+        ? { $case: "header", value: UploadAdapterHeader.fromJSON(object.header) }
+        : isSet(object.chunk)
+        ? { $case: "chunk", value: Buffer.from(bytesFromBase64(object.chunk)) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: UploadAdapterRequest): unknown {
+    const obj: any = {};
+    if (message.part?.$case === "header") {
+      obj.header = UploadAdapterHeader.toJSON(message.part.value);
+    } else if (message.part?.$case === "chunk") {
+      obj.chunk = base64FromBytes(message.part.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UploadAdapterRequest>): UploadAdapterRequest {
+    return UploadAdapterRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UploadAdapterRequest>): UploadAdapterRequest {
+    const message = createBaseUploadAdapterRequest();
+    switch (object.part?.$case) {
+      case "header": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "header", value: UploadAdapterHeader.fromPartial(object.part.value) };
+        }
+        break;
+      }
+      case "chunk": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "chunk", value: object.part.value };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseUploadAdapterResponse(): UploadAdapterResponse {
+  return { adapter: undefined, warnings: [] };
+}
+
+export const UploadAdapterResponse: MessageFns<UploadAdapterResponse> = {
+  encode(message: UploadAdapterResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.adapter !== undefined) {
+      Adapter.encode(message.adapter, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.warnings) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UploadAdapterResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUploadAdapterResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.adapter = Adapter.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UploadAdapterResponse {
+    return {
+      adapter: isSet(object.adapter) ? Adapter.fromJSON(object.adapter) : undefined,
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: UploadAdapterResponse): unknown {
+    const obj: any = {};
+    if (message.adapter !== undefined) {
+      obj.adapter = Adapter.toJSON(message.adapter);
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UploadAdapterResponse>): UploadAdapterResponse {
+    return UploadAdapterResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UploadAdapterResponse>): UploadAdapterResponse {
+    const message = createBaseUploadAdapterResponse();
+    message.adapter = (object.adapter !== undefined && object.adapter !== null)
+      ? Adapter.fromPartial(object.adapter)
+      : undefined;
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
@@ -2023,7 +2808,10 @@ export const AdapterServiceService = {
       Buffer.from(ExportAdapterResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ExportAdapterResponse => ExportAdapterResponse.decode(value),
   },
-  /** Adds an adapter to its base model's weights. Not built yet. */
+  /**
+   * Writes base and adapter as one model, W + scale B A, under one of the server's export roots. Takes as long as it takes to read and write
+   * every weight once.
+   */
   mergeAdapter: {
     path: "/luthier.v1.AdapterService/MergeAdapter" as const,
     requestStream: false as const,
@@ -2055,7 +2843,7 @@ export const AdapterServiceService = {
       Buffer.from(UnloadAdapterResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): UnloadAdapterResponse => UnloadAdapterResponse.decode(value),
   },
-  /** Streams an adapter's files. Not built yet. */
+  /** Streams an adapter's files: a header, then the bytes of one file after another, in the header's order. */
   downloadAdapter: {
     path: "/luthier.v1.AdapterService/DownloadAdapter" as const,
     requestStream: false as const,
@@ -2066,6 +2854,20 @@ export const AdapterServiceService = {
     responseSerialize: (value: DownloadAdapterResponse): Buffer =>
       Buffer.from(DownloadAdapterResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): DownloadAdapterResponse => DownloadAdapterResponse.decode(value),
+  },
+  /**
+   * Takes an adapter's files into the store, checked as ImportAdapter checks them: a header, then the bytes of one file after another, in the
+   * header's order. Nothing stays of a stream that does not arrive whole.
+   */
+  uploadAdapter: {
+    path: "/luthier.v1.AdapterService/UploadAdapter" as const,
+    requestStream: true as const,
+    responseStream: false as const,
+    requestSerialize: (value: UploadAdapterRequest): Buffer => Buffer.from(UploadAdapterRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): UploadAdapterRequest => UploadAdapterRequest.decode(value),
+    responseSerialize: (value: UploadAdapterResponse): Buffer =>
+      Buffer.from(UploadAdapterResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): UploadAdapterResponse => UploadAdapterResponse.decode(value),
   },
 } as const;
 
@@ -2078,14 +2880,22 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
   importAdapter: handleUnaryCall<ImportAdapterRequest, ImportAdapterResponse>;
   /** Writes a PEFT folder under one of the server's export roots. */
   exportAdapter: handleUnaryCall<ExportAdapterRequest, ExportAdapterResponse>;
-  /** Adds an adapter to its base model's weights. Not built yet. */
+  /**
+   * Writes base and adapter as one model, W + scale B A, under one of the server's export roots. Takes as long as it takes to read and write
+   * every weight once.
+   */
   mergeAdapter: handleUnaryCall<MergeAdapterRequest, MergeAdapterResponse>;
   /** Keeps an adapter in memory. Not built yet: adapters load on demand. */
   loadAdapter: handleUnaryCall<LoadAdapterRequest, LoadAdapterResponse>;
   /** Not built yet. */
   unloadAdapter: handleUnaryCall<UnloadAdapterRequest, UnloadAdapterResponse>;
-  /** Streams an adapter's files. Not built yet. */
+  /** Streams an adapter's files: a header, then the bytes of one file after another, in the header's order. */
   downloadAdapter: handleServerStreamingCall<DownloadAdapterRequest, DownloadAdapterResponse>;
+  /**
+   * Takes an adapter's files into the store, checked as ImportAdapter checks them: a header, then the bytes of one file after another, in the
+   * header's order. Nothing stays of a stream that does not arrive whole.
+   */
+  uploadAdapter: handleClientStreamingCall<UploadAdapterRequest, UploadAdapterResponse>;
 }
 
 export interface AdapterServiceClient extends Client {
@@ -2167,7 +2977,10 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ExportAdapterResponse) => void,
   ): ClientUnaryCall;
-  /** Adds an adapter to its base model's weights. Not built yet. */
+  /**
+   * Writes base and adapter as one model, W + scale B A, under one of the server's export roots. Takes as long as it takes to read and write
+   * every weight once.
+   */
   mergeAdapter(
     request: MergeAdapterRequest,
     callback: (error: ServiceError | null, response: MergeAdapterResponse) => void,
@@ -2215,7 +3028,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: UnloadAdapterResponse) => void,
   ): ClientUnaryCall;
-  /** Streams an adapter's files. Not built yet. */
+  /** Streams an adapter's files: a header, then the bytes of one file after another, in the header's order. */
   downloadAdapter(
     request: DownloadAdapterRequest,
     options?: Partial<CallOptions>,
@@ -2225,6 +3038,26 @@ export interface AdapterServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<DownloadAdapterResponse>;
+  /**
+   * Takes an adapter's files into the store, checked as ImportAdapter checks them: a header, then the bytes of one file after another, in the
+   * header's order. Nothing stays of a stream that does not arrive whole.
+   */
+  uploadAdapter(
+    callback: (error: ServiceError | null, response: UploadAdapterResponse) => void,
+  ): ClientWritableStream<UploadAdapterRequest>;
+  uploadAdapter(
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: UploadAdapterResponse) => void,
+  ): ClientWritableStream<UploadAdapterRequest>;
+  uploadAdapter(
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: UploadAdapterResponse) => void,
+  ): ClientWritableStream<UploadAdapterRequest>;
+  uploadAdapter(
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: UploadAdapterResponse) => void,
+  ): ClientWritableStream<UploadAdapterRequest>;
 }
 
 export const AdapterServiceClient = makeGenericClientConstructor(

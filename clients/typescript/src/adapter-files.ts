@@ -1,0 +1,121 @@
+/** An adapter's files between a folder on this machine and messages. */
+import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { LuthierError } from './error.ts';
+import type {
+  AdapterFile,
+  DownloadAdapterHeader,
+  DownloadAdapterResponse,
+  UploadAdapterHeader,
+  UploadAdapterRequest,
+} from './gen/luthier/v1/adapter_service.ts';
+import { Status } from './status.ts';
+import { CHUNK_BYTES, fileSha256 } from './upload.ts';
+
+/** What a PEFT folder holds; the settings last, so that a folder that has them is complete. */
+const FILES = ['adapter_model.safetensors', 'adapter_config.json'];
+
+/** Names, sizes and hashes of a PEFT folder's files. */
+export async function adapterFiles(folder: string): Promise<AdapterFile[]> {
+  const files: AdapterFile[] = [];
+  for (const name of FILES) {
+    const path = join(folder, name);
+    const found = await stat(path).catch((cause: unknown) => {
+      const message = `${folder} has no ${name}; expected a PEFT folder with ${FILES.join(' and ')}`;
+      throw new LuthierError(message, { code: Status.NOT_FOUND, cause });
+    });
+    files.push({ name, sizeBytes: found.size, sha256: await fileSha256(path) });
+  }
+  return files;
+}
+
+/** The header, then the files it names, cut into pieces that a message may carry. */
+export async function* adapterMessages(
+  header: UploadAdapterHeader,
+  folder: string,
+): AsyncGenerator<UploadAdapterRequest, void, undefined> {
+  yield { part: { $case: 'header', value: header } };
+  for (const { name } of header.files) {
+    for await (const chunk of createReadStream(join(folder, name), { highWaterMark: CHUNK_BYTES })) {
+      yield { part: { $case: 'chunk', value: chunk as Buffer } };
+    }
+  }
+}
+
+const damaged = (message: string): LuthierError =>
+  new LuthierError(`${message}; download it again`, { code: Status.DATA_LOSS });
+
+async function writeFile(file: FileHandle, announced: AdapterFile, chunks: AsyncIterator<Buffer>): Promise<void> {
+  const { name, sizeBytes, sha256 } = announced;
+  const hash = createHash('sha256');
+  for (let left = sizeBytes; left > 0; ) {
+    const next = await chunks.next();
+    if (next.done) throw damaged(`the stream ended before ${name} did`);
+    left -= next.value.length;
+    if (left < 0) throw damaged(`${name} came with more than the ${sizeBytes} bytes announced`);
+    hash.update(next.value);
+    await file.writeFile(next.value);
+  }
+  const found = hash.digest('hex');
+  if (found !== sha256) throw damaged(`${name} arrived damaged: expected SHA-256 ${sha256}, found ${found}`);
+  await file.sync();
+}
+
+async function* chunksOf(responses: AsyncIterator<DownloadAdapterResponse>): AsyncGenerator<Buffer, void, undefined> {
+  for (let next = await responses.next(); !next.done; next = await responses.next()) {
+    yield next.value.chunk;
+  }
+}
+
+/** What is there already under a name; an empty folder is nothing. */
+async function isTaken(folder: string): Promise<boolean> {
+  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
+  return names.length > 0;
+}
+
+/**
+ * Writes a download into a folder, which it makes; files get their names when all have arrived and their hashes are right.
+ * @throws LuthierError ALREADY_EXISTS for a folder that is not empty, without `overwrite`; DATA_LOSS
+ */
+export async function receiveAdapter(
+  responses: AsyncGenerator<DownloadAdapterResponse>,
+  folder: string,
+  { overwrite = false }: { readonly overwrite?: boolean | undefined },
+): Promise<DownloadAdapterHeader> {
+  const target = resolve(folder);
+  if (!overwrite && (await isTaken(target))) {
+    const message = `${target} is there already and not empty; choose another folder, or ask to overwrite it`;
+    throw new LuthierError(message, { code: Status.ALREADY_EXISTS });
+  }
+  try {
+    const first = await responses.next();
+    const header = first.done ? undefined : first.value.header;
+    if (header === undefined) throw damaged('the stream does not begin with the list of files');
+    const { files } = header;
+    // Names from a server are not paths of this machine.
+    const strange = files.find(({ name }) => !FILES.includes(name));
+    if (strange) throw damaged(`the server sends ${JSON.stringify(strange.name)}, expected ${FILES.join(' and ')}`);
+    await mkdir(dirname(target), { recursive: true });
+    const writing = join(dirname(target), `.writing-${randomUUID()}`);
+    await mkdir(writing);
+    try {
+      const chunks = chunksOf(responses);
+      for (const announced of files) {
+        const file = await open(join(writing, announced.name), 'wx');
+        await writeFile(file, announced, chunks).finally(() => file.close());
+      }
+      await mkdir(target, { recursive: true });
+      for (const name of FILES) await rename(join(writing, name), join(target, name));
+    } finally {
+      await rm(writing, { recursive: true, force: true });
+    }
+    return header;
+  } finally {
+    await responses.return(undefined);
+  }
+}

@@ -1,0 +1,157 @@
+//! A merged GGUF file: the base's metadata and order of tensors, matrices in one type.
+
+use std::path::Path;
+
+use super::MergeRequest;
+use super::encode::{Q8_0_BYTES, Q8_0_NUMBERS, floats, q8_0};
+use super::output::Output;
+use super::tensor::MergedTensors;
+use crate::error::{EngineError, Result};
+use crate::load::gguf::{GgufModel, MetadataValue};
+use crate::tensor::StoredType;
+
+/// Name of the file in its folder.
+pub(super) const FILE: &str = "model.gguf";
+const VERSION: u32 = 3;
+const ALIGNMENT: u64 = 32;
+
+/// Of matrices. Vectors, which are norms, are f32, as llama.cpp has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MatrixType {
+    F16,
+    Q8_0,
+}
+
+/// How one tensor is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    F32,
+    F16,
+    Q8_0,
+}
+
+impl Encoding {
+    fn of(shape: &[usize], matrices: MatrixType) -> Self {
+        match (shape, matrices) {
+            ([_], _) => Self::F32,
+            // Rows that are no whole blocks, as llama.cpp falls back.
+            ([.., columns], MatrixType::Q8_0) if columns.is_multiple_of(Q8_0_NUMBERS) => Self::Q8_0,
+            _ => Self::F16,
+        }
+    }
+
+    /// GGML's number.
+    fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 8,
+        }
+    }
+
+    fn bytes(self, shape: &[usize]) -> u64 {
+        let numbers: usize = shape.iter().product();
+        let bytes = match self {
+            Self::F32 => 4 * numbers,
+            Self::F16 => 2 * numbers,
+            Self::Q8_0 => numbers / Q8_0_NUMBERS * Q8_0_BYTES,
+        };
+        bytes as u64
+    }
+
+    fn encode(self, name: &str, numbers: &[f32], out: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::F32 => floats(name, StoredType::F32, numbers, out),
+            Self::F16 => floats(name, StoredType::F16, numbers, out),
+            Self::Q8_0 => q8_0(name, numbers, out),
+        }
+    }
+}
+
+/// Writes `model.gguf` and returns its bytes. The base must be a GGUF file.
+pub(super) fn write(
+    request: &MergeRequest<'_>,
+    source: &MergedTensors<'_>,
+    matrices: MatrixType,
+    folder: &Path,
+) -> Result<u64> {
+    let base = GgufModel::open(request.base)?;
+    let tensors = base.stored_tensors();
+    // `general.file_type`: llama.cpp's LLAMA_FTYPE_MOSTLY_F16 and _Q8_0.
+    let file_type: u32 = if matrices == MatrixType::F16 { 1 } else { 7 };
+    let replaced = [
+        ("general.alignment", MetadataValue::u32(ALIGNMENT as u32)),
+        ("general.file_type", MetadataValue::u32(file_type)),
+        ("general.quantization_version", MetadataValue::u32(2)),
+    ];
+    let kept = base.metadata_values()?;
+    let kept = kept.into_iter().filter(|(key, _)| replaced.iter().all(|(other, _)| key != other));
+    let mut metadata: Vec<(String, MetadataValue)> = kept.collect();
+    metadata.extend(replaced.map(|(key, value)| (key.to_owned(), value)));
+    // llama.cpp's own files begin with it.
+    metadata.sort_by_key(|(key, _)| key != "general.architecture");
+
+    let mut output = Output::create(&folder.join(FILE))?;
+    output.write(b"GGUF")?;
+    output.write(&VERSION.to_le_bytes())?;
+    output.write(&(tensors.len() as u64).to_le_bytes())?;
+    output.write(&(metadata.len() as u64).to_le_bytes())?;
+    for (key, value) in &metadata {
+        write_text(&mut output, key)?;
+        output.write(&value.kind.to_le_bytes())?;
+        output.write(&value.bytes)?;
+    }
+    let mut offset = 0u64;
+    for (own, name) in &tensors {
+        let shape = &source.shapes()[name];
+        let encoding = Encoding::of(shape, matrices);
+        write_text(&mut output, own)?;
+        output.write(&(shape.len() as u32).to_le_bytes())?;
+        // The fastest dimension first.
+        for size in shape.iter().rev() {
+            output.write(&(*size as u64).to_le_bytes())?;
+        }
+        output.write(&encoding.number().to_le_bytes())?;
+        output.write(&offset.to_le_bytes())?;
+        offset = (offset + encoding.bytes(shape)).next_multiple_of(ALIGNMENT);
+    }
+    output.pad(ALIGNMENT)?;
+    let mut bytes = Vec::new();
+    for (_, name) in &tensors {
+        let (shape, start) = (&source.shapes()[name], output.bytes());
+        let encoding = Encoding::of(shape, matrices);
+        let tensor = source.open(name)?;
+        match base.permuted_heads(name) {
+            Some(heads) => {
+                encoding.encode(name, &permuted(&tensor.numbers()?, shape, heads), &mut bytes)?;
+                output.write(&bytes)?;
+            }
+            None => tensor.for_each_piece(|numbers| {
+                encoding.encode(name, numbers, &mut bytes)?;
+                output.write(&bytes)
+            })?,
+        }
+        if output.bytes() - start != encoding.bytes(shape) {
+            return Err(EngineError::internal(format!("`{name}` took {} bytes", output.bytes() - start)));
+        }
+        output.pad(ALIGNMENT)?;
+    }
+    output.finish()
+}
+
+fn write_text(output: &mut Output, text: &str) -> Result<()> {
+    output.write(&(text.len() as u64).to_le_bytes())?;
+    output.write(text.as_bytes())
+}
+
+/// Rows of a query or key projection as llama.cpp stores them: row `2 j + half` of a head is Hugging Face's row `half · head_dim / 2 + j`.
+fn permuted(numbers: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
+    let (columns, head_dim) = (shape[1], shape[0] / heads);
+    let mut rows = Vec::with_capacity(numbers.len());
+    for row in 0..shape[0] {
+        let (head, within) = (row / head_dim, row % head_dim);
+        let from = head * head_dim + within % 2 * (head_dim / 2) + within / 2;
+        rows.extend_from_slice(&numbers[from * columns..(from + 1) * columns]);
+    }
+    rows
+}
