@@ -226,9 +226,9 @@ test('buf curl calls the server by reflection alone: unary, streaming, errors, m
   const unknown = await failure('luthier.v1.ModelService/GetModel', { name: 'nothing' });
   expect(unknown.code).toBe('not_found');
   expect(unknown.details?.map(({ type }) => type)).toContain('google.rpc.ErrorInfo');
-  const later = await failure('luthier.v1.AdapterService/MergeAdapter', {});
+  const later = await failure('luthier.v1.AdapterService/LoadAdapter', {});
   expect(later).toMatchObject({
     code: 'unimplemented',
-    message: 'luthier.v1.AdapterService/MergeAdapter is not built yet',
+    message: 'luthier.v1.AdapterService/LoadAdapter is not built yet',
   });
 }, 20_000);

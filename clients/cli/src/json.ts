@@ -18,7 +18,6 @@ export const UINT64_FIELDS: ReadonlySet<string> = new Set([
   'peakAllocatedBytes',
   'peakBytes',
   'pinnedHostBytes',
-  'offset',
   'runTokens',
   'scratchBytes',
   'sizeBytes',
@@ -27,6 +26,7 @@ export const UINT64_FIELDS: ReadonlySet<string> = new Set([
   'totalMemoryBytes',
   'trainableParameters',
   'weightBytes',
+  'writtenBytes',
 ]);
 
 type Entries = Readonly<Record<string, unknown>>;

@@ -30,6 +30,8 @@ pub(super) fn config_json(base: &Path, config: &ModelConfig, stored: StoredType)
         return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
     }
     let mut object = if base.is_dir() { read(&base.join("config.json"))? } else { made(config) };
+    // Of a base that bitsandbytes quantized; the merged numbers are not.
+    object.remove("quantization_config");
     // transformers 5 writes `dtype` and reads both; earlier versions know `torch_dtype` alone.
     let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|key| object.contains_key(*key)).collect();
     for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {

@@ -9,6 +9,7 @@ use luthier_core::lora::LoraTargets;
 use luthier_core::lora::peft::{AdapterMetadata, LoraMatrices, PeftAdapter, PeftNames, write_adapter};
 use luthier_core::merge::{MergeFormat, MergeRequest, MergedModel, merge};
 use luthier_core::quant::dequantize;
+use luthier_core::quantize::{QuantizeRequest, quantize};
 use luthier_core::{ErrorCode, WeightStorage};
 
 use crate::support::{Folder, Models, TinyModel, numbers};
@@ -236,6 +237,31 @@ fn the_base_can_be_taken_as_it_was_held() {
         for (found, expected) in dequantize(&of_files.tensor(name).unwrap()).iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() <= expected.abs() / 2048.0 + 1e-6, "{name}");
         }
+    }
+}
+
+/// A base that was quantized ahead becomes a model that is not: transformers would take the numbers for codes.
+#[test]
+fn a_base_that_was_quantized_ahead_is_merged_as_its_numbers() {
+    let files = Files::new("ahead", false);
+    for storage in [WeightStorage::Int8, WeightStorage::Nf4 { double_quant: true }] {
+        let (base, out) = (format!("base-{}", storage.name()), format!("out-{}", storage.name()));
+        std::fs::create_dir_all(files.path(&base)).unwrap();
+        let request = QuantizeRequest { base: &files.path("base"), storage, shard_bytes: SHARD_BYTES };
+        quantize(&request, &files.path(&base), &mut |_| true).unwrap();
+        let merged = files.merge(&base, MergeFormat::SafetensorsF16, SHARD_BYTES, &out).unwrap();
+        let (before, after) = (load::open(&files.path(&base)).unwrap(), load::open(&files.path(&out)).unwrap());
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        assert_eq!(merged.dequantized_from.as_deref(), Some(before.tensor(name).unwrap().stored.name()));
+        for name in files.model.tensors.keys() {
+            let numbers = dequantize(&before.tensor(name).unwrap());
+            let expected = expected(&numbers, files.adapter.modules.get(name.strip_suffix(".weight").unwrap()));
+            for (found, expected) in dequantize(&after.tensor(name).unwrap()).iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() <= expected.abs() / 2048.0 + 1e-6, "{name}");
+            }
+        }
+        let config = std::fs::read_to_string(files.path(&out).join("config.json")).unwrap();
+        assert!(!config.contains("quantization_config"), "{config}");
     }
 }
 
