@@ -22,9 +22,6 @@ use crate::promise::{background, to_napi};
 use crate::quantization::NativeQuantization;
 use crate::training::NativeTrainingConfig;
 
-/// Of the largest file of a merged checkpoint, as transformers has it.
-const SHARD_BYTES: u64 = 5_000_000_000;
-
 /// What this build can compute on, besides the processor.
 #[napi(object, object_from_js = false)]
 pub struct NativeCapabilities {
@@ -158,7 +155,7 @@ impl NativeEngine {
                 storage: base.storage.parse()?,
                 adapter: Path::new(&adapter),
                 format: format.parse()?,
-                shard_bytes: SHARD_BYTES,
+                shard_bytes: luthier_core::checkpoint::SHARD_BYTES,
             };
             Ok(NativeMergedModel::from(merge(&request, Path::new(&folder))?))
         })

@@ -12,9 +12,6 @@ use napi_derive::napi;
 
 use crate::promise::background;
 
-/// Of the largest file, as transformers has it.
-const SHARD_BYTES: u64 = 5_000_000_000;
-
 #[napi(object, object_from_js = false)]
 pub struct NativeQuantizeProgress {
     pub written_bytes: f64,
@@ -63,7 +60,7 @@ impl NativeQuantization {
         let (base, storage, folder) = (self.base.clone(), self.storage, self.folder.clone());
         let state = self.state.clone();
         background(env, move || {
-            let request = QuantizeRequest { base: &base, storage, shard_bytes: SHARD_BYTES };
+            let request = QuantizeRequest { base: &base, storage, shard_bytes: luthier_core::checkpoint::SHARD_BYTES };
             let bytes = quantize(&request, &folder, &mut |progress| {
                 state.written.store(progress.written_bytes, Ordering::Relaxed);
                 state.total.store(progress.total_bytes, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //!
 //! It knows ids and numbers only: nothing of text, prompts, gRPC, jobs or Node.
 
+pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod error;

@@ -151,6 +151,11 @@ impl LinearProduct<'_> {
         let results = [self.out, self.start.unwrap_or(0)].iter().all(|pointer| pointer.is_multiple_of(ALIGNMENT));
         kind != NumberType::F32 && whole(self.columns) && segments && results
     }
+
+    /// Tiles that a cluster works on at a time.
+    fn cluster_tiles(&self) -> usize {
+        self.rows.div_ceil(CLUSTER * TILE_ROWS) * self.columns.div_ceil(TILE_COLUMNS)
+    }
 }
 
 impl Stream {
@@ -214,12 +219,5 @@ impl Stream {
         let name = format!("linear{form}_{}", kind.name());
         // SAFETY: the caller's promise; the kernel's parameter.
         unsafe { launch!(self, &name, launch, parameters) }
-    }
-}
-
-impl LinearProduct<'_> {
-    /// Tiles that a cluster works on at a time.
-    fn cluster_tiles(&self) -> usize {
-        self.rows.div_ceil(CLUSTER * TILE_ROWS) * self.columns.div_ceil(TILE_COLUMNS)
     }
 }

@@ -4,12 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::SAME_NAMES;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::tensor::StoredType;
-
-/// `model_type`s whose checkpoints hold the tensors under the names that the engine has for them.
-const SAME_NAMES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// torch's name of the type.
 fn torch_type(stored: StoredType) -> &'static str {

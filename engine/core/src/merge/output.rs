@@ -48,10 +48,3 @@ impl Output {
         Ok(bytes)
     }
 }
-
-/// A whole small file.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<u64> {
-    let mut output = Output::create(path)?;
-    output.write(bytes)?;
-    output.finish()
-}

@@ -87,26 +87,29 @@ impl<O: Ops> Block<'_, O> {
         let QueryKeyValue { query, key, value, unnormed, factors } = outputs;
         self.norm(rows, input, &self.weights.input_norm, &mut scratch.normed, factors)?;
         let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
-        let turned = [(LinearModule::Query, query, shape.heads), (LinearModule::Key, key, shape.key_value_heads)];
-        let norms = self.weights.head_norms.as_ref().zip(unnormed);
-        let norms = norms.map(|(weights, unnormed)| weights.iter().zip(unnormed)).into_iter().flatten();
-        let mut norms = norms.map(Some).chain(std::iter::repeat_with(|| None));
-        for (module, ViewMut { buffer, offset }, heads) in turned {
+        let [query_norm, key_norm] = match (&self.weights.head_norms, unnormed) {
+            (Some([query, key]), Some([query_heads, key_heads])) => {
+                [Some((query, query_heads)), Some((key, key_heads))]
+            }
+            _ => [None, None],
+        };
+        let turned = [
+            (LinearModule::Query, query, shape.heads, query_norm),
+            (LinearModule::Key, key, shape.key_value_heads, key_norm),
+        ];
+        for (module, ViewMut { buffer, offset }, heads, norm) in turned {
+            let out = ViewMut::at(&mut *buffer, offset);
             let rope = self.config.rope_shape(heads).map(|shape| Rope { shape, angles: self.angles, positions });
-            match norms.next().flatten() {
-                None => {
+            match (norm, rope) {
+                (None, None) => self.linear(rows, group, module, &scratch.normed, products, None, out)?,
+                (None, Some(rope)) => {
                     let (linear, term) = (self.weights.linear(module), self.low_rank_term(group, module, products));
-                    let (x, bias, out) =
-                        (View::from(&scratch.normed), linear.bias.as_ref(), ViewMut::at(buffer, offset));
-                    match rope {
-                        Some(rope) => self.ops.linear_rope(rows, x, &linear.weight, bias, term, rope, out)?,
-                        None => self.ops.linear_forward(rows, x, &linear.weight, bias, term, None, out)?,
-                    }
+                    let (x, bias) = (View::from(&scratch.normed), linear.bias.as_ref());
+                    self.ops.linear_rope(rows, x, &linear.weight, bias, term, rope, out)?;
                 }
-                Some((weight, UnnormedHeads { heads: x, factors })) => {
+                (Some((weight, UnnormedHeads { heads: x, factors })), rope) => {
                     self.linear(rows, group, module, &scratch.normed, products, None, (&mut *x).into())?;
                     let (width, epsilon) = (shape.head_dim, self.config.rms_norm_eps);
-                    let out = ViewMut::at(&mut *buffer, offset);
                     self.ops.rms_norm(rows * heads, width, (&*x).into(), weight, epsilon, out, factors.into())?;
                     if let Some(Rope { shape, angles, positions }) = rope {
                         self.ops.rope(ViewMut::at(buffer, offset), shape, angles, positions, false)?;

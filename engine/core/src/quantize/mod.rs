@@ -11,30 +11,13 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
+use crate::checkpoint::{Code, SAME_NAMES, copy_files, shard_name, shards, write_file, write_index};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::load::{self, ModelFiles, expected_tensors};
 use crate::quant::{MatrixForm, WeightStorage, convert};
 use crate::tensor::StoredType;
 use parts::{Part, parts_of};
-use shard::{Shard, write_file};
-
-/// Architectures whose tensors have the same names here and in transformers.
-const ARCHITECTURES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
-
-/// What a folder has beside weights and configuration that a copy needs.
-const COPIED: [&str; 11] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-];
+use shard::Shard;
 
 /// What is quantized, and how.
 pub struct QuantizeRequest<'a> {
@@ -87,15 +70,12 @@ pub fn quantize(
     let planned = plan(request, &*files)?;
     let linear = planned.iter().find(|tensor| tensor.storage != WeightStorage::Stored);
     let config = config_json::config_json(request, linear.map(|tensor| &*tensor.name), &*files)?;
-    let shards = shards(&planned, request.shard_bytes);
+    let shards = shards(&planned, Planned::bytes, request.shard_bytes);
     let total_bytes = planned.iter().map(Planned::bytes).sum();
     let mut done = QuantizeProgress { written_bytes: 0, total_bytes };
     let (mut bytes, mut index) = (0, Map::new());
     for (number, tensors) in shards.iter().enumerate() {
-        let file = match shards.len() {
-            1 => "model.safetensors".to_owned(),
-            count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
-        };
+        let file = shard_name(number, shards.len());
         let parts: Vec<&Part> = tensors.iter().flat_map(|tensor| &tensor.parts).collect();
         let mut shard = Shard::create(&folder.join(&file), &parts)?;
         for tensor in *tensors {
@@ -111,11 +91,8 @@ pub fn quantize(
         bytes += shard.finish()?;
         index.extend(parts.iter().map(|part| (part.name.clone(), json!(file))));
     }
-    if shards.len() > 1 {
-        let index = json!({ "metadata": { "total_size": total_bytes }, "weight_map": index });
-        bytes += write_file(&folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
-    }
-    bytes += copy_files(request.base, folder)?;
+    bytes += write_index(folder, shards.len(), total_bytes, index)?;
+    bytes += copy_files(request.base, Code::LeftOut, folder)?;
     Ok(bytes + write_file(&folder.join("config.json"), config.as_bytes())?)
 }
 
@@ -128,8 +105,8 @@ fn plan(request: &QuantizeRequest<'_>, files: &dyn ModelFiles) -> Result<Vec<Pla
         return Err(unsupported(what.into()));
     }
     let config = files.config();
-    if !ARCHITECTURES.contains(&config.model_type.as_str()) {
-        let (found, known) = (&config.model_type, ARCHITECTURES.join(", "));
+    if !SAME_NAMES.contains(&config.model_type.as_str()) {
+        let (found, known) = (&config.model_type, SAME_NAMES.join(", "));
         return Err(unsupported(format!("models of type `{found}` are not quantized ahead; supported: {known}")));
     }
     let expected: BTreeMap<String, Vec<usize>> = expected_tensors(config);
@@ -153,38 +130,4 @@ fn plan(request: &QuantizeRequest<'_>, files: &dyn ModelFiles) -> Result<Vec<Pla
         Ok(Planned { name, storage, parts })
     });
     planned.collect()
-}
-
-/// In the order of names; a file is as large as allowed, or holds one tensor.
-fn shards(planned: &[Planned], limit: u64) -> Vec<&[Planned]> {
-    let mut filled = 0;
-    let begins = |tensor: &Planned| {
-        let begins = filled > 0 && filled + tensor.bytes() > limit;
-        filled = tensor.bytes() + if begins { 0 } else { filled };
-        begins
-    };
-    let starts: Vec<bool> = planned.iter().map(begins).collect();
-    let mut rest = planned;
-    let mut shards = Vec::new();
-    let mut taken = 0;
-    for (index, _) in starts.iter().enumerate().filter(|(_, begins)| **begins) {
-        let (shard, after) = rest.split_at(index - taken);
-        shards.push(shard);
-        (rest, taken) = (after, index);
-    }
-    shards.push(rest);
-    shards
-}
-
-fn copy_files(base: &Path, folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for name in COPIED {
-        let path = base.join(name);
-        match std::fs::read(&path) {
-            Ok(contents) => bytes += write_file(&folder.join(name), &contents)?,
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(EngineError::io("read", &path, &cause)),
-        }
-    }
-    Ok(bytes)
 }

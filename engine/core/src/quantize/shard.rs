@@ -1,4 +1,4 @@
-//! Files that are written once and forced to disk.
+//! A safetensors file that is written where its tensors belong and forced to disk.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::parts::Part;
+use crate::checkpoint::header_bytes;
 use crate::error::{EngineError, Result};
 
-/// A safetensors file under way: eight bytes of the header's length, the header as JSON, the tensors. Those of wide elements come first, so that
+/// A safetensors file under way. Tensors of wide elements come first, so that
 /// all are aligned without gaps, which the format does not have; so tensors are written where they belong, not one after another.
 pub(super) struct Shard {
     path: PathBuf,
@@ -28,7 +29,7 @@ impl Shard {
     pub fn create(path: &Path, parts: &[&Part]) -> Result<Self> {
         let mut ordered = parts.to_vec();
         ordered.sort_by_key(|part| (Reverse(part.element_bytes()), &part.name));
-        let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+        let mut header = Map::new();
         let (mut places, mut end) = (BTreeMap::new(), 0);
         for part in ordered {
             let start = end;
@@ -37,13 +38,12 @@ impl Shard {
             header.insert(part.name.clone(), place);
             places.insert(part.name.clone(), start);
         }
-        let mut header = Value::Object(header).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let begin = 8 + header.len() as u64;
+        let header = header_bytes(header);
+        let begin = header.len() as u64;
         places.values_mut().for_each(|place| *place += begin);
         let file = File::create_new(path).map_err(|cause| EngineError::io("create", path, &cause))?;
         let mut shard = Self { path: path.to_path_buf(), file, places, missing: end, bytes: begin + end };
-        shard.write(0, &[&(header.len() as u64).to_le_bytes(), header.as_slice()].concat())?;
+        shard.write(0, &header)?;
         Ok(shard)
     }
 
@@ -68,14 +68,4 @@ impl Shard {
         self.file.sync_all().map_err(|cause| EngineError::io("write", &self.path, &cause))?;
         Ok(self.bytes)
     }
-}
-
-/// Writes a whole new file, forces it to disk and returns its bytes.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<u64> {
-    let written = File::create_new(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(|cause| EngineError::io("write", path, &cause))?;
-    Ok(bytes.len() as u64)
 }

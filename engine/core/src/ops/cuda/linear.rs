@@ -149,15 +149,10 @@ impl CudaOps {
     }
 
     /// Cosines and sines of rope, of every position asked for.
-    pub(super) fn angles(
-        &self,
-        angles: &CudaBuffer,
-        head_dim: usize,
-        positions: &CudaIndices,
-    ) -> Result<DevicePointer> {
+    pub(super) fn angles(&self, angles: &CudaBuffer, rotated: usize, positions: &CudaIndices) -> Result<DevicePointer> {
         single(angles)?;
         let last = positions.values.iter().max().map_or(0, |last| *last as usize + 1);
-        angles.place(0, last * head_dim)
+        angles.place(0, last * rotated)
     }
 
     pub(super) fn grad_input(
