@@ -129,33 +129,42 @@ class Registry implements ModelRegistry {
     const registered = byPath(path);
     if (registered) return registered;
     const real = await checkPath(path, this.#options.roots);
-    return byPath(real) ?? this.#read(`path ${real}`, real, () => idFromPath(real, this.#entries));
+    return (
+      byPath(real) ??
+      this.#read(
+        `path ${real}`,
+        async () => real,
+        () => idFromPath(real, this.#entries),
+      )
+    );
   }
 
   async #registerAs(id: string, path: string): Promise<ModelEntry> {
     // A missing file is the engine's to report.
-    const real = await realpath(path).catch(() => path);
-    // Another call may have registered it meanwhile.
-    return this.#entries.get(id) ?? this.#read(`id ${id}`, real, () => id);
+    const locate = (): Promise<string> => realpath(path).catch(() => path);
+    return this.#entries.get(id) ?? this.#read(`id ${id}`, locate, () => id);
   }
 
-  /** Reads the headers once, however many calls ask for `key` at the same time. */
-  #read(key: string, path: string, chooseId: () => string): Promise<ModelEntry> {
+  /** Finds and reads the file once, however many calls ask for `key` at the same time; they go on in their order. */
+  #read(key: string, locate: () => Promise<string>, chooseId: () => string): Promise<ModelEntry> {
     const { engine, logger } = this.#options;
     const underway = this.#reading.get(key);
     if (underway) return underway;
-    const register = (metadata: ModelMetadata): ModelEntry => {
+    const register = (path: string, metadata: ModelMetadata): ModelEntry => {
       const entry = new ModelEntry(chooseId(), engine, metadata, path);
       this.#entries.set(entry.id, entry);
       logger.info({ model: `${PREFIX}${entry.id}`, path, format: metadata.format }, 'model registered');
       return entry;
     };
-    const reading = engine
-      .readMetadata(path)
-      .then(register, (error: unknown) => {
+    const read = async (): Promise<ModelEntry> => {
+      try {
+        const path = await locate();
+        return register(path, await engine.readMetadata(path));
+      } catch (error) {
         throw toLuthierError(error);
-      })
-      .finally(() => this.#reading.delete(key));
+      }
+    };
+    const reading = read().finally(() => this.#reading.delete(key));
     this.#reading.set(key, reading);
     return reading;
   }
