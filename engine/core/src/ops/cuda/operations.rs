@@ -13,8 +13,8 @@ use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, Rope,
-    RopePairs, RopeShape, View, ViewMut,
+    GatedBackward, GatedForward, LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices,
+    MemoryRoom, MemoryUse, Ops, Rope, RopePairs, RopeShape, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -370,6 +370,14 @@ impl Ops for CudaOps {
         input_grad: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         self.grad_input(rows, terms, low_rank, input_grad)
+    }
+
+    fn gated_forward(&self, of: GatedForward<'_, Self>) -> Result<()> {
+        self.forward_gated(of)
+    }
+
+    fn gated_backward(&self, of: GatedBackward<'_, Self>) -> Result<()> {
+        self.backward_gated(of)
     }
 
     fn low_rank_gradients(&self, mut of: LowRankGradients<'_, CudaBuffer>) -> Result<()> {
