@@ -19,7 +19,7 @@ pub(super) struct HashedTensor<'a> {
     pub stored: StoredType,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
-    /// Of int8 and nf4: what their scales follow from.
+    /// Of int8, nf4 and fp4: what their scales follow from.
     pub scales: Vec<&'a [u8]>,
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Place {
     pub stored: StoredType,
     pub shape: Vec<usize>,
     pub window: Range<usize>,
-    /// Of int8 and nf4, whose codes are in the window.
+    /// Of int8, nf4 and fp4, whose codes are in the window.
     pub scales: Option<ScaleParts>,
 }
 
