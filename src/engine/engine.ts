@@ -284,7 +284,7 @@ export interface AdapterMetadata {
 
 export interface SavedAdapter {
   readonly bytes: number;
-  /** SHA-256 of adapter_model.safetensors; hex. */
+  /** SHA-256 of the file with the weights; hex. */
   readonly sha256: string;
 }
 
