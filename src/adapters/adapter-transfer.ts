@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { ADAPTER_FILES } from './adapter-files.ts';
+import { adapterFileNames } from './adapter-files.ts';
 
 /** A file on its way. */
 export interface TransferredFile {
@@ -40,9 +40,10 @@ export async function* sendAdapterFiles(
 ): AsyncGenerator<readonly TransferredFile[] | Uint8Array, void, undefined> {
   const handles: FileHandle[] = [];
   try {
-    for (const name of ADAPTER_FILES) handles.push(await open(join(folder, name), 'r'));
+    const names = await adapterFileNames(folder);
+    for (const name of names) handles.push(await open(join(folder, name), 'r'));
     const files: TransferredFile[] = [];
-    for (const [index, name] of ADAPTER_FILES.entries()) {
+    for (const [index, name] of names.entries()) {
       const handle = handles[index];
       if (handle !== undefined) files.push(await describe(folder, name, handle));
     }

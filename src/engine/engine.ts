@@ -284,7 +284,7 @@ export interface AdapterMetadata {
 
 export interface SavedAdapter {
   readonly bytes: number;
-  /** SHA-256 of adapter_model.safetensors; hex. */
+  /** SHA-256 of the file with the weights; hex. */
   readonly sha256: string;
 }
 
@@ -413,6 +413,8 @@ export interface Engine {
    * 32 bits. Half a folder is left where it fails. Errors of `finished`: those of `loadModel`, STORAGE_FULL, IO, CANCELLED.
    */
   quantizeModel(path: string, storage: WeightStorage, folder: string): QuantizeRun;
+  /** Reads the regular expressions of a new adapter's settings. @throws EngineError INVALID_ARGUMENT for one that cannot be read */
+  checkTargets(lora: LoraConfig): void;
   /**
    * What a run would be and need, as the device's memory is now. Reads headers only; a run that does not fit is no error. Throws what `train`
    * throws otherwise.

@@ -8,6 +8,8 @@ import { EngineError, type EngineErrorCode } from './errors.ts';
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
+/** Read where the other is missing. */
+const OLD_WEIGHTS_FILE = 'adapter_model.bin';
 
 /** `[rows, columns]` by tensor name, as PEFT names them. */
 type AdapterShapes = Readonly<Record<string, readonly [number, number]>>;
@@ -149,7 +151,11 @@ function parseConfig(folder: string, text: Buffer): ConfigJson {
 /** What `readAdapter` tells, and the shapes that a base model is checked against. */
 export async function readFakeAdapter(folder: string): Promise<{ info: AdapterInfo; shapes: AdapterShapes }> {
   const config = parseConfig(folder, await read(folder, CONFIG_FILE, 'ADAPTER_NOT_FOUND'));
-  const weights = await read(folder, WEIGHTS_FILE, 'ADAPTER_NOT_FOUND');
+  const weights = await read(folder, WEIGHTS_FILE, 'ADAPTER_NOT_FOUND').catch((error: unknown) =>
+    read(folder, OLD_WEIGHTS_FILE, 'ADAPTER_NOT_FOUND').catch(() => {
+      throw error;
+    }),
+  );
   const shapes = shapesOf(folder, weights);
   const origin = config.luthier;
   const modules = Object.keys(shapes).map((name) => name.split('.').at(-3) ?? name);

@@ -80,6 +80,15 @@ const STORAGE_TYPES: Readonly<Partial<Record<WeightStorage, string>>> = {
   nf4_double_quant: 'nf4',
 };
 
+/** A regular expression as this language has them; the engine's own are Python's. */
+function readPattern(text: string): void {
+  try {
+    new RegExp(text);
+  } catch (cause) {
+    throw new EngineError('INVALID_ARGUMENT', `\`${text}\` is no regular expression that can be read`, { cause });
+  }
+}
+
 /** What ends when the engine is closed. */
 interface Run {
   fail(error: EngineError): void;
@@ -238,6 +247,11 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
         cancelled = true;
       };
       return { progress: () => progress, cancel, finished: work() };
+    },
+    checkTargets: ({ targetModules, excludeModules }) => {
+      for (const pattern of [targetModules, excludeModules]) {
+        if (typeof pattern === 'string') readPattern(pattern);
+      }
     },
     estimateTraining: async ({ path, loaded }, config, train, evaluation) => {
       const [model, freeBytes] = [metadataAt(path), options.freeBytes ?? null];

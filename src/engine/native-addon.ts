@@ -33,7 +33,7 @@ type NativeModelWeights = Pick<BaseModel, 'storage' | 'storageType' | 'loadedByt
 
 type ModuleNames = readonly string[] | string | undefined;
 
-interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'excludeModules' | 'layersToTransform'> {
+export interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'excludeModules' | 'layersToTransform'> {
   readonly targetModules: ModuleNames;
   readonly excludeModules: ModuleNames;
   readonly layersToTransform: readonly number[] | undefined;
@@ -119,6 +119,7 @@ export interface NativeEngine {
   loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
   /** Throws INVALID_ARGUMENT for an unknown storage type. */
   quantizeModel(path: string, storage: WeightStorage, folder: string): NativeQuantization;
+  checkTargets(lora: NativeLoraConfig): void;
   estimateTraining(
     model: NativeEstimatedModel,
     config: NativeTrainingConfig,

@@ -10,6 +10,7 @@ import type {
   EstimatedModel,
   GeneratedTokens,
   GenerationRun,
+  LoraConfig,
   MergeBase,
   MergedModel,
   MergeFormat,
@@ -29,6 +30,7 @@ import type {
   NativeAdapter,
   NativeEngine,
   NativeGenerationRun,
+  NativeLoraConfig,
   NativeModel,
   NativeModelMetadata,
   NativeTrainingConfig,
@@ -72,6 +74,15 @@ function toMetadata({ tokenizerGguf, tokenizerFolder, ...rest }: NativeModelMeta
   };
 }
 
+function toNativeLora(lora: LoraConfig): NativeLoraConfig {
+  return {
+    ...lora,
+    targetModules: lora.targetModules ?? undefined,
+    excludeModules: lora.excludeModules ?? undefined,
+    layersToTransform: lora.layersToTransform ?? undefined,
+  };
+}
+
 function toNativeConfig({
   lora,
   initAdapterPath,
@@ -82,12 +93,7 @@ function toNativeConfig({
 }: TrainingConfig): NativeTrainingConfig {
   return {
     ...rest,
-    lora: {
-      ...lora,
-      targetModules: lora.targetModules ?? undefined,
-      excludeModules: lora.excludeModules ?? undefined,
-      layersToTransform: lora.layersToTransform ?? undefined,
-    },
+    lora: toNativeLora(lora),
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
@@ -270,6 +276,14 @@ class AddonEngine implements Engine {
   quantizeModel(path: string, storage: WeightStorage, folder: string): QuantizeRun {
     const run = this.#open.quantizeModel(path, storage, folder);
     return { progress: () => run.progress(), cancel: () => run.cancel(), finished: settled(run.run()) };
+  }
+
+  checkTargets(lora: LoraConfig): void {
+    try {
+      this.#open.checkTargets(toNativeLora(lora));
+    } catch (error) {
+      throw toEngineError(error);
+    }
   }
 
   async estimateTraining(

@@ -14,13 +14,14 @@ function moduleNames(names: readonly string[], pattern: string): readonly string
   return names.length === 0 || names.includes('all-linear') ? null : names;
 }
 
-function loraConfig(lora: LoraSpec, seed: number): LoraConfig {
+/** Settings of a new adapter, of a spec. */
+export function loraConfig({ lora = LoraSpec.create(), seed }: Pick<TrainingSpec, 'lora' | 'seed'>): LoraConfig {
   return {
     r: number(lora.r),
     loraAlpha: number(lora.loraAlpha),
     loraDropout: number(lora.loraDropout),
     useRslora: lora.useRslora,
-    seed,
+    seed: number(seed),
     targetModules: moduleNames(lora.targetModules, lora.targetPattern),
     excludeModules: moduleNames(lora.excludeModules, lora.excludePattern),
     layersToTransform: lora.layersToTransform.length === 0 ? null : lora.layersToTransform,
@@ -40,7 +41,7 @@ interface InitAdapter {
 /** @param initAdapter From `findInitAdapter`. */
 export function engineConfig(spec: TrainingSpec, initAdapter: InitAdapter | null): TrainingConfig {
   return {
-    lora: loraConfig(spec.lora ?? LoraSpec.create(), number(spec.seed)),
+    lora: loraConfig(spec),
     initAdapterPath: initAdapter?.folder ?? null,
     initAdapterAnyBase: initAdapter?.anyBase ?? false,
     learningRate: number(spec.learningRate),

@@ -1,7 +1,9 @@
 import { z } from 'zod';
+import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
+import { toLuthierError } from '../errors/to-luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
-import { findInitAdapter } from '../jobs/engine-config.ts';
+import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
@@ -19,6 +21,7 @@ import {
 } from './validate/training.ts';
 
 export interface TrainingServiceDependencies extends EstimateJobDependencies {
+  readonly engine: EstimateJobDependencies['engine'] & Pick<Engine, 'checkTargets'>;
   readonly store: JobStore & EventLog;
   readonly runner: JobRunner;
   readonly maxQueuedJobs: number;
@@ -54,9 +57,17 @@ function checkNames(field: string, names: readonly string[], known: readonly str
   });
 }
 
-function checkTargets({ lora }: CheckedSpec, modules: readonly string[]): void {
+function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, modules: readonly string[]): void {
+  const { lora } = spec;
   checkNames('target_modules', lora.targetModules, [...modules, 'all-linear']);
   checkNames('exclude_modules', lora.excludeModules, modules);
+  try {
+    engine.checkTargets(loraConfig(specMessage(spec)));
+  } catch (error) {
+    const { reason, message } = toLuthierError(error);
+    const violations = [{ field: 'spec.lora', description: message, reason: '' }];
+    throw new LuthierError(reason, `spec.lora: ${message}`, { cause: error, violations });
+  }
 }
 
 /** TrainingService: jobs that outlive their streams. */
@@ -71,7 +82,7 @@ export function createTrainingService(
     refuseNotBuilt(spec, engine);
     refuseWithoutUse(spec, engine.device);
     const { metadata } = await registry.get(spec.model);
-    checkTargets(spec, metadata.linearModules);
+    checkTargets(dependencies.engine, spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
     if (format !== 'tokens') await registry.renderer(spec.model, spec.template);

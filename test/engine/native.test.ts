@@ -210,6 +210,21 @@ describe('training', () => {
     await expect(estimate({ initAdapterPath: scratch })).rejects.toMatchObject({ code: 'ADAPTER_NOT_FOUND' });
   });
 
+  it('reads the regular expressions of new adapters alone', () => {
+    const check = (lora: Partial<TrainingConfig['lora']>) => engine.checkTargets({ ...config.lora, ...lora });
+    check({ targetModules: '.*\\.(?!self)[a-z]+_proj', rankPattern: { '(gate|up)_proj': 4 } });
+    const unreadable: Partial<TrainingConfig['lora']>[] = [
+      { targetModules: '(q_proj' },
+      { targetModules: 'a)|(b' },
+      { excludeModules: '[a-' },
+      { rankPattern: { '(gate': 4 } },
+      { layersToTransform: [0], layersPattern: ['+'] },
+    ];
+    for (const lora of unreadable) {
+      expect(() => check(lora), JSON.stringify(lora)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
+    }
+  });
+
   it('tells every step, saves an adapter, and generates with it', async () => {
     const { run, all } = await events({});
     expect(all.map(({ kind }) => kind)).toEqual([

@@ -44,7 +44,10 @@ CASES = {
         r=2, lora_alpha=4, target_modules=NAMES, use_rslora=True, rank_pattern={"^model.layers.1.self_attn.q_proj": 9},
         alpha_pattern={"gate_proj": 3},
     ),
+    "bin": dict(r=3, lora_alpha=6, target_modules=NAMES),
 }
+# Saved by torch, as PEFT did at first.
+OLD_FILES = ["bin"]
 
 
 def make(name, settings):
@@ -57,7 +60,7 @@ def make(name, settings):
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.05)
     model.peft_config["default"].base_model_name_or_path = "luthier/tied"
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, safe_serialization=name not in OLD_FILES)
     (folder / "README.md").unlink(missing_ok=True)
     modules = {
         path: {"r": module.r["default"], "scale": module.scaling["default"]}

@@ -11,7 +11,8 @@ Needs the packages pinned in `requirements.txt`. Each folder has config.json, mo
     nf4          blocks that cross rows, a last partial one; codes seen as bf16 (`bnb_4bit_quant_storage`)
     nf4-double   with double quantization, over several blocks of 256
     int8         with `llm_int8_skip_modules`: v_proj stays in bf16, the output layer does not
-    fp4          what transformers takes where nothing else is said; without expected.safetensors, since it is refused
+    fp4          what transformers takes where nothing else is said
+    fp4-double   with double quantization
 """
 
 import shutil
@@ -31,6 +32,7 @@ CASES = {
     "nf4-double": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),
     "int8": dict(load_in_8bit=True, llm_int8_skip_modules=["v_proj"]),
     "fp4": dict(load_in_4bit=True),
+    "fp4-double": dict(load_in_4bit=True, bnb_4bit_use_double_quant=True),
 }
 SHOWN = ["model.layers.0.self_attn.k_proj", "model.layers.0.mlp.down_proj"]
 
@@ -84,8 +86,6 @@ def main():
             source = LlamaForCausalLM.from_pretrained(plain, quantization_config=quantization, device_map="cpu")
             source.save_pretrained(folder)
             (folder / "generation_config.json").unlink(missing_ok=True)
-            if name == "fp4":
-                continue
             loaded = LlamaForCausalLM.from_pretrained(folder, device_map="cpu")
             in_f32(loaded)
             # In training, 8-bit weights are multiplied by activations as they are.

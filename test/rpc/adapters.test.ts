@@ -1,12 +1,27 @@
 /** Adapters over real gRPC with an engine without a device: up, down, merged, and what is refused on the way. */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import { clientStream } from '../../clients/typescript/src/call.ts';
-import { LuthierClient, MergeFormat, UploadAdapterHeader } from '../../clients/typescript/src/index.ts';
+import {
+  adapterWeightsFile,
+  fileSha256,
+  LuthierClient,
+  MergeFormat,
+  UploadAdapterHeader,
+} from '../../clients/typescript/src/index.ts';
 import { serverConfigSchema } from '../../src/config/schema.ts';
 import { createFakeEngine } from '../../src/engine/fake.ts';
 import { writeFakeAdapter } from '../../src/engine/fake-adapter.ts';
@@ -69,6 +84,19 @@ test('what goes up comes down, byte for byte', async () => {
   expect(header.adapter).toEqual(adapter);
   expect(bytesOf(out)).toEqual(bytesOf(folder));
   expect(readdirSync(join(root, 'deep'))).toEqual(['out']);
+});
+
+test('an adapter that torch saved goes up, comes down and is exported under its own names', async () => {
+  const { client, exportRoot, write } = await start();
+  const folder = await write('old');
+  renameSync(join(folder, 'adapter_model.safetensors'), join(folder, 'adapter_model.bin'));
+  const { adapter } = await client.uploadAdapter(folder, { adapterId: 'old' });
+  expect(adapter?.sha256).toBe(await fileSha256(await adapterWeightsFile(folder)));
+  const out = await write('newer', 2);
+  await client.downloadAdapter('adapters/old', out, { overwrite: true });
+  expect(bytesOf(out)).toEqual(bytesOf(folder));
+  const { path } = await client.exportAdapter({ name: 'adapters/old', path: join(exportRoot, 'old') });
+  expect(bytesOf(path)).toEqual(bytesOf(folder));
 });
 
 test('nothing that is there is replaced unless that is asked for', async () => {
@@ -146,6 +174,7 @@ test('a stream that is not what it says leaves nothing', async () => {
     [{ header: { files: [{ ...one, name: '../../etc/passwd' }, two] as never } }, 'INVALID_REQUEST'],
     [{ header: { files: [one, one] as never } }, 'INVALID_REQUEST'],
     [{ header: { files: [one] as never } }, 'INVALID_REQUEST'],
+    [{ header: { files: [two, { ...two, name: 'adapter_model.bin' }] as never } }, 'INVALID_REQUEST'],
     [{ header: { files: [one, { ...two, sizeBytes: 2 ** 23 }] as never } }, 'MESSAGE_TOO_LARGE'],
     [{ header: { files: [one, { ...two, sha256: 'x' }] as never } }, 'INVALID_REQUEST'],
     [{ header: { adapterId: '../a' } }, 'INVALID_REQUEST'],

@@ -201,6 +201,21 @@ test('jobs are listed newest first, page by page, and by state', async () => {
   expect((await client.listTrainingJobs({ states: [JobState.JOB_STATE_FAILED] })).jobs).toEqual([]);
 });
 
+test('a regular expression that cannot be read makes no job', async () => {
+  const { client, upload } = await start();
+  const job = spec(await upload(), { lora: { targetPattern: '(q_proj' } });
+  const refusal = { reason: 'INVALID_REQUEST', violations: [{ field: 'spec.lora' }] };
+  for (const call of [
+    client.createTrainingJob({ spec: job }),
+    client.createTrainingJob({ spec: job, validateOnly: true }),
+    client.estimateTrainingJob(job),
+  ]) {
+    await expect(call).rejects.toMatchObject(refusal);
+    await expect(call).rejects.toThrow(/`\(q_proj` is no regular expression that can be read/);
+  }
+  expect((await client.listTrainingJobs()).jobs).toEqual([]);
+});
+
 test('an estimate is what the job then does, and changes nothing', async () => {
   const { client, upload } = await start();
   const dataset = await upload();

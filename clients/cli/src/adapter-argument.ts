@@ -1,7 +1,13 @@
 /** `--adapter`: a registered adapter, a job, or a PEFT folder, which the server is asked to take in once. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Adapter, eachPage, fileSha256, type LuthierClient } from '../../typescript/src/index.ts';
+import {
+  type Adapter,
+  adapterWeightsFile,
+  eachPage,
+  fileSha256,
+  type LuthierClient,
+} from '../../typescript/src/index.ts';
 import { CliError } from './failure.ts';
 import { adapterTarget, modelName } from './names.ts';
 
@@ -23,7 +29,7 @@ function readPeftSettings(folder: string): PeftSettings {
 /** An adapter of the store that holds the folder's very weights and settings, or null. */
 async function findStored(client: LuthierClient, folder: string): Promise<Adapter | null> {
   const { r, lora_alpha, use_rslora = false } = readPeftSettings(folder);
-  const sha256 = await fileSha256(join(folder, 'adapter_model.safetensors'));
+  const sha256 = await fileSha256(await adapterWeightsFile(folder));
   for await (const { adapters } of eachPage((pageToken) => client.listAdapters({ pageToken }))) {
     const found = adapters.find(
       (adapter) =>

@@ -2,7 +2,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { LuthierError } from './error.ts';
 import type {
   AdapterFile,
@@ -14,16 +14,25 @@ import type {
 import { Status } from './status.ts';
 import { CHUNK_BYTES, fileSha256 } from './upload.ts';
 
-/** What a PEFT folder holds; the settings last, so that a folder that has them is complete. */
-const FILES = ['adapter_model.safetensors', 'adapter_config.json'];
+/** The weights of a PEFT folder, as PEFT writes them and as it did at first: the first that is there counts. */
+const WEIGHTS_FILES = ['adapter_model.safetensors', 'adapter_model.bin'] as const;
+const CONFIG_FILE = 'adapter_config.json';
+const FILES: readonly string[] = [...WEIGHTS_FILES, CONFIG_FILE];
+const EXPECTED = `${CONFIG_FILE} and ${WEIGHTS_FILES.join(' or ')}`;
+
+/** The file with a PEFT folder's weights; PEFT's own name where there is none. */
+export async function adapterWeightsFile(folder: string): Promise<string> {
+  const names = await readdir(folder).catch((): string[] => []);
+  return join(folder, WEIGHTS_FILES.find((name) => names.includes(name)) ?? WEIGHTS_FILES[0]);
+}
 
 /** Names, sizes and hashes of a PEFT folder's files. */
 export async function adapterFiles(folder: string): Promise<AdapterFile[]> {
   const files: AdapterFile[] = [];
-  for (const name of FILES) {
+  for (const name of [basename(await adapterWeightsFile(folder)), CONFIG_FILE]) {
     const path = join(folder, name);
     const found = await stat(path).catch((cause: unknown) => {
-      const message = `${folder} has no ${name}; expected a PEFT folder with ${FILES.join(' and ')}`;
+      const message = `${folder} has no ${name}; expected a PEFT folder with ${EXPECTED}`;
       throw new LuthierError(message, { code: Status.NOT_FOUND, cause });
     });
     files.push({ name, sizeBytes: found.size, sha256: await fileSha256(path) });
@@ -99,7 +108,7 @@ export async function receiveAdapter(
     const { files } = header;
     // Names from a server are not paths of this machine.
     const strange = files.find(({ name }) => !FILES.includes(name));
-    if (strange) throw damaged(`the server sends ${JSON.stringify(strange.name)}, expected ${FILES.join(' and ')}`);
+    if (strange) throw damaged(`the server sends ${JSON.stringify(strange.name)}, expected ${EXPECTED}`);
     await mkdir(dirname(target), { recursive: true });
     const writing = join(dirname(target), `.writing-${randomUUID()}`);
     await mkdir(writing);
@@ -110,7 +119,11 @@ export async function receiveAdapter(
         await writeFile(file, announced, chunks).finally(() => file.close());
       }
       await mkdir(target, { recursive: true });
-      for (const name of FILES) await rename(join(writing, name), join(target, name));
+      // The settings last, so that a folder that has them is complete; weights of an earlier adapter would count before these.
+      for (const name of FILES) {
+        const isHere = files.some((file) => file.name === name);
+        await (isHere ? rename(join(writing, name), join(target, name)) : rm(join(target, name), { force: true }));
+      }
     } finally {
       await rm(writing, { recursive: true, force: true });
     }

@@ -1,4 +1,5 @@
 /** The public interface of the client. */
+export { adapterWeightsFile } from './adapter-files.ts';
 export { type AttachOptions, isTerminal, type ReattachListener } from './attach.ts';
 export type { RetryOptions } from './backoff.ts';
 export type { CallOptions } from './call.ts';

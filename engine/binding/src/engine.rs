@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use luthier_core::device::{Device, EstimateQuery};
 use luthier_core::load;
+use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::read_adapter_info;
 use luthier_core::merge::{MergeRequest, merge};
 use luthier_core::ops::EmbeddingPlace;
@@ -20,7 +21,7 @@ use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
 use crate::model::{NativeModel, NativeTokenExamples};
 use crate::promise::{background, to_napi};
 use crate::quantization::NativeQuantization;
-use crate::training::NativeTrainingConfig;
+use crate::training::{NativeLoraConfig, NativeTrainingConfig};
 
 /// What this build can compute on, besides the processor.
 #[napi(object, object_from_js = false)]
@@ -108,6 +109,12 @@ impl NativeEngine {
     pub fn quantize_model(&self, path: String, storage: String, folder: String) -> napi::Result<NativeQuantization> {
         let storage = storage.parse().map_err(|error| to_napi(&error))?;
         Ok(NativeQuantization::new(PathBuf::from(path), storage, PathBuf::from(folder)))
+    }
+
+    /// Reads the regular expressions of a new adapter's settings.
+    #[napi]
+    pub fn check_targets(&self, lora: NativeLoraConfig) -> napi::Result<()> {
+        LoraConfig::from(lora).targets.check().map_err(|error| to_napi(&error))
     }
 
     /// What a run would be and need, without loading its model.

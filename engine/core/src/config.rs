@@ -1,5 +1,7 @@
 //! The shape of a decoder-only transformer, whatever file it came from.
 
+use std::sync::Arc;
+
 use crate::ops::{AttentionShape, RopeShape};
 
 /// Configuration of one model. Names are those of a Hugging Face `config.json`.
@@ -31,7 +33,7 @@ pub struct ModelConfig {
 }
 
 /// Where a decoder's computation departs from Llama's; by default nowhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Variant {
     pub position: PositionEncoding,
     /// The query, key and value projections have biases.
@@ -47,7 +49,7 @@ pub struct Variant {
 }
 
 /// How attention knows where a token stands.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PositionEncoding {
     /// Queries and keys are rotated (J. Su et al., RoFormer, 2021).
     Rope(Rope),
@@ -62,7 +64,7 @@ impl Default for PositionEncoding {
 }
 
 /// A form of rope; by default Llama's.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rope {
     pub pairs: RopePairs,
     /// The first so many numbers of a head are rotated, an even number; none: all.
@@ -81,7 +83,7 @@ pub enum RopePairs {
 }
 
 /// How rope's frequencies are stretched for longer contexts; names as in transformers' `rope_scaling`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum RopeScaling {
     #[default]
     None,
@@ -95,6 +97,8 @@ pub enum RopeScaling {
         /// `original_max_position_embeddings`
         original_context: f64,
     },
+    /// Each frequency is divided by a number of its own, `[rotated / 2]`: GGUF's form of `Llama3`.
+    Factors(Arc<[f32]>),
 }
 
 impl ModelConfig {
@@ -121,7 +125,7 @@ impl ModelConfig {
 
     /// Rope over rows of so many heads; none where positions are told otherwise.
     pub fn rope_shape(&self, heads: usize) -> Option<RopeShape> {
-        match self.variant.position {
+        match &self.variant.position {
             PositionEncoding::Rope(rope) => Some(RopeShape {
                 heads,
                 head_dim: self.head_dim,

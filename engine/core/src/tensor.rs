@@ -7,7 +7,8 @@ use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::quant::{Scales, nf4};
+use crate::quant::Scales;
+use crate::quant::four_bit::{self, CodeBook};
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +20,14 @@ pub enum StoredType {
     Int8,
     /// 4-bit codes with a scale for each block of 64 numbers of the flattened matrix; see [`crate::quant`].
     Nf4,
+    /// As nf4, with other values; read, not made.
+    Fp4,
     /// A block-quantized GGML type (never its F32, F16 or BF16).
     Ggml(GgmlDType),
 }
 
 impl StoredType {
-    /// Lower-case name as llama.cpp writes it, such as `f32`, `bf16`, `q4_1`, `q6_k`; and `int8`, `nf4`.
+    /// Lower-case name as llama.cpp writes it, such as `f32`, `bf16`, `q4_1`, `q6_k`; and `int8`, `nf4`, `fp4`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 | Self::Ggml(GgmlDType::F32) => "f32",
@@ -32,6 +35,7 @@ impl StoredType {
             Self::BF16 | Self::Ggml(GgmlDType::BF16) => "bf16",
             Self::Int8 => "int8",
             Self::Nf4 => "nf4",
+            Self::Fp4 => "fp4",
             Self::Ggml(GgmlDType::Q4_0) => "q4_0",
             Self::Ggml(GgmlDType::Q4_1) => "q4_1",
             Self::Ggml(GgmlDType::Q5_0) => "q5_0",
@@ -47,11 +51,25 @@ impl StoredType {
         }
     }
 
+    /// What 4-bit codes stand for; none of other types.
+    pub fn code_book(self) -> Option<&'static CodeBook> {
+        match self {
+            Self::Nf4 => Some(&four_bit::NF4),
+            Self::Fp4 => Some(&four_bit::FP4),
+            _ => None,
+        }
+    }
+
+    /// Whether the bytes are codes whose scales lie beside them.
+    pub fn is_coded(self) -> bool {
+        self == Self::Int8 || self.code_book().is_some()
+    }
+
     /// Elements that lie together in whole bytes, a block of GGML types with its scales: 1 where elements stand alone.
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::Int8 => 1,
-            Self::Nf4 => 2,
+            Self::Nf4 | Self::Fp4 => 2,
             Self::Ggml(kind) => kind.block_size(),
         }
     }
@@ -61,7 +79,7 @@ impl StoredType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Int8 | Self::Nf4 => 1,
+            Self::Int8 | Self::Nf4 | Self::Fp4 => 1,
             Self::Ggml(kind) => kind.type_size(),
         }
     }
@@ -71,7 +89,7 @@ impl StoredType {
         match self {
             Self::F32 | Self::Ggml(GgmlDType::F32 | GgmlDType::Q8K) => 4,
             Self::F16 | Self::BF16 | Self::Ggml(_) => 2,
-            Self::Int8 | Self::Nf4 => 1,
+            Self::Int8 | Self::Nf4 | Self::Fp4 => 1,
         }
     }
 
@@ -81,11 +99,11 @@ impl StoredType {
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(self.block_bytes())).flatten()
     }
 
-    /// Bytes of a matrix, or `None` where its rows are not whole blocks or the size overflows. Rows of nf4 need not be whole: the matrix is
+    /// Bytes of a matrix, or `None` where its rows are not whole blocks or the size overflows. Rows of 4-bit codes need not be whole: the matrix is
     /// packed as one row.
     pub fn matrix_bytes(self, rows: usize, columns: usize) -> Option<usize> {
         match self {
-            Self::Nf4 => Some(rows.checked_mul(columns)?.div_ceil(2)),
+            Self::Nf4 | Self::Fp4 => Some(rows.checked_mul(columns)?.div_ceil(2)),
             other => other.row_bytes(columns)?.checked_mul(rows),
         }
     }
@@ -115,7 +133,7 @@ pub struct HostTensor {
     pub stored: StoredType,
     pub shape: Vec<usize>,
     pub bytes: TensorBytes,
-    /// Of int8 and nf4; the other types have theirs among the bytes, or none.
+    /// Of int8, nf4 and fp4; the other types have theirs among the bytes, or none.
     pub scales: Option<Scales>,
 }
 
@@ -129,7 +147,7 @@ impl HostTensor {
     ///
     /// Errors: `MODEL_UNSUPPORTED` for types whose scales lie beside the bytes.
     pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
-        if self.scales.is_some() || matches!(self.stored, StoredType::Int8 | StoredType::Nf4) {
+        if self.scales.is_some() || self.stored.is_coded() {
             let message = format!("rows of {} cannot be taken apart; use 16-bit files", self.stored.name());
             return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
         }
@@ -164,10 +182,10 @@ impl HostTensor {
         let (stored, bytes) = (self.stored, self.bytes.as_slice());
         let scales_fit = match (stored, &self.scales) {
             (StoredType::Int8, Some(scales @ Scales::Rows(_))) => scales.count() == rows,
-            (StoredType::Nf4, Some(scales @ (Scales::Blocks(_) | Scales::Nested(_)))) => {
-                scales.count() == (rows * columns).div_ceil(nf4::BLOCK)
+            (StoredType::Nf4 | StoredType::Fp4, Some(scales @ (Scales::Blocks(_) | Scales::Nested(_)))) => {
+                scales.count() == (rows * columns).div_ceil(four_bit::BLOCK)
             }
-            (StoredType::Int8 | StoredType::Nf4, _) => false,
+            (stored, _) if stored.is_coded() => false,
             (_, scales) => scales.is_none(),
         };
         if stored.matrix_bytes(rows, columns) == Some(bytes.len())

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { ADAPTER_FILES } from '../../adapters/adapter-files.ts';
+import { ADAPTER_FILES, CONFIG_FILE, EXPECTED_FILES } from '../../adapters/adapter-files.ts';
 import type { MergeFormat } from '../../engine/engine.ts';
 import { MergeFormat as MergeFormatNumber } from '../../gen/luthier/v1/adapter_service.ts';
 import {
@@ -52,7 +52,7 @@ export const mergeSchema = z.object({
 
 /** adapter_config.json; the weights have the server's own limit. */
 const MAX_CONFIG_BYTES = 2 ** 20;
-const FILES = expected(`${ADAPTER_FILES.join(' and ')}, each once`);
+const FILES = expected(`${EXPECTED_FILES}, each once`);
 
 const file = z
   .object({
@@ -60,7 +60,7 @@ const file = z
     sizeBytes: wholeNumber(1, Number.MAX_SAFE_INTEGER),
     sha256: z.string().regex(/^[0-9a-f]{64}$/, expected('a SHA-256 as 64 lower-case hex digits')),
   })
-  .refine((one) => one.name !== 'adapter_config.json' || one.sizeBytes <= MAX_CONFIG_BYTES, {
+  .refine((one) => one.name !== CONFIG_FILE || one.sizeBytes <= MAX_CONFIG_BYTES, {
     path: ['sizeBytes'],
     message: `expected at most ${MAX_CONFIG_BYTES} bytes of settings`,
   });
@@ -75,5 +75,5 @@ export const uploadHeaderSchema = z.object({
   files: z
     .array(file)
     .refine((files) => new Set(files.map((one) => one.name)).size === files.length, FILES)
-    .refine((files) => files.length === ADAPTER_FILES.length, FILES),
+    .refine((files) => files.length === 2 && files.some((one) => one.name === CONFIG_FILE), FILES),
 });

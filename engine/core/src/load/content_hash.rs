@@ -19,7 +19,7 @@ pub(super) struct HashedTensor<'a> {
     pub stored: StoredType,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
-    /// Of int8 and nf4: what their scales follow from.
+    /// Of int8, nf4 and fp4: what their scales follow from.
     pub scales: Vec<&'a [u8]>,
 }
 
@@ -77,14 +77,15 @@ fn config_line(config: &ModelConfig) -> String {
 /// Each departure from Llama as one word; nothing where there is none, as for windows.
 fn variant(variant: &Variant) -> String {
     let mut words = Vec::new();
-    match variant.position {
+    match &variant.position {
         PositionEncoding::Alibi => words.push("alibi".to_owned()),
         PositionEncoding::Rope(Rope { pairs, rotated, scaling }) => {
-            words.extend((pairs == RopePairs::Interleaved).then(|| "interleaved".to_owned()));
+            words.extend((*pairs == RopePairs::Interleaved).then(|| "interleaved".to_owned()));
             words.extend(rotated.map(|rotated| format!("rotated={rotated}")));
             match scaling {
                 RopeScaling::None => {}
                 RopeScaling::Linear { factor } => words.push(format!("linear={factor:?}")),
+                RopeScaling::Factors(factors) => words.push(format!("factors={factors:?}").replace(' ', "")),
                 RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                     words.push(format!(
                         "llama3={factor:?},{low_freq_factor:?},{high_freq_factor:?},{original_context:?}"

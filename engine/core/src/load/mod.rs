@@ -16,15 +16,22 @@ pub use metadata::{GgufTokenizerMetadata, ModelMetadata, TokenizerSource};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::model::TensorSource;
+use crate::tensor::HostTensor;
 use content_hash::HashedTensor;
 pub(crate) use content_hash::hex;
 pub(crate) use expected::{LINEAR_MODULES, expected_tensors};
-pub(crate) use huggingface::{TensorNames, names_of};
+pub(crate) use huggingface::{ElementType, FileTensor, Locations, NamedTensors, TensorNames, names_of, read_tensors};
 
 /// Opened and checked files of one model. Every tensor that the configuration calls for is present with the right shape.
 pub trait ModelFiles: TensorSource + Send + Sync {
     /// What the files say. The first call reads every tensor's bytes once, for the content hash; later calls answer from memory.
     fn metadata(&self) -> Result<ModelMetadata>;
+
+    /// Tensors that the files have although they follow from the configuration, by the files' names: tables of rope, which a family's own code
+    /// may want to find.
+    fn derived_tensors(&self) -> Vec<(String, HostTensor)> {
+        Vec::new()
+    }
 }
 
 /// Opens a `.gguf` file or a Hugging Face folder (`config.json`, and safetensors or torch's files).

@@ -1,4 +1,4 @@
-//! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`, read and written.
+//! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`, read and written; the older `adapter_model.bin` is read.
 
 mod config;
 mod config_json;
@@ -13,8 +13,10 @@ pub use fused::PeftNames;
 pub use read::{read_adapter, read_adapter_info};
 pub use write::{SavedAdapter, write_adapter};
 
-/// Name of the file with the matrices.
+/// Name of the file with the matrices, as it is written.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// As PEFT wrote it at first, by torch. Where a folder has both, the other one is read.
+const OLD_WEIGHTS_FILE: &str = "adapter_model.bin";
 /// Begins the names of what Luthier adds to the weights' metadata, such as `luthier.base_model_hash`.
 const METADATA_PREFIX: &str = "luthier.";
 /// Begins the names of what the weights' metadata say of a joined layer: the ranks of its parts.
@@ -62,7 +64,7 @@ pub struct AdapterInfo {
     /// Module names that have matrices, such as `q_proj`.
     pub target_modules: Vec<String>,
     pub parameter_count: u64,
-    /// SHA-256 of `adapter_model.safetensors`; lower-case hex.
+    /// SHA-256 of the file with the matrices; lower-case hex.
     pub sha256: String,
     pub metadata: Option<AdapterMetadata>,
 }

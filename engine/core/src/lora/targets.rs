@@ -54,6 +54,13 @@ impl Default for LoraTargets {
 }
 
 impl LoraTargets {
+    /// Reads every regular expression, without a model.
+    ///
+    /// Errors: `INVALID_ARGUMENT` for one that cannot be read, or settings that PEFT does not take together.
+    pub fn check(&self) -> Result<()> {
+        TargetRules::new(self).map(drop)
+    }
+
     /// Modules by name, in every block.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let names = names.into_iter().map(str::to_owned).collect();

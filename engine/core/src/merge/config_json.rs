@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::SAME_NAMES;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, PositionEncoding, Rope, RopeScaling, Variant};
 use crate::error::{EngineError, ErrorCode, Result};
+use crate::model::rope_frequencies;
 use crate::tensor::StoredType;
 
 /// torch's name of the type.
@@ -16,18 +16,15 @@ fn torch_type(stored: StoredType) -> &'static str {
 
 /// The base's `config.json` where `base` is a folder, else one with what the engine knows.
 ///
-/// Errors: `MODEL_UNSUPPORTED` for an architecture whose checkpoints have other tensors; `MODEL_CORRUPT`, `IO`.
+/// Errors: `MODEL_UNSUPPORTED` for a GGUF base of a family whose folders need code of their own, or whose rope has no word in transformers;
+/// `MODEL_CORRUPT`, `IO`.
 pub(super) fn config_json(base: &Path, config: &ModelConfig, stored: StoredType) -> Result<String> {
-    if !SAME_NAMES.contains(&config.model_type.as_str()) {
-        let message = format!(
-            "{}: checkpoints of model_type `{}` cannot be written; supported: {}",
-            base.display(),
-            config.model_type,
-            SAME_NAMES.join(", ")
-        );
-        return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
-    }
-    let mut object = if base.is_dir() { read(&base.join("config.json"))? } else { made(config) };
+    let unsupported =
+        |what: String| EngineError::new(ErrorCode::ModelUnsupported, format!("{}: {what}", base.display()));
+    let mut object = match base.is_dir() {
+        true => read(&base.join("config.json"))?,
+        false => made(config).map_err(unsupported)?,
+    };
     // Of a base that bitsandbytes quantized; the merged numbers are not.
     object.remove("quantization_config");
     // transformers 5 writes `dtype` and reads both; earlier versions know `torch_dtype` alone.
@@ -45,11 +42,19 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     })
 }
 
-fn made(config: &ModelConfig) -> Map<String, Value> {
+/// For a GGUF base. The error is what cannot be told.
+fn made(config: &ModelConfig) -> std::result::Result<Map<String, Value>, String> {
     // GGUF files of Mistral are of type llama; the window tells them apart, which transformers' Llama does not have.
-    let (model_type, class) = match config.sliding_window {
-        Some(_) => ("mistral", "MistralForCausalLM"),
-        None => ("llama", "LlamaForCausalLM"),
+    let (model_type, class) = match (config.model_type.as_str(), config.sliding_window) {
+        ("llama", Some(_)) => ("mistral", "MistralForCausalLM"),
+        ("llama", None) => ("llama", "LlamaForCausalLM"),
+        ("qwen2", None) => ("qwen2", "Qwen2ForCausalLM"),
+        ("qwen3", None) => ("qwen3", "Qwen3ForCausalLM"),
+        (other, _) => {
+            return Err(format!(
+                "a GGUF file of `{other}` cannot be merged into a folder, which would need configuration and code of its own; merge it into a GGUF file"
+            ));
+        }
     };
     // GGUF holds it as f32: 1e-5 and not 9.99…e-6.
     let epsilon: f64 = (config.rms_norm_eps as f32).to_string().parse().unwrap_or(config.rms_norm_eps);
@@ -78,8 +83,59 @@ fn made(config: &ModelConfig) -> Map<String, Value> {
     if let Some(window) = config.sliding_window {
         object["sliding_window"] = json!(window);
     }
-    match object {
-        Value::Object(object) => object,
-        _ => Map::new(),
+    let Variant { query_key_value_bias, output_bias, mlp_bias, ref position, .. } = config.variant;
+    match model_type {
+        // Its class always has them.
+        "qwen2" => object["use_sliding_window"] = json!(false),
+        _ if query_key_value_bias || output_bias || mlp_bias => {
+            if model_type == "mistral" || query_key_value_bias != output_bias {
+                return Err(format!("transformers' {class} has no such biases; merge it into a GGUF file"));
+            }
+            (object["attention_bias"], object["mlp_bias"]) = (json!(query_key_value_bias), json!(mlp_bias));
+        }
+        _ => {}
     }
+    match position {
+        PositionEncoding::Rope(Rope { scaling: RopeScaling::None, .. }) => {}
+        PositionEncoding::Rope(Rope { scaling: RopeScaling::Linear { factor }, .. }) => {
+            object["rope_scaling"] = json!({ "rope_type": "linear", "factor": factor });
+        }
+        PositionEncoding::Rope(Rope { scaling: RopeScaling::Factors(factors), .. }) => {
+            object["rope_scaling"] = llama3(config, factors).ok_or(
+                "its rope factors are none of Llama 3's, and transformers has no word for others; merge it into a GGUF file",
+            )?;
+        }
+        _ => return Err("its positions have no word in transformers".to_owned()),
+    }
+    match object {
+        Value::Object(object) => Ok(object),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// The parameters of Llama 3's scaling that give these factors, among those of the published models.
+fn llama3(config: &ModelConfig, factors: &[f32]) -> Option<Value> {
+    let plain = rope_frequencies(&with_scaling(config, RopeScaling::None), true);
+    let published = [8.0, 32.0].into_iter().find(|factor| {
+        let scaling = RopeScaling::Llama3 {
+            factor: *factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let scaled = rope_frequencies(&with_scaling(config, scaling), true);
+        let close = |((plain, scaled), factor): ((&f64, &f64), &f32)| {
+            (plain / scaled - f64::from(*factor)).abs() < 1e-5 * f64::from(*factor)
+        };
+        plain.iter().zip(&scaled).zip(factors).all(close)
+    })?;
+    Some(json!({
+        "rope_type": "llama3", "factor": published, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }))
+}
+
+fn with_scaling(config: &ModelConfig, scaling: RopeScaling) -> ModelConfig {
+    let position = PositionEncoding::Rope(Rope { scaling, ..Rope::default() });
+    ModelConfig { variant: Variant { position, ..config.variant.clone() }, ..config.clone() }
 }

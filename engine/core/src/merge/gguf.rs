@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::MergeRequest;
 use super::encode::{Q8_0_BYTES, Q8_0_NUMBERS, floats, q8_0};
 use super::output::Output;
 use super::tensor::MergedTensors;
+use super::written::{Written, written};
 use crate::error::{EngineError, Result};
-use crate::load::gguf::{GgufModel, MetadataValue};
+use crate::load::gguf::{GgufModel, MetadataValue, ROPE_FACTORS};
 use crate::tensor::StoredType;
 
 /// Name of the file in its folder.
@@ -68,15 +68,36 @@ impl Encoding {
     }
 }
 
-/// Writes `model.gguf` and returns its bytes. The base must be a GGUF file.
+/// What a file holds beside its numbers.
+pub(super) struct Contents {
+    /// Without what follows from the type of the matrices.
+    pub metadata: Vec<(String, MetadataValue)>,
+    /// In the order of the file.
+    pub tensors: Vec<Written>,
+    /// What rope's frequencies are divided by, as f32, little-endian.
+    pub rope_factors: Option<Vec<u8>>,
+}
+
+impl Contents {
+    /// Those of a base that is a GGUF file.
+    pub fn of_base(base: &GgufModel, source: &MergedTensors<'_>) -> Result<Self> {
+        let mut tensors = written(base.names(), source.shapes());
+        let order = base.stored_names();
+        tensors.sort_by_key(|tensor| order.iter().position(|name| *name == tensor.name));
+        let rope_factors = base.rope_factors().map(<[u8]>::to_vec);
+        Ok(Self { metadata: base.metadata_values()?, tensors, rope_factors })
+    }
+}
+
+/// Writes `model.gguf` and returns its bytes. `permuted_heads`: of a tensor of the engine's whose rows the file permutes.
 pub(super) fn write(
-    request: &MergeRequest<'_>,
+    contents: Contents,
     source: &MergedTensors<'_>,
     matrices: MatrixType,
+    permuted_heads: impl Fn(&str) -> Option<usize>,
     folder: &Path,
 ) -> Result<u64> {
-    let base = GgufModel::open(request.base)?;
-    let tensors = base.stored_tensors();
+    let Contents { metadata: kept, tensors, rope_factors } = contents;
     // `general.file_type`: llama.cpp's LLAMA_FTYPE_MOSTLY_F16 and _Q8_0.
     let file_type: u32 = if matrices == MatrixType::F16 { 1 } else { 7 };
     let replaced = [
@@ -84,7 +105,6 @@ pub(super) fn write(
         ("general.file_type", MetadataValue::u32(file_type)),
         ("general.quantization_version", MetadataValue::u32(2)),
     ];
-    let kept = base.metadata_values()?;
     let kept = kept.into_iter().filter(|(key, _)| replaced.iter().all(|(other, _)| key != other));
     let mut metadata: Vec<(String, MetadataValue)> = kept.collect();
     metadata.extend(replaced.map(|(key, value)| (key.to_owned(), value)));
@@ -94,7 +114,7 @@ pub(super) fn write(
     let mut output = Output::create(&folder.join(FILE))?;
     output.write(b"GGUF")?;
     output.write(&VERSION.to_le_bytes())?;
-    output.write(&(tensors.len() as u64).to_le_bytes())?;
+    output.write(&((tensors.len() + usize::from(rope_factors.is_some())) as u64).to_le_bytes())?;
     output.write(&(metadata.len() as u64).to_le_bytes())?;
     for (key, value) in &metadata {
         write_text(&mut output, key)?;
@@ -102,10 +122,11 @@ pub(super) fn write(
         output.write(&value.bytes)?;
     }
     let mut offset = 0u64;
-    for (own, name) in &tensors {
-        let shape = &source.shapes()[name];
+    let factors_shape = rope_factors.as_ref().map(|factors| vec![factors.len() / size_of::<f32>()]);
+    let entries = tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape));
+    for (name, shape) in entries.chain(factors_shape.as_ref().map(|shape| (ROPE_FACTORS, shape))) {
         let encoding = Encoding::of(shape, matrices);
-        write_text(&mut output, own)?;
+        write_text(&mut output, name)?;
         output.write(&(shape.len() as u32).to_le_bytes())?;
         // The fastest dimension first.
         for size in shape.iter().rev() {
@@ -117,23 +138,29 @@ pub(super) fn write(
     }
     output.pad(ALIGNMENT)?;
     let mut bytes = Vec::new();
-    for (_, name) in &tensors {
-        let (shape, start) = (&source.shapes()[name], output.bytes());
-        let encoding = Encoding::of(shape, matrices);
-        let tensor = source.open(name)?;
-        match base.permuted_heads(name) {
-            Some(heads) => {
-                encoding.encode(name, &permuted(&tensor.numbers()?, shape, heads), &mut bytes)?;
-                output.write(&bytes)?;
+    for Written { name, shape, parts } in &tensors {
+        let (encoding, start) = (Encoding::of(shape, matrices), output.bytes());
+        for part in parts {
+            let tensor = source.open(part)?;
+            match permuted_heads(part) {
+                Some(heads) => {
+                    let rows = permuted(&tensor.numbers()?, &source.shapes()[part], heads);
+                    encoding.encode(part, &rows, &mut bytes)?;
+                    output.write(&bytes)?;
+                }
+                None => tensor.for_each_piece(|numbers| {
+                    encoding.encode(part, numbers, &mut bytes)?;
+                    output.write(&bytes)
+                })?,
             }
-            None => tensor.for_each_piece(|numbers| {
-                encoding.encode(name, numbers, &mut bytes)?;
-                output.write(&bytes)
-            })?,
         }
         if output.bytes() - start != encoding.bytes(shape) {
             return Err(EngineError::internal(format!("`{name}` took {} bytes", output.bytes() - start)));
         }
+        output.pad(ALIGNMENT)?;
+    }
+    if let Some(factors) = rope_factors {
+        output.write(&factors)?;
         output.pad(ALIGNMENT)?;
     }
     output.finish()
@@ -144,9 +171,9 @@ fn write_text(output: &mut Output, text: &str) -> Result<()> {
     output.write(text.as_bytes())
 }
 
-/// Rows of a query or key projection as llama.cpp stores them: row `2 j + half` of a head is Hugging Face's row `half · head_dim / 2 + j`.
+/// Rows of a query or key projection, or of its bias, as llama.cpp stores them: row `2 j + half` of a head is Hugging Face's row `half · head_dim / 2 + j`.
 fn permuted(numbers: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
-    let (columns, head_dim) = (shape[1], shape[0] / heads);
+    let (columns, head_dim) = (shape.get(1).copied().unwrap_or(1), shape[0] / heads);
     let mut rows = Vec::with_capacity(numbers.len());
     for row in 0..shape[0] {
         let (head, within) = (row / head_dim, row % head_dim);

@@ -6,12 +6,13 @@ mod encode;
 mod gguf;
 mod output;
 mod tensor;
+mod written;
 
 use std::path::Path;
 use std::str::FromStr;
 
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::load;
+use crate::load::{self, gguf::GgufModel};
 use crate::lora::peft::read_adapter;
 use crate::quant::WeightStorage;
 use crate::tensor::StoredType;
@@ -101,8 +102,15 @@ pub fn merge(request: &MergeRequest<'_>, folder: &Path) -> Result<MergedModel> {
             );
             return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
         }
-        MergeFormat::GgufF16 => gguf::write(request, &source, gguf::MatrixType::F16, folder)?,
-        MergeFormat::GgufQ8_0 => gguf::write(request, &source, gguf::MatrixType::Q8_0, folder)?,
+        MergeFormat::GgufF16 | MergeFormat::GgufQ8_0 => {
+            let base = GgufModel::open(request.base)?;
+            let matrices = match request.format {
+                MergeFormat::GgufQ8_0 => gguf::MatrixType::Q8_0,
+                _ => gguf::MatrixType::F16,
+            };
+            let contents = gguf::Contents::of_base(&base, &source)?;
+            gguf::write(contents, &source, matrices, |name| base.permuted_heads(name), folder)?
+        }
     };
     let is_checkpoint = matches!(request.format, MergeFormat::SafetensorsBf16 | MergeFormat::SafetensorsF16);
     Ok(MergedModel { bytes, dequantized_from: source.dequantized_from(), has_tokenizer: !(is_gguf && is_checkpoint) })

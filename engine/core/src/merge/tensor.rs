@@ -50,6 +50,11 @@ impl<'a> MergedTensors<'a> {
         self.files.config()
     }
 
+    /// Tensors of the base's files that follow from the others; see [`ModelFiles::derived_tensors`].
+    pub fn kept_tensors(&self) -> Vec<(String, HostTensor)> {
+        self.files.derived_tensors()
+    }
+
     /// Every tensor's name and shape.
     pub fn shapes(&self) -> &BTreeMap<String, Vec<usize>> {
         &self.shapes

@@ -29,7 +29,8 @@ impl WeightForms {
     /// Errors: those of the source.
     pub fn read(source: &dyn TensorSource, storage: WeightStorage, embedding: EmbeddingPlace) -> Result<Self> {
         let config = source.config();
-        let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, head_dim, variant, .. } = *config;
+        let ModelConfig { num_hidden_layers, tie_word_embeddings, hidden_size, head_dim, .. } = *config;
+        let variant = &config.variant;
         let layer = |layer: usize| {
             let linear = |module: LinearModule| -> Result<MatrixForm> {
                 let form = source.form(&format!("model.layers.{layer}.{}.weight", module.path()))?;

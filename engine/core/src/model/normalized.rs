@@ -13,7 +13,7 @@ use crate::tensor::{HostTensor, StoredType, TensorBytes};
 /// model's own code rounds it, too.
 ///
 /// Errors: `MODEL_UNSUPPORTED` where rows are of a quantized type.
-pub(super) fn normalized_rows(name: &str, matrix: &HostTensor) -> Result<HostTensor> {
+pub(crate) fn normalized_rows(name: &str, matrix: &HostTensor) -> Result<HostTensor> {
     let write: fn(f32, &mut [u8]) = match matrix.stored {
         StoredType::F32 => |value, to| to.copy_from_slice(&value.to_le_bytes()),
         StoredType::F16 => |value, to| to.copy_from_slice(&f16::from_f32(value).to_le_bytes()),

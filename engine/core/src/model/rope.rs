@@ -11,7 +11,7 @@ use crate::ops::{Element, Ops, ViewMut};
 /// `theta^(−2i/rotated)`, then scaled as transformers' `modeling_rope_utils.py` does. `single`: each is rounded to f32 before it is scaled and
 /// after, as transformers computes them.
 pub(crate) fn rope_frequencies(config: &ModelConfig, single: bool) -> Vec<f64> {
-    let PositionEncoding::Rope(Rope { rotated, scaling, .. }) = config.variant.position else { return Vec::new() };
+    let PositionEncoding::Rope(Rope { rotated, scaling, .. }) = &config.variant.position else { return Vec::new() };
     let rotated = rotated.unwrap_or(config.head_dim);
     let round = |value: f64| if single { f64::from(value as f32) } else { value };
     let frequency = |i: usize| {
@@ -21,15 +21,17 @@ pub(crate) fn rope_frequencies(config: &ModelConfig, single: bool) -> Vec<f64> {
         } else {
             config.rope_theta.powf(-exponent)
         };
-        round(scaled(plain, scaling))
+        round(scaled(plain, i, scaling))
     };
     (0..rotated / 2).map(frequency).collect()
 }
 
-fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
+/// `i`: the number of the frequency.
+fn scaled(frequency: f64, i: usize, scaling: &RopeScaling) -> f64 {
+    match *scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
+        RopeScaling::Factors(ref factors) => frequency / f64::from(factors[i]),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             // Turns within the original context.
             let turns = original_context * frequency / TAU;

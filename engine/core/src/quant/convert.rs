@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::four_bit::BLOCK;
 use super::{NestedScales, Scales, WeightStorage, dequantize_rows, int8, nf4};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::tensor::{HostTensor, TensorBytes};
@@ -55,7 +56,7 @@ pub fn convert(name: &str, matrix: HostTensor, storage: WeightStorage) -> Result
 /// Rows of a piece, such that all pieces but the last are whole nf4 blocks and bytes.
 fn rows_of_a_piece(columns: usize) -> usize {
     // The fewest rows that are a multiple of 64 numbers: 64 over its common divisor with the width, a power of two.
-    let unit = nf4::BLOCK >> columns.trailing_zeros().min(nf4::BLOCK.ilog2());
+    let unit = BLOCK >> columns.trailing_zeros().min(BLOCK.ilog2());
     unit * (PIECE_NUMBERS / (unit * columns.max(1))).max(1)
 }
 
@@ -126,8 +127,8 @@ impl Pieces<'_> {
     }
 
     fn nf4(&self) -> Result<(Arc<[u8]>, Vec<f32>)> {
-        let mut absmax = vec![0.0; self.total().div_ceil(nf4::BLOCK)];
-        let sizes = [self.total().div_ceil(2), self.numbers() / 2, self.numbers() / nf4::BLOCK];
+        let mut absmax = vec![0.0; self.total().div_ceil(BLOCK)];
+        let sizes = [self.total().div_ceil(2), self.numbers() / 2, self.numbers() / BLOCK];
         let packed = in_pieces(sizes, &mut absmax, |values, index, packed, absmax| {
             nf4::quantize(self.read(index, values), packed, absmax);
             self.note(absmax.iter().all(|absmax| absmax.is_finite()));
@@ -183,7 +184,7 @@ mod tests {
             let values = random(rows * columns);
             let found = convert("w", f32_matrix(&values, columns), WeightStorage::Nf4 { double_quant: false }).unwrap();
             let mut packed = vec![0; values.len().div_ceil(2)];
-            let mut absmax = vec![0.0; values.len().div_ceil(nf4::BLOCK)];
+            let mut absmax = vec![0.0; values.len().div_ceil(BLOCK)];
             nf4::quantize(&values, &mut packed, &mut absmax);
             assert_eq!(found.bytes.as_slice(), packed, "{columns}");
             assert_eq!(found.scales, Some(Scales::Blocks(absmax.into())), "{columns}");

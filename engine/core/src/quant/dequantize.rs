@@ -3,14 +3,14 @@
 use candle_core::quantized::{GgmlDType, GgmlType, k_quants};
 use half::{bf16, f16};
 
-use super::{Scales, int8, nf4};
+use super::{Scales, four_bit, int8};
 use crate::tensor::{HostTensor, StoredType};
 
 /// A whole tensor.
 pub fn dequantize(tensor: &HostTensor) -> Vec<f32> {
     let mut out = vec![0.0; tensor.shape.iter().product()];
     match tensor.stored {
-        StoredType::Int8 | StoredType::Nf4 => dequantize_rows(tensor, 0, &mut out),
+        stored if stored.is_coded() => dequantize_rows(tensor, 0, &mut out),
         other => dequantize_blocks(block_type(other), tensor.bytes.as_slice(), &mut out),
     }
     out
@@ -20,38 +20,41 @@ pub fn dequantize(tensor: &HostTensor) -> Vec<f32> {
 /// tensor rules out.
 pub fn dequantize_rows(matrix: &HostTensor, first: usize, out: &mut [f32]) {
     let (bytes, columns) = (matrix.bytes.as_slice(), matrix.shape[1]);
-    match (matrix.stored, &matrix.scales) {
-        (StoredType::Int8, Some(Scales::Rows(scales))) => {
-            let codes = bytes[first * columns..].chunks_exact(columns);
+    let start = first * columns;
+    match (matrix.stored.code_book(), &matrix.scales) {
+        (None, Some(Scales::Rows(scales))) => {
+            let codes = bytes[start..].chunks_exact(columns);
             for ((out, codes), scale) in out.chunks_exact_mut(columns).zip(codes).zip(&scales[first..]) {
                 int8::dequantize_row(codes, *scale, out);
             }
         }
-        (StoredType::Nf4, Some(Scales::Blocks(scales))) => {
-            nf4::dequantize(bytes, |block| scales[block], first * columns, out);
+        (Some(book), Some(Scales::Blocks(scales))) => {
+            four_bit::dequantize(book, bytes, |block| scales[block], start, out);
         }
-        (StoredType::Nf4, Some(Scales::Nested(nested))) => {
-            nf4::dequantize(bytes, |block| nested.scale(block), first * columns, out);
+        (Some(book), Some(Scales::Nested(nested))) => {
+            four_bit::dequantize(book, bytes, |block| nested.scale(block), start, out);
         }
-        (StoredType::Int8 | StoredType::Nf4, scales) => {
+        (_, scales) if matrix.stored.is_coded() => {
             panic!("a tensor of {} has other scales: {:?}", matrix.stored.name(), scales.as_ref().map(Scales::count));
         }
-        (other, _) => {
+        _ => {
             let row_bytes = bytes.len() / matrix.shape[0];
             let rows = out.len() / columns;
-            dequantize_blocks(block_type(other), &bytes[first * row_bytes..(first + rows) * row_bytes], out);
+            dequantize_blocks(block_type(matrix.stored), &bytes[first * row_bytes..(first + rows) * row_bytes], out);
         }
     }
 }
 
-/// The type as candle names it. Int8 and nf4, whose scales lie apart, have none.
+/// The type as candle names it. Codes whose scales lie apart have none.
 fn block_type(stored: StoredType) -> GgmlDType {
     match stored {
         StoredType::F32 => GgmlDType::F32,
         StoredType::F16 => GgmlDType::F16,
         StoredType::BF16 => GgmlDType::BF16,
         StoredType::Ggml(kind) => kind,
-        StoredType::Int8 | StoredType::Nf4 => panic!("{} has no blocks with scales of their own", stored.name()),
+        StoredType::Int8 | StoredType::Nf4 | StoredType::Fp4 => {
+            panic!("{} has no blocks with scales of their own", stored.name())
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sizes and type of a frozen matrix, without its numbers: what its bytes follow from, on the host and on a device.
 
 use super::nested::NESTED_BLOCK;
-use super::{Scales, WeightStorage, nf4};
+use super::{Scales, WeightStorage, four_bit};
 use crate::error::{EngineError, Result};
 use crate::tensor::{HostTensor, StoredType, TensorBytes};
 
@@ -11,7 +11,7 @@ pub struct MatrixForm {
     pub rows: usize,
     pub columns: usize,
     pub stored: StoredType,
-    /// Of nf4: whether the scales are codes themselves.
+    /// Of 4-bit codes: whether the scales are codes themselves.
     pub double_quant: bool,
     /// Whether the bytes are a window of a mapped file.
     pub mapped: bool,
@@ -54,18 +54,18 @@ impl MatrixForm {
     /// Bytes of the numbers or their codes, without scales that stand beside them.
     pub fn code_bytes(&self) -> usize {
         match self.stored {
-            StoredType::Nf4 => self.len().div_ceil(2),
+            StoredType::Nf4 | StoredType::Fp4 => self.len().div_ceil(2),
             other => self.len() / other.block_elements() * other.block_bytes(),
         }
     }
 
     /// Scales beside the codes, `(plain f32, codes of double quantization)`.
     pub fn scales(&self) -> (usize, usize) {
-        let blocks = self.len().div_ceil(nf4::BLOCK);
+        let blocks = self.len().div_ceil(four_bit::BLOCK);
         match self.stored {
             StoredType::Int8 => (self.rows, 0),
-            StoredType::Nf4 if self.double_quant => (blocks.div_ceil(NESTED_BLOCK), blocks),
-            StoredType::Nf4 => (blocks, 0),
+            StoredType::Nf4 | StoredType::Fp4 if self.double_quant => (blocks.div_ceil(NESTED_BLOCK), blocks),
+            StoredType::Nf4 | StoredType::Fp4 => (blocks, 0),
             _ => (0, 0),
         }
     }

@@ -8,8 +8,9 @@
 //! | f16   | n · 2, little-endian                                               | none                                                     |
 //! | int8  | n signed codes                                                     | the largest magnitude of each row                        |
 //! | nf4   | ⌈n / 2⌉: number 2j in the high half of byte j, 2j + 1 in the low   | the largest magnitude of each 64 numbers, ⌈n / 64⌉ of them |
+//! | fp4   | as nf4's; the codes stand for other values ([`four_bit`])           | as nf4's                                                 |
 //!
-//! nf4's blocks run over the flattened matrix, so they may cross the ends of rows; the last one may be shorter, and the low half of the last
+//! Blocks of 4-bit codes run over the flattened matrix, so they may cross the ends of rows; the last one may be shorter, and the low half of the last
 //! byte unused. With double quantization the scales are 8-bit codes themselves: see [`NestedScales`].
 //!
 //! Bytes and scales are bitsandbytes' (`Linear4bit`, `Linear8bitLt`), formulas are those of its PyTorch kernels on the CPU.
@@ -18,6 +19,7 @@ mod convert;
 mod dequantize;
 mod dynamic_map;
 mod form;
+pub mod four_bit;
 pub mod int8;
 pub mod llm_int8;
 mod nested;
@@ -40,9 +42,9 @@ use std::sync::Arc;
 pub enum Scales {
     /// Of int8: one for each row.
     Rows(Arc<[f32]>),
-    /// Of nf4: one for each block of 64.
+    /// Of 4-bit codes: one for each block of 64.
     Blocks(Arc<[f32]>),
-    /// Of nf4 with double quantization.
+    /// Of 4-bit codes with double quantization.
     Nested(Arc<NestedScales>),
 }
 

@@ -1,4 +1,4 @@
-//! Double quantization: the scales of nf4 blocks as 8-bit codes (Dettmers et al., "QLoRA", 2023, section 3).
+//! Double quantization: the scales of blocks of 4-bit codes as 8-bit codes (Dettmers et al., "QLoRA", 2023, section 3).
 
 use rayon::prelude::*;
 

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::shard::Shard;
 use crate::error::{EngineError, Result};
-use crate::quant::{MatrixForm, NESTED_BLOCK, Scales, nf4};
+use crate::quant::four_bit::{BLOCK, NF4};
+use crate::quant::{MatrixForm, NESTED_BLOCK, Scales};
 use crate::tensor::{HostTensor, StoredType};
 
 /// Bytes of a quantization state. Its JSON is filled up with spaces: how many digits the offset has is known only when it is made, and a
@@ -74,7 +75,7 @@ pub(super) fn parts_of(name: &str, form: MatrixForm) -> Vec<Part> {
                 parts.push(part("absmax", "F32", plain));
             }
             parts.extend([
-                part("quant_map", "F32", nf4::CODE_BOOK.len()),
+                part("quant_map", "F32", NF4.values.len()),
                 part("quant_state.bitsandbytes__nf4", "U8", STATE_BYTES),
             ]);
             parts
@@ -97,18 +98,18 @@ pub(super) fn write(tensor: &HostTensor, original: StoredType, parts: &[Part], s
     let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let bytes = tensor.bytes.as_slice();
     let mut state = json!({
-        "quant_type": "nf4", "blocksize": nf4::BLOCK, "dtype": torch_name(original), "shape": tensor.shape,
+        "quant_type": "nf4", "blocksize": BLOCK, "dtype": torch_name(original), "shape": tensor.shape,
     });
     let beside: Vec<Vec<u8>> = match &tensor.scales {
         None => Vec::new(),
         Some(Scales::Rows(scales)) => vec![floats(scales), vec![0]],
-        Some(Scales::Blocks(scales)) => vec![floats(scales), floats(&nf4::CODE_BOOK), padded(&state)?],
+        Some(Scales::Blocks(scales)) => vec![floats(scales), floats(&NF4.values), padded(&state)?],
         Some(Scales::Nested(nested)) => {
             state["nested_blocksize"] = json!(NESTED_BLOCK);
             state["nested_dtype"] = json!("float32");
             state["nested_offset"] = json!(f64::from(nested.offset));
             let (absmax, code_book) = (floats(&nested.absmax), floats(&nested.code_book));
-            vec![nested.codes.clone(), absmax, code_book, floats(&nf4::CODE_BOOK), padded(&state)?]
+            vec![nested.codes.clone(), absmax, code_book, floats(&NF4.values), padded(&state)?]
         }
     };
     let mut written = std::iter::once(bytes).chain(beside.iter().map(Vec::as_slice)).zip(parts);

@@ -27,8 +27,13 @@ fn dequantized_bit_for_bit() {
     let ordinal = std::env::var("LUTHIER_TEST_GPU").map_or(0, |text| text.parse().unwrap());
     // Rows that are whole blocks and rows that are not; more scales than one nested block has.
     for [rows, columns] in [[8, 64], [48, 576], [7, 40], [300, 72], [5, 13]] {
-        for storage in WeightStorage::ALL {
-            let held = convert("weight", matrix([rows, columns]), storage).unwrap();
+        let held = WeightStorage::ALL.map(|storage| convert("weight", matrix([rows, columns]), storage).unwrap());
+        // Any codes are codes of fp4, too.
+        let as_fp4 = held.iter().filter(|held| held.stored == StoredType::Nf4);
+        let fp4: Vec<HostTensor> = as_fp4.map(|held| HostTensor { stored: StoredType::Fp4, ..held.clone() }).collect();
+        assert_eq!(fp4.len(), 2);
+        for held in held.into_iter().chain(fp4) {
+            let stored = held.stored.name();
             let expected = dequantize(&held);
             let ops = CudaOps::open(ordinal, NumberType::F32).unwrap();
             let weight = ops.upload_weight(held).unwrap();
@@ -40,7 +45,7 @@ fn dequantized_bit_for_bit() {
             for row in 0..rows {
                 for column in 0..columns {
                     let (found, expected) = (found[column * rows + row], expected[row * columns + column]);
-                    assert_eq!(found, expected, "{} of {rows}×{columns} at {row}, {column}", storage.name());
+                    assert_eq!(found, expected, "{stored} of {rows}×{columns} at {row}, {column}");
                 }
             }
         }

@@ -31,6 +31,8 @@ fn quantized_checkpoints_compute_what_transformers_computes() {
     for (case, stored, output) in [
         ("nf4", StoredType::Nf4, StoredType::BF16),
         ("nf4-double", StoredType::Nf4, StoredType::BF16),
+        ("fp4", StoredType::Fp4, StoredType::BF16),
+        ("fp4-double", StoredType::Fp4, StoredType::BF16),
         ("int8", StoredType::Int8, StoredType::Int8),
     ] {
         let folder = golden(case);
@@ -84,7 +86,7 @@ fn quantized_checkpoints_compute_what_transformers_computes() {
 /// What the plan prices is what the tensors take, without their scales being read.
 #[test]
 fn forms_are_those_of_the_tensors() {
-    for case in ["nf4", "nf4-double", "int8"] {
+    for case in ["nf4", "nf4-double", "fp4", "fp4-double", "int8"] {
         let files = load::open(&golden(case)).unwrap();
         for name in [K_PROJ, DOWN_PROJ, "lm_head.weight"] {
             let (form, tensor) = (files.form(name).unwrap(), files.tensor(name).unwrap());
@@ -119,6 +121,11 @@ impl Parts {
 
     fn without(mut self, name: &str) -> Self {
         self.0.retain(|(existing, ..)| existing != name);
+        self
+    }
+
+    fn renamed(mut self, name: &str, other: &str) -> Self {
+        self.get(name).0 = other.to_owned();
         self
     }
 
@@ -181,6 +188,12 @@ fn parts_that_do_not_fit_are_refused_by_name() {
         (double().with(&of("absmax"), Dtype::U8, &[284], vec![0; 284]), ModelCorrupt, "U8 [284]; expected 285 numbers"),
         (double().with(&of("nested_absmax"), Dtype::F32, &[1], vec![0; 4]), ModelCorrupt, "expected 2 numbers of F32"),
         (double().with(&of("quant_map"), Dtype::F32, &[16], vec![0; 64]), ModelUnsupported, "other values than nf4's"),
+        (double().renamed(&state, &of("quant_state.bitsandbytes__fp4")), ModelUnsupported, "other values than fp4's"),
+        (
+            double().renamed(&state, &of("quant_state.bitsandbytes__af4")),
+            ModelUnsupported,
+            "`af4`; supported: nf4, fp4",
+        ),
         (int8().without(scales), ModelUnsupported, "type I8"),
         (int8().without("model.layers.0.mlp.down_proj.weight"), ModelCorrupt, "down_proj.SCB` is there"),
         (int8().with(scales, Dtype::F32, &[39], vec![0; 156]), ModelCorrupt, "expected 40 numbers of F32"),
@@ -196,9 +209,6 @@ fn parts_that_do_not_fit_are_refused_by_name() {
         assert!(error.message.contains(part), "{part}: {error}");
         assert!(error.message.contains(folder.0.to_str().unwrap()), "{error}");
     }
-    let error = refused(&golden("fp4"));
-    assert_eq!(error.code, ModelUnsupported);
-    assert!(error.message.contains("`fp4`; supported: nf4 and int8"), "{error}");
 }
 
 /// The scales are part of what a model is: its content hash tells two offsets apart, and two that lie beside the same codes.

@@ -113,12 +113,13 @@ fn chatglm_2_and_3() {
     let model = chatglm();
     let config = opened("glm", &model, &[]);
     let rope = Rope { pairs: RopePairs::Interleaved, rotated: Some(2), scaling: RopeScaling::None };
-    let expected = Variant { position: PositionEncoding::Rope(rope), query_key_value_bias: true, ..Variant::default() };
-    assert_eq!((config.variant, config.rope_theta, config.num_key_value_heads), (expected, 10_000.0, 2));
+    let expected =
+        Variant { position: PositionEncoding::Rope(rope.clone()), query_key_value_bias: true, ..Variant::default() };
+    assert_eq!((config.variant.clone(), config.rope_theta, config.num_key_value_heads), (expected, 10_000.0, 2));
     // The ratio means two things.
     let longer = |name: &str| [("rope_ratio", json!(16)), ("_name_or_path", json!(name))];
     let second = opened("glm2-32k", &model, &longer("THUDM/chatglm2-6b-32k"));
-    let scaled = Rope { scaling: RopeScaling::Linear { factor: 16.0 }, ..rope };
+    let scaled = Rope { scaling: RopeScaling::Linear { factor: 16.0 }, ..rope.clone() };
     assert_eq!((second.variant.position, second.rope_theta), (PositionEncoding::Rope(scaled), 10_000.0));
     let third = opened("glm3-32k", &model, &longer("THUDM/chatglm3-6b-32k"));
     assert_eq!((third.variant.position, third.rope_theta), (PositionEncoding::Rope(rope), 160_000.0));

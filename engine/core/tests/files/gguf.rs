@@ -1,13 +1,14 @@
 //! Sound GGUF files.
 
 use candle_core::quantized::GgmlDType;
+use luthier_core::config::{PositionEncoding, Rope, RopeScaling};
 use luthier_core::load::{self, TokenizerSource};
 use luthier_core::model::{BaseModel, WeightForms};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::{ErrorCode, StoredType, TensorBytes, WeightStorage};
 
-use crate::support::{Folder, Meta, TinyModel, f32_bytes, refused};
+use crate::support::{Folder, GgufTensor, Meta, TinyModel, f32_bytes, refused};
 
 #[test]
 fn tensors_come_back_under_hugging_face_names_and_in_its_row_order() {
@@ -149,7 +150,7 @@ fn a_sliding_window_of_0_is_none() {
 fn what_the_decoder_does_not_compute_is_refused_by_name() {
     let folder = Folder::new("gguf-unsupported");
     let cases: [(&str, Meta, &str); 4] = [
-        ("general.architecture", Meta::text("qwen2"), "`qwen2`"),
+        ("general.architecture", Meta::text("gemma2"), "`gemma2`"),
         ("llama.rope.scaling.type", Meta::text("yarn"), "`yarn`"),
         ("llama.expert_count", Meta::U32(8), "8 experts"),
         ("llama.rope.dimension_count", Meta::U32(4), "rope.dimension_count"),
@@ -162,15 +163,56 @@ fn what_the_decoder_does_not_compute_is_refused_by_name() {
         assert!(error.message.contains(part), "{error}");
     }
     let mut gguf = TinyModel::new(true).gguf();
-    let bias = crate::support::GgufTensor { kind: 0, shape: vec![32], bytes: vec![0; 128] };
-    gguf.tensors.push(("blk.0.attn_q.bias".to_owned(), bias));
-    let error = refused(&folder.file("bias.gguf", &gguf.bytes()));
-    assert_eq!(error.code, ErrorCode::ModelUnsupported, "{error}");
-    let mut gguf = TinyModel::new(true).gguf();
     gguf.tensor("blk.0.attn_q.weight").kind = 16;
     let error = refused(&folder.file("iq2.gguf", &gguf.bytes()));
     assert_eq!(error.code, ErrorCode::ModelUnsupported, "{error}");
     assert!(error.message.contains("blk.0.attn_q.weight") && error.message.contains("type 16"), "{error}");
+}
+
+/// Scaling of rope: by a factor, by factors, and what is neither.
+#[test]
+fn rope_scaling() {
+    let folder = Folder::new("gguf-rope");
+    let with = |name: &str, keys: &[(&str, Meta)], factors: Option<&[f32]>| {
+        let mut gguf = TinyModel::new(true).gguf();
+        keys.iter().for_each(|(key, value)| gguf.set(key, value.clone()));
+        if let Some(factors) = factors {
+            let shape = vec![factors.len() as u64];
+            gguf.tensors
+                .push(("rope_freqs.weight".to_owned(), GgufTensor { kind: 0, shape, bytes: f32_bytes(factors) }));
+        }
+        folder.file(&format!("{name}.gguf"), &gguf.bytes())
+    };
+    let linear = [("llama.rope.scaling.type", Meta::text("linear")), ("llama.rope.scaling.factor", Meta::F32(4.0))];
+    let old = [("llama.rope.scale_linear", Meta::F32(4.0))];
+    let factors: [f32; 4] = [1.0, 1.5, 8.0, 8.0];
+    let cases = [
+        (with("none", &[("llama.rope.scaling.type", Meta::text("none"))], None), RopeScaling::None),
+        (with("linear", &linear, None), RopeScaling::Linear { factor: 4.0 }),
+        (with("old", &old, None), RopeScaling::Linear { factor: 4.0 }),
+        (with("factors", &[], Some(&factors)), RopeScaling::Factors(factors.into())),
+    ];
+    let mut hashes = Vec::new();
+    for (path, expected) in &cases {
+        let files = load::open(path).unwrap();
+        let position = PositionEncoding::Rope(Rope { scaling: expected.clone(), ..Rope::default() });
+        assert_eq!(files.config().variant.position, position);
+        hashes.push(files.metadata().unwrap().content_hash);
+    }
+    // What computes the same has one hash.
+    assert_eq!(hashes[1], hashes[2]);
+    hashes.dedup();
+    assert_eq!(hashes.len(), 3);
+    for (path, code, part) in [
+        (with("short", &[], Some(&factors[..3])), ErrorCode::ModelCorrupt, "f32 [3]; expected f32 [4]"),
+        (with("zero", &[], Some(&[1.0, 0.0, 1.0, 1.0])), ErrorCode::ModelCorrupt, "holds 0"),
+        (with("both", &linear, Some(&factors)), ErrorCode::ModelUnsupported, "beside `rope_freqs.weight`"),
+        (with("negative", &[("llama.rope.scale_linear", Meta::F32(-1.0))], None), ErrorCode::ModelCorrupt, "-1"),
+    ] {
+        let error = refused(&path);
+        assert_eq!(error.code, code, "{error}");
+        assert!(error.message.contains(part), "{error}");
+    }
 }
 
 #[test]
@@ -180,12 +222,20 @@ fn missing_surplus_and_misshapen_tensors_are_listed() {
     gguf.tensors.retain(|(name, _)| name != "blk.1.ffn_gate.weight");
     let error = refused(&folder.file("missing.gguf", &gguf.bytes()));
     assert_eq!(error.code, ErrorCode::ModelCorrupt);
-    assert!(error.message.contains("missing tensors: `model.layers.1.mlp.gate_proj.weight` [64, 32]"), "{error}");
+    assert!(error.message.contains("missing tensors: `blk.1.ffn_gate.weight` [64, 32]"), "{error}");
 
     let mut gguf = TinyModel::new(true).gguf();
     gguf.set("llama.block_count", Meta::U32(1));
     let error = refused(&folder.file("surplus.gguf", &gguf.bytes()));
     assert!(error.message.contains("does not call for") && error.message.contains("and 1 more"), "{error}");
+
+    // The first block has a bias: so must the others, and its keys and values.
+    let mut gguf = TinyModel::new(true).gguf();
+    let bias = GgufTensor { kind: 0, shape: vec![32], bytes: vec![0; 128] };
+    gguf.tensors.push(("blk.0.attn_q.bias".to_owned(), bias));
+    let error = refused(&folder.file("bias.gguf", &gguf.bytes()));
+    assert_eq!(error.code, ErrorCode::ModelCorrupt);
+    assert!(error.message.contains("`blk.0.attn_k.bias` [16]") && !error.message.contains("not call for"), "{error}");
 
     let mut gguf = TinyModel::new(true).gguf();
     gguf.tensor("blk.0.ffn_up.weight").shape = vec![32, 64];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use luthier_core::generate::Sequence;
 use luthier_core::load;
 use luthier_core::lora::LoraTargets;
-use luthier_core::lora::peft::{AdapterMetadata, LoraMatrices, PeftAdapter, PeftNames, write_adapter};
+use luthier_core::lora::peft::{AdapterMetadata, LoraMatrices, PeftAdapter, PeftNames, read_adapter, write_adapter};
 use luthier_core::merge::{MergeFormat, MergeRequest, MergedModel, merge};
 use luthier_core::quant::dequantize;
 use luthier_core::quantize::{QuantizeRequest, quantize};
@@ -358,20 +358,94 @@ fn families_with_llamas_names_are_merged_with_all_they_have() {
     }
 }
 
-/// Their checkpoints have other tensors than those that the engine has names for.
+/// Every tensor of a family's folder, and rope's table as it was; the adapter's parts of fused layers are in their rows.
 #[test]
-fn families_with_names_of_their_own_are_refused() {
-    let (folder, base) = (Folder::new("merge-baichuan"), golden("baichuan-7b"));
-    let request = MergeRequest {
-        base: &base.join("model"),
-        base_hash: None,
-        storage: WeightStorage::Stored,
-        adapter: &base.join("w_pack_adapter"),
-        format: MergeFormat::SafetensorsBf16,
-        shard_bytes: SHARD_BYTES,
-    };
-    let error = merge(&request, &folder.0).unwrap_err();
-    assert_eq!(error.code, ErrorCode::ModelUnsupported);
-    assert!(error.message.contains("`baichuan`") && error.message.contains("qwen3"), "{error}");
-    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0);
+fn families_with_fused_layers_are_merged_under_their_own_names() {
+    for (family, adapter, fused) in [
+        ("baichuan-7b", "init_adapter", "model.layers.1.self_attn.W_pack.weight"),
+        ("baichuan-7b", "w_pack_adapter", "model.layers.1.self_attn.W_pack.weight"),
+        ("baichuan2-7b", "init_adapter", "model.layers.1.self_attn.W_pack.weight"),
+        ("baichuan-13b", "init_adapter", "model.layers.1.self_attn.W_pack.weight"),
+        ("chatglm3", "init_adapter", "transformer.encoder.layers.1.self_attention.query_key_value.weight"),
+    ] {
+        let (folder, family) = (Folder::new(&format!("merge-{family}-{adapter}")), golden(family));
+        let (base, adapter, out) = (family.join("model"), family.join(adapter), folder.0.join("out"));
+        std::fs::create_dir_all(&out).unwrap();
+        let (storage, format) = (WeightStorage::Stored, MergeFormat::SafetensorsF16);
+        let request =
+            MergeRequest { base: &base, base_hash: None, storage, adapter: &adapter, format, shard_bytes: 10_000 };
+        merge(&request, &out).unwrap();
+        let (before, after) = (load::open(&base).unwrap(), load::open(&out).unwrap());
+        assert_eq!(before.config(), after.config());
+        let (peft, _) = read_adapter(&adapter, before.config(), None).unwrap();
+        let mut names = 0;
+        for module in linear_modules(before.config()) {
+            let lora = peft.modules.get(&module);
+            let numbers = dequantize(&before.tensor(&format!("{module}.weight")).unwrap());
+            let found = dequantize(&after.tensor(&format!("{module}.weight")).unwrap());
+            assert_eq!(found.len(), numbers.len());
+            for (found, expected) in found.iter().zip(expected(&numbers, lora)) {
+                let off = (f64::from(*found) - expected).abs();
+                assert!(off <= expected.abs() / 2048.0 + 1e-6, "{module}: {found}, expected {expected}");
+            }
+            names += usize::from(lora.is_some());
+        }
+        assert_eq!(names, peft.modules.len());
+        let (stored, written) = (tensors(&base), tensors(&out));
+        let shapes = |tensors: &BTreeMap<String, (String, Vec<usize>, Vec<u8>)>| -> Vec<(String, Vec<usize>)> {
+            tensors.iter().map(|(name, (_, shape, _))| (name.clone(), shape.clone())).collect()
+        };
+        assert_eq!(shapes(&stored), shapes(&written));
+        assert!(written.contains_key(fused));
+        for (name, tensor) in stored.iter().filter(|(name, _)| name.ends_with("inv_freq")) {
+            assert_eq!(&written[name], tensor);
+        }
+    }
+}
+
+/// Full names of the linear layers of all blocks.
+fn linear_modules(config: &luthier_core::ModelConfig) -> Vec<String> {
+    let modules = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
+    let layers = 0..config.num_hidden_layers;
+    layers.flat_map(|layer| modules.map(|module| format!("model.layers.{layer}.{module}_proj"))).collect()
+}
+
+/// Type, shape and bytes of every tensor in a folder's safetensors.
+fn tensors(folder: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let bytes = std::fs::read(&path).unwrap();
+            for (name, view) in safetensors::SafeTensors::deserialize(&bytes).unwrap().iter() {
+                let tensor = (format!("{:?}", view.dtype()), view.shape().to_vec(), view.data().to_vec());
+                assert!(found.insert(name.to_owned(), tensor).is_none(), "{name} is there twice");
+            }
+        }
+    }
+    found
+}
+
+/// Merged, a GGUF file of every family has the base's configuration, order of rows and factors of rope.
+#[test]
+fn gguf_files_of_every_family_are_merged() {
+    for family in ["llama3", "linear", "qwen2", "qwen3", "chatglm3"] {
+        let (folder, base) = (Folder::new(&format!("merge-gguf-{family}")), golden(family));
+        let (path, adapter) = (base.join(format!("../../gguf/{family}.gguf")), base.join("init_adapter"));
+        let (storage, format) = (WeightStorage::Stored, MergeFormat::GgufF16);
+        let request =
+            MergeRequest { base: &path, base_hash: None, storage, adapter: &adapter, format, shard_bytes: SHARD_BYTES };
+        merge(&request, &folder.0).unwrap();
+        let (before, after) = (load::open(&path).unwrap(), load::open(&folder.0.join("model.gguf")).unwrap());
+        assert_eq!(before.config(), after.config());
+        let (peft, _) = read_adapter(&adapter, before.config(), None).unwrap();
+        for module in linear_modules(before.config()) {
+            let numbers = dequantize(&before.tensor(&format!("{module}.weight")).unwrap());
+            let found = dequantize(&after.tensor(&format!("{module}.weight")).unwrap());
+            for (found, expected) in found.iter().zip(expected(&numbers, peft.modules.get(&module))) {
+                let off = (f64::from(*found) - expected).abs();
+                assert!(off <= expected.abs() / 2048.0 + 1e-6, "{family} {module}: {found}, expected {expected}");
+            }
+        }
+    }
 }

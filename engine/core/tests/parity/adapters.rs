@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::device::on_device;
 use crate::golden::Golden;
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 12] = [
     "names",
     "all-linear",
     "regex",
@@ -33,6 +33,7 @@ const CASES: [&str; 11] = [
     "rslora",
     "patterns",
     "rslora-patterns",
+    "bin",
 ];
 
 struct Case {

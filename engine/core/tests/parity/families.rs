@@ -1,12 +1,15 @@
 //! Every family of models beside transformers, over `golden/families/`, which `test/parity/make_family_goldens.py` writes: logits, a training run,
 //! and greedy tokens before and after it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use luthier_core::load;
 use luthier_core::lora::LoraAdapter;
 use luthier_core::lora::peft::{PeftAdapter, read_adapter, read_adapter_info, write_adapter};
-use luthier_core::model::{Activations, Decoder, Keep, LogitsMemory, PackedBatch, Scratch, TokenExamples, rope_angles};
+use luthier_core::model::{
+    Activations, BaseModel, Decoder, Keep, LogitsMemory, PackedBatch, Scratch, TokenExamples, rope_angles,
+};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Ops, View};
 use safetensors::SafeTensors;
@@ -19,7 +22,12 @@ use crate::greedy::{by_operations, on_processor, same_tokens};
 
 /// Ids, and one of the golden logits.
 fn golden_logits(golden: &Golden, name: &str) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(golden.folder.join("expected.safetensors")).unwrap();
+    logits_in(&golden.folder.join("expected.safetensors"), name)
+}
+
+/// As [`golden_logits`], of a file.
+pub fn logits_in(path: &Path, name: &str) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<[u8; 4]> { tensors.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec() };
     let ids = words("ids").into_iter().map(u32::from_le_bytes).collect();
@@ -27,7 +35,11 @@ fn golden_logits(golden: &Golden, name: &str) -> (Vec<u32>, Vec<f32>) {
 }
 
 fn logits<O: Ops>(ops: &O, golden: &Golden, adapter: Option<&PeftAdapter>, ids: &[u32]) -> Vec<f32> {
-    let base = golden.model(ops);
+    logits_of(ops, &golden.model(ops), adapter, ids)
+}
+
+/// After each of some ids, in one pass.
+pub fn logits_of<O: Ops>(ops: &O, base: &BaseModel<O>, adapter: Option<&PeftAdapter>, ids: &[u32]) -> Vec<f32> {
     let (config, rows) = (&base.config, ids.len());
     let adapter = match adapter {
         Some(adapter) => LoraAdapter::from_peft(ops, config, adapter).unwrap(),
@@ -40,7 +52,7 @@ fn logits<O: Ops>(ops: &O, golden: &Golden, adapter: Option<&PeftAdapter>, ids: 
     batch.fill(ops, &examples, &[0]).unwrap();
     let mut activations = Activations::new(ops, config, &adapter.layout, rows, Keep::Nothing).unwrap();
     let mut scratch = Scratch::new(ops, config, &adapter.layout, rows, false).unwrap();
-    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None };
+    let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None };
     decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
     let mut memory = LogitsMemory::new(ops, config, rows).unwrap();
     let mut found = Vec::new();
@@ -50,7 +62,7 @@ fn logits<O: Ops>(ops: &O, golden: &Golden, adapter: Option<&PeftAdapter>, ids: 
 }
 
 /// To 1e-5 of the largest.
-fn same_logits(what: &str, found: &[f32], expected: &[f32]) {
+pub fn same_logits(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     for (at, (found, expected)) in found.iter().zip(expected).enumerate() {

@@ -7,6 +7,7 @@ mod device;
 mod dropout;
 mod families;
 mod first_group;
+mod gguf;
 mod golden;
 mod greedy;
 mod held;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use luthier_core::quant::{DYNAMIC_MAP, NestedScales, int8, nf4};
+use luthier_core::quant::four_bit::{BLOCK, NF4};
+use luthier_core::quant::{DYNAMIC_MAP, NestedScales, four_bit, int8, nf4};
 use safetensors::SafeTensors;
 
 const CASES: [&str; 12] = [
@@ -51,7 +52,7 @@ fn nf4_quantizes_as_bitsandbytes() {
     for case in CASES {
         let weight = numbers(&golden, &format!("{case}.weight"));
         let mut packed = vec![0; weight.len().div_ceil(2)];
-        let mut absmax = vec![0.0; weight.len().div_ceil(nf4::BLOCK)];
+        let mut absmax = vec![0.0; weight.len().div_ceil(BLOCK)];
         nf4::quantize(&weight, &mut packed, &mut absmax);
         same_bits(&format!("{case}: absmax"), &absmax, &numbers(&golden, &format!("{case}.absmax")));
         assert_eq!(packed, bytes(&golden, &format!("{case}.packed")), "{case}: codes");
@@ -68,7 +69,7 @@ fn nf4_dequantizes_as_bitsandbytes() {
             let scales = numbers(&golden, &format!("{case}.{scales}"));
             let expected = numbers(&golden, &format!("{case}.{expected}"));
             let mut found = vec![f32::NAN; expected.len()];
-            nf4::dequantize(&packed, |block| scales[block], 0, &mut found);
+            four_bit::dequantize(&NF4, &packed, |block| scales[block], 0, &mut found);
             same_bits(case, &found, &expected);
         }
     }

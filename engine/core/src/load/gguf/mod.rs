@@ -1,5 +1,7 @@
-//! GGUF files (versions 1 to 3, little-endian) of the llama architecture.
+//! GGUF files (versions 1 to 3, little-endian) of llama and its relatives, with llama.cpp's names and order of rows.
 
+mod architectures;
+mod config;
 mod cursor;
 mod header;
 mod model;
@@ -7,5 +9,6 @@ mod names;
 mod tokenizer;
 mod value;
 
+pub(crate) use config::ROPE_FACTORS;
 pub use model::GgufModel;
 pub(crate) use value::MetadataValue;

@@ -1,19 +1,20 @@
-//! A llama-type model in a GGUF file: configuration from its metadata, tensors under Hugging Face names.
+//! A model in a GGUF file: configuration from its metadata, tensors under Hugging Face names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::header::{GgufHeader, GgufTensor};
-use super::names::hugging_face_name;
-use super::tokenizer::{read_tokenizer, token_id};
+use super::architectures::Architecture;
+use super::config::{ROPE_FACTORS, read_config};
+use super::header::GgufHeader;
+use super::tokenizer::read_tokenizer;
 use super::value::MetadataValue;
-use crate::config::{ModelConfig, Variant};
+use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
 use crate::load::content_hash::HashedTensor;
 use crate::load::expected::{check_sizes, check_tensors, expected_tensors};
 use crate::load::metadata::{ModelMetadata, TokenizerSource};
-use crate::load::{ModelFiles, summarize};
+use crate::load::{Locations, ModelFiles, TensorNames, summarize};
 use crate::model::TensorSource;
 use crate::quant::MatrixForm;
 use crate::tensor::{HostTensor, TensorBytes};
@@ -21,9 +22,9 @@ use crate::tensor::{HostTensor, TensorBytes};
 /// An opened GGUF file whose tensors are exactly those of its configuration.
 pub struct GgufModel {
     header: GgufHeader,
+    architecture: &'static Architecture,
     config: ModelConfig,
-    /// Hugging Face name to the file's own name.
-    names: BTreeMap<String, String>,
+    locations: Locations,
     metadata: OnceLock<ModelMetadata>,
 }
 
@@ -31,24 +32,30 @@ impl GgufModel {
     /// Maps and checks the file; see [`crate::load::open`] for the errors.
     pub fn open(path: &Path) -> Result<Self> {
         let header = GgufHeader::open(path)?;
-        let config = read_config(&header)?;
+        let (architecture, config) = read_config(&header)?;
         check_sizes(&config).map_err(|message| header.corrupt(message))?;
-        refuse_unsupported_tensors(&header)?;
-        let names: BTreeMap<String, String> = header
-            .tensors
-            .keys()
-            .map(|name| (hugging_face_name(name).unwrap_or_else(|| name.clone()), name.clone()))
-            .collect();
-        let found = names.iter().map(|(name, own)| (name.as_str(), header.tensors[own].shape.as_slice()));
-        check_tensors(&expected_tensors(&config), found).map_err(|message| header.corrupt(message))?;
-        Ok(Self { header, config, names, metadata: OnceLock::new() })
+        let (stored, locations) = architecture.names.locate(&expected_tensors(&config));
+        let found = header.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
+        let found = found.filter(|(name, _)| *name != ROPE_FACTORS);
+        check_tensors(&stored, found).map_err(|message| header.corrupt(message))?;
+        Ok(Self { header, architecture, config, locations, metadata: OnceLock::new() })
     }
 
-    /// Each tensor's name in the file and in Hugging Face's files, in the order in which the file has them.
-    pub(crate) fn stored_tensors(&self) -> Vec<(String, String)> {
-        let mut tensors: Vec<_> = self.names.iter().map(|(name, own)| (own.clone(), name.clone())).collect();
-        tensors.sort_by_key(|(own, _)| self.header.tensors[own].window.start);
-        tensors
+    /// What the file calls its tensors.
+    pub(crate) fn names(&self) -> &'static TensorNames {
+        &self.architecture.names
+    }
+
+    /// Each tensor's name, in the order in which the file has them.
+    pub(crate) fn stored_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.header.tensors.keys().map(String::as_str).collect();
+        names.sort_by_key(|name| self.header.tensors[*name].window.start);
+        names
+    }
+
+    /// Rope's factors as the file has them: f32, little-endian.
+    pub(crate) fn rope_factors(&self) -> Option<&[u8]> {
+        self.header.tensors.get(ROPE_FACTORS).map(|tensor| &self.header.file.map[tensor.window.clone()])
     }
 
     /// Every metadata key and value.
@@ -58,26 +65,28 @@ impl GgufModel {
         self.header.metadata_values()
     }
 
-    fn entry(&self, name: &str) -> Result<&GgufTensor> {
-        let own =
-            self.names.get(name).ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
-        Ok(&self.header.tensors[own])
-    }
-
     fn as_stored(&self, name: &str) -> Result<HostTensor> {
-        let entry = self.entry(name)?;
-        Ok(self.header.file.tensor(entry.stored, entry.shape.clone(), entry.window.clone()))
+        let location = self.locations.get(name);
+        let location = location.ok_or_else(|| EngineError::internal(format!("the model has no tensor `{name}`")))?;
+        let entry = &self.header.tensors[&location.name];
+        let tensor = self.header.file.tensor(entry.stored, entry.shape.clone(), entry.window.clone());
+        location.rows.clone().map_or(Ok(tensor.clone()), |rows| tensor.rows(rows))
     }
 
-    /// Heads of a tensor whose rows llama.cpp permutes.
+    /// Heads of a tensor of Llama's whose rows the file permutes.
     pub(crate) fn permuted_heads(&self, name: &str) -> Option<usize> {
-        if name.ends_with("self_attn.q_proj.weight") {
-            Some(self.config.num_attention_heads)
-        } else if name.ends_with("self_attn.k_proj.weight") {
-            Some(self.config.num_key_value_heads)
-        } else {
-            None
-        }
+        permuted_heads(self.architecture, &self.config, name)
+    }
+}
+
+fn permuted_heads(architecture: &Architecture, config: &ModelConfig, name: &str) -> Option<usize> {
+    let (module, _) = name.rsplit_once('.').filter(|_| architecture.permuted)?;
+    if module.ends_with("self_attn.q_proj") {
+        Some(config.num_attention_heads)
+    } else if module.ends_with("self_attn.k_proj") {
+        Some(config.num_key_value_heads)
+    } else {
+        None
     }
 }
 
@@ -95,12 +104,8 @@ impl TensorSource for GgufModel {
     }
 
     fn form(&self, name: &str) -> Result<MatrixForm> {
-        let tensor = self.as_stored(name)?;
-        let [rows, columns] = tensor.shape[..] else {
-            return Err(EngineError::internal(format!("`{name}` has the shape {:?}; expected a matrix", tensor.shape)));
-        };
-        let mapped = self.permuted_heads(name).is_none();
-        Ok(MatrixForm { rows, columns, stored: tensor.stored, double_quant: false, mapped })
+        let form = MatrixForm::of(name, &self.as_stored(name)?)?;
+        Ok(MatrixForm { mapped: form.mapped && self.permuted_heads(name).is_none(), ..form })
     }
 }
 
@@ -113,7 +118,13 @@ impl ModelFiles for GgufModel {
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name = self.header.string("general.name")?.filter(|name| !name.is_empty()).unwrap_or(stem);
         let tokenizer = TokenizerSource::Gguf(Box::new(read_tokenizer(&self.header)?));
-        let tensors = self.names.iter().map(|(name, own)| {
+        // By Llama's names, but for what several of them share.
+        let tensors: BTreeMap<&str, &str> = self
+            .locations
+            .iter()
+            .map(|(name, location)| (location.rows.as_ref().map_or(name, |_| &location.name).as_str(), &*location.name))
+            .collect();
+        let tensors = tensors.into_iter().map(|(name, own)| {
             let tensor = &self.header.tensors[own];
             let bytes = &self.header.file.map[tensor.window.clone()];
             HashedTensor { name, stored: tensor.stored, shape: &tensor.shape, bytes, scales: Vec::new() }
@@ -123,105 +134,7 @@ impl ModelFiles for GgufModel {
     }
 }
 
-fn read_config(header: &GgufHeader) -> Result<ModelConfig> {
-    let architecture = header
-        .string("general.architecture")?
-        .ok_or_else(|| header.corrupt("metadata key `general.architecture` is missing"))?;
-    if architecture != "llama" {
-        return Err(
-            header.unsupported(format_args!("architecture `{architecture}` is not supported; supported: llama"))
-        );
-    }
-    refuse_unsupported_keys(header)?;
-    let optional = |key: &str| -> Result<Option<usize>> { Ok(header.unsigned(key)?.map(|value| value as usize)) };
-    let size = |key: &str| -> Result<usize> {
-        optional(key)?.ok_or_else(|| header.corrupt(format_args!("metadata key `{key}` is missing")))
-    };
-    let embedding = header
-        .tensors
-        .get("token_embd.weight")
-        .filter(|tensor| tensor.shape.len() == 2)
-        .ok_or_else(|| header.corrupt("the matrix `token_embd.weight` is missing"))?;
-    let vocab_size = embedding.shape[0];
-    if let Some(stated) = optional("llama.vocab_size")?.filter(|stated| *stated != vocab_size) {
-        return Err(
-            header.corrupt(format_args!("llama.vocab_size is {stated}, token_embd.weight has {vocab_size} rows"))
-        );
-    }
-    let hidden_size = size("llama.embedding_length")?;
-    let num_attention_heads = size("llama.attention.head_count")?;
-    let head_dim = match optional("llama.attention.key_length")? {
-        Some(head_dim) => head_dim,
-        None if num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads) => {
-            hidden_size / num_attention_heads
-        }
-        None => {
-            return Err(header.corrupt(format_args!(
-                "llama.embedding_length {hidden_size} is not a multiple of llama.attention.head_count {num_attention_heads}"
-            )));
-        }
-    };
-    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-        if let Some(other) = optional(key)?.filter(|other| *other != head_dim) {
-            return Err(
-                header.unsupported(format_args!("{key} is {other}; only the head size {head_dim} is supported"))
-            );
-        }
-    }
-    let mut eos_token_ids = Vec::new();
-    for name in ["eos", "eot"] {
-        eos_token_ids.extend(token_id(header, name, vocab_size)?.filter(|id| !eos_token_ids.contains(id)));
-    }
-    Ok(ModelConfig {
-        model_type: architecture,
-        vocab_size,
-        hidden_size,
-        intermediate_size: size("llama.feed_forward_length")?,
-        num_hidden_layers: size("llama.block_count")?,
-        num_attention_heads,
-        num_key_value_heads: optional("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
-        head_dim,
-        // 0 is llama.cpp's word for none.
-        sliding_window: optional("llama.attention.sliding_window")?.filter(|window| *window > 0),
-        max_position_embeddings: size("llama.context_length")?,
-        rms_norm_eps: header
-            .float("llama.attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| header.corrupt("metadata key `llama.attention.layer_norm_rms_epsilon` is missing"))?,
-        rope_theta: header.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-        tie_word_embeddings: !header.tensors.contains_key("output.weight"),
-        variant: Variant::default(),
-        eos_token_ids,
-        bos_token_id: token_id(header, "bos", vocab_size)?,
-    })
-}
-
-/// Features that llama-type files may switch on and this decoder does not compute.
-fn refuse_unsupported_keys(header: &GgufHeader) -> Result<()> {
-    if let Some(scaling) = header.string("llama.rope.scaling.type")?.filter(|scaling| scaling != "none") {
-        return Err(header.unsupported(format_args!("rope scaling `{scaling}` is not supported; supported: none")));
-    }
-    if let Some(factor) = header.float("llama.rope.scale_linear")?.filter(|factor| *factor != 1.0) {
-        return Err(header.unsupported(format_args!("linear rope scaling by {factor} is not supported")));
-    }
-    if let Some(experts) = header.unsigned("llama.expert_count")?.filter(|experts| *experts > 0) {
-        return Err(header.unsupported(format_args!("a mixture of {experts} experts is not supported")));
-    }
-    Ok(())
-}
-
-fn refuse_unsupported_tensors(header: &GgufHeader) -> Result<()> {
-    if header.tensors.contains_key("rope_freqs.weight") {
-        return Err(
-            header.unsupported("rope frequency factors (`rope_freqs.weight`, rope type llama3) are not supported")
-        );
-    }
-    match header.tensors.keys().find(|name| name.starts_with("blk.") && name.ends_with(".bias")) {
-        Some(name) => Err(header.unsupported(format_args!("linear layers with a bias (`{name}`) are not supported"))),
-        None => Ok(()),
-    }
-}
-
-/// Puts the rows of a query or key projection back into Hugging Face's order.
+/// Puts the rows of a query or key projection, or of its bias, back into Hugging Face's order.
 ///
 /// llama.cpp stores the rows of each head with the two rotary halves interleaved: its row `2 j + half` is Hugging Face's row
 /// `half * head_dim / 2 + j`. Quantization blocks run along a row, so whole rows move and no block is touched.

@@ -1,41 +1,55 @@
-//! Tensor names: llama.cpp's to Hugging Face's.
+//! llama.cpp's names for tensors, beside Llama's, under which the decoder asks for them.
 
-/// The Hugging Face name of a llama-type GGUF tensor, or `None` for a tensor that this architecture does not have.
-pub(super) fn hugging_face_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
-        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
-        "output.weight" => return Some("lm_head.weight".to_owned()),
-        _ => {}
-    }
-    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-    // Only the plain decimal form: `blk.01` and `blk.+1` are not names that llama.cpp writes.
-    let number: usize = layer.parse().ok().filter(|number: &usize| number.to_string() == layer)?;
-    let module = match part {
-        "attn_norm.weight" => "input_layernorm",
-        "attn_q.weight" => "self_attn.q_proj",
-        "attn_k.weight" => "self_attn.k_proj",
-        "attn_v.weight" => "self_attn.v_proj",
-        "attn_output.weight" => "self_attn.o_proj",
-        "ffn_norm.weight" => "post_attention_layernorm",
-        "ffn_gate.weight" => "mlp.gate_proj",
-        "ffn_up.weight" => "mlp.up_proj",
-        "ffn_down.weight" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{number}.{module}.weight"))
-}
+use crate::load::TensorNames;
+
+/// Of tensors that are no part of a block: the embedding table, the last norm, the output layer.
+const OUTSIDE: [&str; 3] = ["token_embd", "output_norm", "output"];
+/// Before a block's number.
+const LAYERS: &str = "blk";
+
+/// Of llama and its relatives, whose projections stand alone.
+pub(super) const LLAMA: TensorNames = TensorNames {
+    outside: OUTSIDE,
+    layers: LAYERS,
+    modules: &[
+        ("attn_norm", &["input_layernorm"]),
+        ("attn_q", &["self_attn.q_proj"]),
+        ("attn_k", &["self_attn.k_proj"]),
+        ("attn_v", &["self_attn.v_proj"]),
+        ("attn_q_norm", &["self_attn.q_norm"]),
+        ("attn_k_norm", &["self_attn.k_norm"]),
+        ("attn_output", &["self_attn.o_proj"]),
+        ("ffn_norm", &["post_attention_layernorm"]),
+        ("ffn_gate", &["mlp.gate_proj"]),
+        ("ffn_up", &["mlp.up_proj"]),
+        ("ffn_down", &["mlp.down_proj"]),
+    ],
+};
+
+/// Of chatglm, whose projections are fused as in its Hugging Face files.
+pub(super) const CHATGLM: TensorNames = TensorNames {
+    outside: OUTSIDE,
+    layers: LAYERS,
+    modules: &[
+        ("attn_norm", &["input_layernorm"]),
+        ("attn_qkv", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+        ("attn_output", &["self_attn.o_proj"]),
+        ("ffn_norm", &["post_attention_layernorm"]),
+        ("ffn_up", &["mlp.gate_proj", "mlp.up_proj"]),
+        ("ffn_down", &["mlp.down_proj"]),
+    ],
+};
 
 #[cfg(test)]
 mod tests {
-    use super::hugging_face_name;
+    use super::*;
 
     #[test]
-    fn names_follow_hugging_face() {
-        assert_eq!(hugging_face_name("blk.12.ffn_down.weight").unwrap(), "model.layers.12.mlp.down_proj.weight");
-        assert_eq!(hugging_face_name("output_norm.weight").unwrap(), "model.norm.weight");
-        for unknown in ["blk.0.attn_q.bias", "blk.01.attn_q.weight", "blk.x.attn_q.weight", "rope_freqs.weight"] {
-            assert_eq!(hugging_face_name(unknown), None, "{unknown}");
-        }
+    fn names_are_llama_cpps() {
+        let own = |path: &str| LLAMA.of_module(path).0;
+        assert_eq!(own("model.layers.12.mlp.down_proj"), "blk.12.ffn_down");
+        assert_eq!(own("model.layers.0.self_attn.q_norm"), "blk.0.attn_q_norm");
+        assert_eq!([own("model.norm"), own("lm_head")], ["output_norm", "output"]);
+        assert_eq!(CHATGLM.of_module("model.layers.3.mlp.up_proj").0, "blk.3.ffn_up");
     }
 }

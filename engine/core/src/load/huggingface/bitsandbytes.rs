@@ -17,7 +17,7 @@
 //! | `P.SCB`                                  | f32: the largest magnitude of each row                                             |
 //! | `P.weight_format`                        | u8: 0, row-major; older files lack it                                              |
 //!
-//! Codes and scales are those of [`crate::quant`], and are taken as they are. What a file holds decides, not the configuration's list of
+//! fp4's state is called `…bitsandbytes__fp4`. Codes and scales are those of [`crate::quant`], and are taken as they are. What a file holds decides, not the configuration's list of
 //! modules that were left out: those are stored plainly.
 
 use std::collections::BTreeMap;
@@ -29,10 +29,14 @@ use serde_json::Value;
 use super::tensor_files::{ElementType, FileTensor};
 use crate::error::ErrorCode;
 use crate::load::mapped::MappedFile;
-use crate::quant::{NESTED_BLOCK, NestedScales, Scales, nf4};
+use crate::quant::four_bit::BLOCK;
+use crate::quant::{NESTED_BLOCK, NestedScales, Scales};
 use crate::tensor::StoredType;
 
 const STATE: &str = ".quant_state.bitsandbytes__";
+
+/// Types of 4 bits, each by its name behind [`STATE`].
+const FOUR_BITS: [StoredType; 2] = [StoredType::Nf4, StoredType::Fp4];
 
 /// Larger states than this are none: they have seven fields.
 const MAX_STATE_BYTES: usize = 4096;
@@ -126,7 +130,7 @@ pub(super) fn check_method(config: &Value) -> Result<(), String> {
 
 /// Takes the quantized matrices, and all that belongs to them, out of what was found.
 ///
-/// Errors: `MODEL_CORRUPT` where parts are missing or contradict each other; `MODEL_UNSUPPORTED` for fp4 and other block sizes.
+/// Errors: `MODEL_CORRUPT` where parts are missing or contradict each other; `MODEL_UNSUPPORTED` for other types of codes and block sizes.
 pub(super) fn take_quantized(
     found: &mut Found,
     files: &[MappedFile],
@@ -135,13 +139,14 @@ pub(super) fn take_quantized(
     let states: Vec<String> = found.keys().filter(|name| name.contains(STATE)).cloned().collect();
     for state in states {
         let Some((name, kind)) = state.split_once(STATE) else { continue };
-        if kind != "nf4" {
+        let Some(stored) = FOUR_BITS.into_iter().find(|stored| stored.name() == kind) else {
             let what = format!(
-                "`{name}` is quantized as `{kind}`; supported: nf4 and int8: quantize the model anew, or use 16-bit files"
+                "`{name}` is quantized as `{kind}`; supported: nf4, fp4 and int8: quantize the model anew, or use 16-bit files"
             );
             return Err((ErrorCode::ModelUnsupported, what));
-        }
-        let matrix = take_nf4(found, files, name, &state).map_err(|(code, what)| (code, format!("`{name}` {what}")))?;
+        };
+        let matrix = take_four_bit(found, files, name, stored, &state)
+            .map_err(|(code, what)| (code, format!("`{name}` {what}")))?;
         matrices.insert(name.to_owned(), matrix);
     }
     let scales: Vec<String> = found.keys().filter(|name| name.ends_with(".SCB")).cloned().collect();
@@ -165,7 +170,14 @@ fn take(found: &mut Found, name: &str, element: &ElementType, count: usize) -> R
     Ok(Part { file, window: tensor.window })
 }
 
-fn take_nf4(found: &mut Found, files: &[MappedFile], name: &str, state_name: &str) -> Result<QuantizedMatrix, Fault> {
+/// `stored`: the type that the state's name says.
+fn take_four_bit(
+    found: &mut Found,
+    files: &[MappedFile],
+    name: &str,
+    stored: StoredType,
+    state_name: &str,
+) -> Result<QuantizedMatrix, Fault> {
     let corrupt = |what: String| (ErrorCode::ModelCorrupt, what);
     let missing = |part: &str| corrupt(format!("is quantized, but `{part}` is missing"));
     let (file, state) = found.remove(state_name).ok_or_else(|| missing(state_name))?;
@@ -179,7 +191,7 @@ fn take_nf4(found: &mut Found, files: &[MappedFile], name: &str, state_name: &st
     let size = |field: &str| state.get(field).and_then(Value::as_u64);
     let nested = state.get("nested_blocksize").is_some();
     for (field, expected) in
-        [("blocksize", nf4::BLOCK), ("nested_blocksize", NESTED_BLOCK)].into_iter().take(1 + usize::from(nested))
+        [("blocksize", BLOCK), ("nested_blocksize", NESTED_BLOCK)].into_iter().take(1 + usize::from(nested))
     {
         if size(field) != Some(expected as u64) {
             let value = state.get(field).unwrap_or(&Value::Null);
@@ -199,12 +211,11 @@ fn take_nf4(found: &mut Found, files: &[MappedFile], name: &str, state_name: &st
         let (bytes, expected) = (codes.window.len(), count.div_ceil(2));
         return Err(corrupt(format!("has {bytes} bytes of codes; {shape:?} of 4 bits take {expected}")));
     }
-    let code_book =
-        take(found, &format!("{name}.quant_map"), &ElementType::F32, nf4::CODE_BOOK.len()).map_err(corrupt)?;
-    if code_book.numbers::<Vec<f32>>(files) != nf4::CODE_BOOK {
-        return Err((ErrorCode::ModelUnsupported, "is quantized with other values than nf4's".into()));
+    let code_book = take(found, &format!("{name}.quant_map"), &ElementType::F32, 16).map_err(corrupt)?;
+    if stored.code_book().is_none_or(|known| code_book.numbers::<Vec<f32>>(files) != known.values) {
+        return Err((ErrorCode::ModelUnsupported, format!("is quantized with other values than {}'s", stored.name())));
     }
-    let blocks = count.div_ceil(nf4::BLOCK);
+    let blocks = count.div_ceil(BLOCK);
     let absmax = format!("{name}.absmax");
     let scales = if nested {
         let offset = state.get("nested_offset").and_then(Value::as_f64);
@@ -222,7 +233,7 @@ fn take_nf4(found: &mut Found, files: &[MappedFile], name: &str, state_name: &st
     } else {
         ScaleParts::Blocks(take(found, &absmax, &ElementType::F32, blocks).map_err(corrupt)?)
     };
-    Ok(QuantizedMatrix { stored: StoredType::Nf4, shape, codes: Part { file, window: codes.window }, scales })
+    Ok(QuantizedMatrix { stored, shape, codes: Part { file, window: codes.window }, scales })
 }
 
 fn take_int8(found: &mut Found, files: &[MappedFile], module: &str) -> Result<QuantizedMatrix, String> {

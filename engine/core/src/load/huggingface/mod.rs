@@ -10,5 +10,6 @@ mod safetensors;
 mod tensor_files;
 mod torch;
 
-pub(crate) use families::{TensorNames, names_of};
+pub(crate) use families::{Locations, TensorNames, names_of};
 pub use model::HuggingFaceFolder;
+pub(crate) use tensor_files::{ElementType, FileTensor, NamedTensors, read_tensors};

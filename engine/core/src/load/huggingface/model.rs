@@ -1,5 +1,6 @@
 //! A model in a Hugging Face folder.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -20,6 +21,8 @@ pub struct HuggingFaceFolder {
     folder: PathBuf,
     config: ModelConfig,
     weights: TensorFiles,
+    /// Tables of rope.
+    derived: BTreeMap<String, Place>,
     locations: Locations,
     metadata: OnceLock<ModelMetadata>,
 }
@@ -31,7 +34,8 @@ impl HuggingFaceFolder {
         let config = read_config(folder)?;
         check_sizes(&config).map_err(&corrupt)?;
         let mut weights = TensorFiles::open(folder)?;
-        weights.tensors.retain(|name, _| !is_derived(name, &config));
+        let derived = weights.tensors.extract_if(.., |name, _| name.ends_with(".inv_freq")).collect();
+        weights.tensors.retain(|name, _| !is_output_layer_of_tied(name, &config));
         let found = weights.tensors.iter().map(|(name, place)| (name.as_str(), place.shape.as_slice()));
         let (expected, locations) = names_of(&config.model_type).locate(&expected_tensors(&config));
         check_tensors(&expected, found).map_err(&corrupt)?;
@@ -42,15 +46,14 @@ impl HuggingFaceFolder {
             let message = format!("{}: `{table}` is quantized; expected it in 16 or 32 bits", folder.display());
             return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
         }
-        Ok(Self { folder: folder.to_path_buf(), config, weights, locations, metadata: OnceLock::new() })
+        Ok(Self { folder: folder.to_path_buf(), config, weights, derived, locations, metadata: OnceLock::new() })
     }
 }
 
-/// Tensors that some exporters write although they follow from the others: rope tables, and the output layer of a tied model.
-fn is_derived(name: &str, config: &ModelConfig) -> bool {
+/// The output layer of a tied model, which some exporters write although it is the embedding table.
+fn is_output_layer_of_tied(name: &str, config: &ModelConfig) -> bool {
     let output_layer = || names_of(&config.model_type).of_module("lm_head").0;
-    name.ends_with(".inv_freq")
-        || (config.tie_word_embeddings && name.strip_suffix(".weight") == Some(output_layer().as_str()))
+    config.tie_word_embeddings && name.strip_suffix(".weight") == Some(output_layer().as_str())
 }
 
 impl HuggingFaceFolder {
@@ -98,6 +101,10 @@ impl TensorSource for HuggingFaceFolder {
 }
 
 impl ModelFiles for HuggingFaceFolder {
+    fn derived_tensors(&self) -> Vec<(String, HostTensor)> {
+        self.derived.iter().map(|(name, place)| (name.clone(), self.weights.tensor(place))).collect()
+    }
+
     fn metadata(&self) -> Result<ModelMetadata> {
         if let Some(metadata) = self.metadata.get() {
             return Ok(metadata.clone());

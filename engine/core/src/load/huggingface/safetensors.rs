@@ -1,19 +1,20 @@
 //! Tensors of a safetensors file.
 
+use std::path::Path;
+
 use safetensors::{Dtype, SafeTensors};
 
 use super::tensor_files::{ElementType, FileTensor, NamedTensors};
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::load::mapped::MappedFile;
 
-/// The file's tensors. `MODEL_CORRUPT` where it is cut or malformed.
-pub(super) fn read_tensors(file: &MappedFile) -> Result<NamedTensors> {
-    let header = SafeTensors::deserialize(&file.map).map_err(|error| {
-        let path = file.path.display();
+/// The tensors of a file's bytes. `MODEL_CORRUPT` where it is cut or malformed.
+pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<NamedTensors> {
+    let header = SafeTensors::deserialize(bytes).map_err(|error| {
+        let path = path.display();
         let message = format!("{path}: not a complete safetensors file: {error}; is it a partial download?");
         EngineError::new(ErrorCode::ModelCorrupt, message)
     })?;
-    let base = file.map.as_ptr() as usize;
+    let base = bytes.as_ptr() as usize;
     let tensors = header.iter().map(|(name, view)| {
         let start = view.data().as_ptr() as usize - base;
         let element = match view.dtype() {

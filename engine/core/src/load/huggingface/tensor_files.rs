@@ -17,7 +17,7 @@ use crate::tensor::{HostTensor, StoredType};
 
 /// Type of a tensor's elements in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ElementType {
+pub(crate) enum ElementType {
     F32,
     F16,
     BF16,
@@ -29,21 +29,21 @@ pub(super) enum ElementType {
 
 /// A tensor of one file: its elements lie in the window, row-major.
 #[derive(Clone, Debug)]
-pub(super) struct FileTensor {
+pub(crate) struct FileTensor {
     pub element: ElementType,
     pub shape: Vec<usize>,
     pub window: Range<usize>,
 }
 
 /// The tensors of one file.
-pub(super) type NamedTensors = Vec<(String, FileTensor)>;
+pub(crate) type NamedTensors = Vec<(String, FileTensor)>;
 
 /// A file format, and how its files are called.
 struct Format {
     name: &'static str,
     single: &'static str,
     index: &'static str,
-    read: fn(&MappedFile) -> Result<NamedTensors>,
+    read: fn(&Path, &[u8]) -> Result<NamedTensors>,
 }
 
 /// In order of preference.
@@ -62,6 +62,14 @@ const FORMATS: [Format; 2] = [
     },
 ];
 
+/// The tensors of an adapter's file, which is torch's where its name ends in `.bin`, else safetensors. Errors: those of a model's files.
+pub(crate) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<NamedTensors> {
+    match path.extension() {
+        Some(extension) if extension == "bin" => torch::read_tensors(path, bytes),
+        _ => safetensors::read_tensors(path, bytes),
+    }
+}
+
 /// Where a tensor lies: which file, which bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -69,7 +77,7 @@ pub(super) struct Place {
     pub stored: StoredType,
     pub shape: Vec<usize>,
     pub window: Range<usize>,
-    /// Of int8 and nf4, whose codes are in the window.
+    /// Of int8, nf4 and fp4, whose codes are in the window.
     pub scales: Option<ScaleParts>,
 }
 
@@ -162,7 +170,7 @@ impl Reader<'_> {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
-        for (name, tensor) in (self.format.read)(&file)? {
+        for (name, tensor) in (self.format.read)(path, &file.map)? {
             if let Some((before, _)) = self.found.insert(name.clone(), (self.files.len(), tensor)) {
                 let (path, before) = (path.display(), self.files[before].path.display());
                 let message = format!("{path}: tensor `{name}` is also in {before}");

@@ -1,22 +1,21 @@
 //! Reading an adapter folder, with or without the model it belongs to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
 use super::config::{PeftConfig, read_config};
 use super::fused::PeftNames;
 use super::{
-    AdapterInfo, AdapterMetadata, CONFIG_FILE, LoraMatrices, METADATA_PREFIX, PeftAdapter, RANKS_PREFIX, WEIGHTS_FILE,
-    target_modules,
+    AdapterInfo, AdapterMetadata, CONFIG_FILE, LoraMatrices, METADATA_PREFIX, OLD_WEIGHTS_FILE, PeftAdapter,
+    RANKS_PREFIX, WEIGHTS_FILE, target_modules,
 };
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::load::{expected_tensors, hex};
+use crate::load::{ElementType, FileTensor, NamedTensors, expected_tensors, hex, read_tensors};
 use crate::lora::config::lora_scale;
 use crate::lora::{ModuleNames, TargetRules};
 
@@ -82,20 +81,20 @@ pub fn read_adapter(
             }
         }
     }
-    let names_targets = files.config.names_targets;
+    let (names_targets, weights) = (files.config.names_targets, files.path.clone());
     let adapter = files.into_adapter(names).map_err(|path| {
         let message = format!("{}: `{path}` has matrices of its own and as a part of a fused layer", folder.display());
         EngineError::new(ErrorCode::AdapterCorrupt, message)
     })?;
     if names_targets {
-        refuse_missing(folder, &adapter, &stored)?;
+        refuse_missing(&weights, &adapter, &stored)?;
     }
     Ok((adapter, info))
 }
 
 /// PEFT would leave such a module as it was initialised, without a word: B = 0, as if it had learned nothing. `stored`: tensors by the names of
-/// files.
-fn refuse_missing(folder: &Path, adapter: &PeftAdapter, stored: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+/// files; `weights`: the file with the matrices.
+fn refuse_missing(weights: &Path, adapter: &PeftAdapter, stored: &BTreeMap<String, Vec<usize>>) -> Result<()> {
     let rules = TargetRules::new(&adapter.targets)?;
     for (path, shape) in stored.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape))) {
         let parts = adapter.names.in_module(path);
@@ -106,8 +105,8 @@ fn refuse_missing(folder: &Path, adapter: &PeftAdapter, stored: &BTreeMap<String
         if rules.is_target(path)? {
             let r = rules.rank(path)?.unwrap_or(adapter.r);
             let message = format!(
-                "{}: {CONFIG_FILE} makes `{path}` a target, but {WEIGHTS_FILE} lacks its matrices; expected `{PREFIX}{path}.lora_A.weight` [{r}, {in_features}] and `….lora_B.weight` [{out_features}, {r}]",
-                folder.display()
+                "{}: {CONFIG_FILE} makes `{path}` a target, but this file lacks its matrices; expected `{PREFIX}{path}.lora_A.weight` [{r}, {in_features}] and `….lora_B.weight` [{out_features}, {r}]",
+                weights.display()
             );
             return Err(EngineError::new(ErrorCode::AdapterCorrupt, message));
         }
@@ -117,6 +116,8 @@ fn refuse_missing(folder: &Path, adapter: &PeftAdapter, stored: &BTreeMap<String
 
 /// An adapter under its files' names.
 struct AdapterFiles {
+    /// Of the file with the matrices.
+    path: PathBuf,
     config: PeftConfig,
     modules: BTreeMap<String, LoraMatrices>,
     /// Of the parts of joined modules.
@@ -164,20 +165,27 @@ fn read_files(folder: &Path) -> Result<AdapterFiles> {
         return Err(EngineError::new(ErrorCode::AdapterNotFound, message));
     }
     let config = read_config(folder)?;
-    let path = folder.join(WEIGHTS_FILE);
+    let paths = [WEIGHTS_FILE, OLD_WEIGHTS_FILE].map(|name| folder.join(name));
+    let [newer, older] = &paths;
+    let path = if !newer.exists() && older.exists() { older } else { newer }.clone();
     let bytes = read_weights_file(folder, &path)?;
-    let corrupt = |what: String| EngineError::new(ErrorCode::AdapterCorrupt, format!("{}: {what}", path.display()));
-    let tensors = SafeTensors::deserialize(&bytes)
-        .map_err(|cause| corrupt(format!("not a complete safetensors file: {cause}; was it copied whole?")))?;
+    let tensors = read_tensors(&path, &bytes).map_err(|error| match error.code {
+        ErrorCode::ModelCorrupt => EngineError::new(ErrorCode::AdapterCorrupt, error.message),
+        ErrorCode::ModelUnsupported => EngineError::new(ErrorCode::AdapterUnsupported, error.message),
+        _ => error,
+    })?;
     if tensors.len() > MAX_TENSORS {
-        return Err(corrupt(format!("{} tensors are too many; expected at most {MAX_TENSORS}", tensors.len())));
+        let message =
+            format!("{}: {} tensors are too many; expected at most {MAX_TENSORS}", path.display(), tensors.len());
+        return Err(EngineError::new(ErrorCode::AdapterCorrupt, message));
     }
-    let modules = pair_up(&path, &config, &tensors)?;
+    let modules = pair_up(&path, &config, &tensors, &bytes)?;
     let metadata = read_metadata(&bytes).or_else(|| config.metadata.clone());
-    Ok(AdapterFiles { config, modules, ranks: read_ranks(&bytes), metadata, sha256: hex(&Sha256::digest(&bytes)) })
+    let (ranks, sha256) = (read_ranks(&bytes), hex(&Sha256::digest(&bytes)));
+    Ok(AdapterFiles { path, config, modules, ranks, metadata, sha256 })
 }
 
-/// What the metadata of the file say of joined modules. What cannot be read says nothing: the matrices are whole without it.
+/// What the metadata of a safetensors file say of joined modules. What cannot be read says nothing: the matrices are whole without it.
 fn read_ranks(bytes: &[u8]) -> BTreeMap<String, Vec<usize>> {
     let Ok((_, header)) = SafeTensors::read_metadata(bytes) else { return BTreeMap::new() };
     let ranks = |(name, text): (&String, &String)| {
@@ -187,7 +195,7 @@ fn read_ranks(bytes: &[u8]) -> BTreeMap<String, Vec<usize>> {
     header.metadata().iter().flatten().filter_map(ranks).collect()
 }
 
-/// What Luthier adds to the metadata of the file.
+/// What Luthier adds to the metadata of a safetensors file.
 fn read_metadata(bytes: &[u8]) -> Option<AdapterMetadata> {
     let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
     let about = header.metadata().as_ref()?;
@@ -202,13 +210,10 @@ fn read_weights_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
             Err(EngineError::new(ErrorCode::AdapterCorrupt, message))
         }
         Ok(_) => std::fs::read(path).map_err(|cause| EngineError::io("read", path, &cause)),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound && folder.join("adapter_model.bin").exists() => {
-            let message = format!("{} has adapter_model.bin only; save the adapter as safetensors", folder.display());
-            Err(EngineError::new(ErrorCode::AdapterUnsupported, message))
-        }
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-            not_found(format!("{} has no {WEIGHTS_FILE}; expected a PEFT adapter folder", folder.display()))
-        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => not_found(format!(
+            "{} has neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE}; expected a PEFT adapter folder",
+            folder.display()
+        )),
         Err(cause) => Err(EngineError::io("look at", path, &cause)),
     }
 }
@@ -231,20 +236,25 @@ fn parse_name(name: &str) -> Option<(&str, Side)> {
     })
 }
 
-fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, LoraMatrices>> {
+fn pair_up(
+    path: &Path,
+    config: &PeftConfig,
+    tensors: &NamedTensors,
+    bytes: &[u8],
+) -> Result<BTreeMap<String, LoraMatrices>> {
     let error = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
     let corrupt = |what: String| error(ErrorCode::AdapterCorrupt, what);
     let unreadable = |cause: EngineError| error(ErrorCode::AdapterUnsupported, cause.message);
     let rules = TargetRules::new(&config.targets).map_err(&unreadable)?;
-    let mut sides: BTreeMap<(String, Side), (String, TensorView<'_>)> = BTreeMap::new();
-    for (name, view) in tensors.iter() {
+    let mut sides: BTreeMap<(String, Side), (&String, &FileTensor)> = BTreeMap::new();
+    for (name, tensor) in tensors {
         let (module, side) = parse_name(name).ok_or_else(|| {
             let what = format!(
                 "tensor `{name}` is no `{PREFIX}….lora_A.weight` or `….lora_B.weight`; only plain LoRA is supported"
             );
             error(ErrorCode::AdapterUnsupported, what)
         })?;
-        if let Some((other, _)) = sides.insert((module.to_owned(), side), (name.to_owned(), view)) {
+        if let Some((other, _)) = sides.insert((module.to_owned(), side), (name, tensor)) {
             return Err(corrupt(format!("tensors `{other}` and `{name}` are the same matrix")));
         }
     }
@@ -258,23 +268,21 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
             continue;
         }
         let take = |side: Side, label: &str| -> Result<(Vec<usize>, Vec<f32>)> {
-            let (name, view) = sides.get(&(module.clone(), side)).ok_or_else(|| {
+            let (name, tensor) = sides.get(&(module.clone(), side)).ok_or_else(|| {
                 corrupt(format!("`{PREFIX}{module}.{label}.weight` is missing; its counterpart is there"))
             })?;
-            if view.shape().len() != 2 {
-                return Err(corrupt(format!("`{name}` has the shape {:?}; expected a matrix", view.shape())));
+            let (element, shape) = (&tensor.element, &tensor.shape);
+            if shape.len() != 2 {
+                return Err(corrupt(format!("`{name}` has the shape {shape:?}; expected a matrix")));
             }
-            let values = floats(view).ok_or_else(|| {
-                error(
-                    ErrorCode::AdapterUnsupported,
-                    format!("`{name}` has type {:?}; supported: F32, F16, BF16", view.dtype()),
-                )
+            let values = floats(element, &bytes[tensor.window.clone()]).ok_or_else(|| {
+                error(ErrorCode::AdapterUnsupported, format!("`{name}` has type {element}; supported: F32, F16, BF16"))
             })?;
             match values.iter().position(|value| !value.is_finite()) {
                 Some(index) => {
                     Err(corrupt(format!("`{name}` holds {} at index {index}; expected finite numbers", values[index])))
                 }
-                None => Ok((view.shape().to_vec(), values)),
+                None => Ok((shape.clone(), values)),
             }
         };
         let ((a_shape, a), (b_shape, b)) = (take(Side::A, "lora_A")?, take(Side::B, "lora_B")?);
@@ -301,15 +309,14 @@ fn pair_up(path: &Path, config: &PeftConfig, tensors: &SafeTensors<'_>) -> Resul
     Ok(modules)
 }
 
-fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let data = view.data();
+fn floats(element: &ElementType, data: &[u8]) -> Option<Vec<f32>> {
     let pairs = || data.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    match view.dtype() {
-        Dtype::F32 => {
+    match element {
+        ElementType::F32 => {
             Some(data.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
         }
-        Dtype::F16 => Some(pairs().map(|pair| f16::from_le_bytes(pair).to_f32()).collect()),
-        Dtype::BF16 => Some(pairs().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect()),
+        ElementType::F16 => Some(pairs().map(|pair| f16::from_le_bytes(pair).to_f32()).collect()),
+        ElementType::BF16 => Some(pairs().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect()),
         _ => None,
     }
 }

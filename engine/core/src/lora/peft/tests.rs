@@ -270,7 +270,12 @@ fn broken_files_are_corrupt_and_missing_ones_not_found() {
     std::fs::remove_file(folder.0.join(WEIGHTS_FILE)).unwrap();
     assert_eq!(code(&folder), ErrorCode::AdapterNotFound);
     std::fs::write(folder.0.join("adapter_model.bin"), b"x").unwrap();
-    assert_eq!(code(&folder), ErrorCode::AdapterUnsupported);
+    let error = read_adapter(&folder.0, &config(), None).unwrap_err();
+    assert_eq!(error.code, ErrorCode::AdapterCorrupt);
+    assert!(error.message.contains("adapter_model.bin: not a complete file of torch's"), "{error}");
+    // The newer file is the one that counts.
+    write_adapter(&folder.0, &adapter()).unwrap();
+    assert_eq!(read_adapter(&folder.0, &config(), None).unwrap().0, adapter());
     std::fs::write(folder.0.join(CONFIG_FILE), b"{").unwrap();
     assert_eq!(code(&folder), ErrorCode::AdapterCorrupt);
 }

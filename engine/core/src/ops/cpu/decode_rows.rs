@@ -65,7 +65,7 @@ impl Kernel {
             StoredType::Ggml(GgmlDType::Q4_0) => Self::Blocks(BlockFormat::Q4_0),
             StoredType::Ggml(GgmlDType::Q4_1) => Self::Blocks(BlockFormat::Q4_1),
             StoredType::Ggml(GgmlDType::Q8_0) => Self::Blocks(BlockFormat::Q8_0),
-            StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 => Self::Dequantized,
+            StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 | StoredType::Fp4 => Self::Dequantized,
         }
     }
 }

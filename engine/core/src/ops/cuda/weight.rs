@@ -8,7 +8,8 @@ use super::memory::{Allocation, CudaIndices, Memory};
 use super::pinned::Pinned;
 use crate::error::{EngineError, Result};
 use crate::ops::EmbeddingPlace;
-use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales, nf4};
+use crate::quant::four_bit::CodeBook;
+use crate::quant::{DYNAMIC_MAP, MatrixForm, Scales};
 use crate::tensor::{HostTensor, StoredType};
 
 /// A frozen matrix `[rows, columns]`.
@@ -24,15 +25,15 @@ fn plain_type(stored: StoredType) -> Option<NumberType> {
         StoredType::F32 => Some(NumberType::F32),
         StoredType::F16 => Some(NumberType::F16),
         StoredType::BF16 => Some(NumberType::BF16),
-        StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 => None,
+        StoredType::Ggml(_) | StoredType::Int8 | StoredType::Nf4 | StoredType::Fp4 => None,
     }
 }
 
-/// Bytes of [`CudaWeight::new`]: those of the tensor, and what codes of nf4 are looked up in.
+/// Bytes of [`CudaWeight::new`]: those of the tensor, and what 4-bit codes are looked up in.
 pub(super) fn bytes(form: &MatrixForm) -> u64 {
     let (plain, codes) = form.scales();
-    // The values of nf4's codes, and those of its scales' codes.
-    let tables = if form.stored == StoredType::Nf4 { nf4::CODE_BOOK.len() } else { 0 };
+    // The values of 4-bit codes, and those of their scales' codes.
+    let tables = form.stored.code_book().map_or(0, |book| book.values.len());
     let code_book = if form.double_quant { DYNAMIC_MAP.len() } else { 0 };
     (form.code_bytes() + (plain + tables + code_book) * size_of::<f32>() + codes) as u64
 }
@@ -44,7 +45,7 @@ pub(super) fn is_held_as(form: &MatrixForm, compute: NumberType) -> bool {
 
 /// Whether [`CudaWeight::embedding`] takes an embedding table into locked host memory, where the host locks so much.
 pub(super) fn is_placed_on_host(form: &MatrixForm, place: EmbeddingPlace) -> bool {
-    place == EmbeddingPlace::Host && !matches!(form.stored, StoredType::Int8 | StoredType::Nf4)
+    place == EmbeddingPlace::Host && !form.stored.is_coded()
 }
 
 /// How its numbers are held.
@@ -58,7 +59,7 @@ enum Numbers {
         scales: Allocation,
     },
     /// `tables`: what `scales` points into, and the values of codes at its start.
-    Nf4 {
+    FourBit {
         codes: Allocation,
         scales: BlockScales,
         tables: Allocation,
@@ -110,9 +111,13 @@ impl CudaWeight {
             (StoredType::Int8, Some(Scales::Rows(scales))) => {
                 Numbers::Int8 { codes: uploaded(memory, bytes)?, scales: uploaded(memory, scales)? }
             }
-            (StoredType::Nf4, Some(scales)) => {
-                let (scales, tables) = block_scales(memory, scales)?;
-                Numbers::Nf4 { codes: uploaded(memory, bytes)?, scales, tables }
+            (StoredType::Nf4 | StoredType::Fp4, Some(scales)) => {
+                let book = tensor
+                    .stored
+                    .code_book()
+                    .ok_or_else(|| EngineError::internal("4-bit codes without a code book"))?;
+                let (scales, tables) = block_scales(memory, book, scales)?;
+                Numbers::FourBit { codes: uploaded(memory, bytes)?, scales, tables }
             }
             (other, _) => {
                 return Err(EngineError::internal(format!("a weight of {} has no scales for it", other.name())));
@@ -128,7 +133,7 @@ impl CudaWeight {
         let bytes = match &self.numbers {
             Numbers::Plain { numbers, .. } => numbers.bytes(),
             Numbers::Int8 { codes, scales } => codes.bytes() + scales.bytes(),
-            Numbers::Nf4 { codes, tables, .. } => codes.bytes() + tables.bytes(),
+            Numbers::FourBit { codes, tables, .. } => codes.bytes() + tables.bytes(),
             Numbers::Blocks { blocks, .. } => blocks.bytes(),
         };
         bytes as u64
@@ -139,7 +144,7 @@ impl CudaWeight {
     pub(super) fn embedding(memory: &Arc<Memory>, tensor: &HostTensor, place: EmbeddingPlace) -> Result<Self> {
         let bytes = tensor.bytes.as_slice();
         let [rows, columns] = tensor.matrix()?;
-        if matches!(tensor.stored, StoredType::Int8 | StoredType::Nf4) {
+        if tensor.stored.is_coded() {
             return Self::new(memory, tensor);
         }
         let pinned = (place == EmbeddingPlace::Host).then(|| Pinned::new(memory, bytes.len()));
@@ -181,7 +186,7 @@ impl CudaWeight {
                 Numbers::Int8 { codes, scales } => {
                     stream.dequantize_int8(kind, [self.rows, self.columns], codes.pointer, scales.pointer, to)
                 }
-                Numbers::Nf4 { codes, scales, tables } => {
+                Numbers::FourBit { codes, scales, tables } => {
                     stream.dequantize_nf4(kind, len, codes.pointer, *scales, tables.pointer, to)
                 }
                 Numbers::Blocks { block_type, blocks } => {
@@ -194,7 +199,7 @@ impl CudaWeight {
 
     /// Writes the rows with these numbers, all below `rows`, as `kind` to `to`, which has room for them.
     ///
-    /// Errors: `INTERNAL` where the weight is held as int8 or nf4, which no embedding table is.
+    /// Errors: `INTERNAL` where the weight is held as codes with scales beside them, which no embedding table is.
     pub(super) fn gather(
         &self,
         memory: &Memory,
@@ -212,9 +217,9 @@ impl CudaWeight {
                 Numbers::Blocks { block_type, blocks } => {
                     stream.dequantize_blocks(block_type, kind, shape, blocks.pointer(), ids, to)
                 }
-                Numbers::Int8 { .. } | Numbers::Nf4 { .. } => {
+                Numbers::Int8 { .. } | Numbers::FourBit { .. } => {
                     return Err(EngineError::internal(
-                        "an embedding table is held as int8 or nf4; expected it as stored",
+                        "an embedding table is held as int8, nf4 or fp4; expected it as stored",
                     ));
                 }
             }
@@ -231,8 +236,8 @@ fn uploaded<T: Copy>(memory: &Arc<Memory>, values: &[T]) -> Result<Allocation> {
 }
 
 /// The values of codes, then a weight's scales, in one allocation.
-fn block_scales(memory: &Arc<Memory>, scales: &Scales) -> Result<(BlockScales, Allocation)> {
-    let mut tables: Vec<f32> = nf4::CODE_BOOK.to_vec();
+fn block_scales(memory: &Arc<Memory>, book: &CodeBook, scales: &Scales) -> Result<(BlockScales, Allocation)> {
+    let mut tables: Vec<f32> = book.values.to_vec();
     let mut found = BlockScales { plain: 0, codes: 0, absmax: 0, code_book: 0, offset: 0.0 };
     let codes: &[u8] = match scales {
         Scales::Blocks(plain) => {
@@ -245,7 +250,7 @@ fn block_scales(memory: &Arc<Memory>, scales: &Scales) -> Result<(BlockScales, A
             found.offset = nested.offset;
             &nested.codes
         }
-        Scales::Rows(_) => return Err(EngineError::internal("a weight of nf4 has scales of rows")),
+        Scales::Rows(_) => return Err(EngineError::internal("a weight of 4-bit codes has scales of rows")),
     };
     let allocation = Allocation::new(memory, size_of_val(&*tables) + codes.len())?;
     let place = |numbers: usize| allocation.pointer + (numbers * size_of::<f32>()) as u64;
@@ -255,7 +260,7 @@ fn block_scales(memory: &Arc<Memory>, scales: &Scales) -> Result<(BlockScales, A
         memory.stream.upload(&tables, allocation.pointer)?;
         memory.stream.upload(codes, after)?;
     }
-    let values = nf4::CODE_BOOK.len();
+    let values = book.values.len();
     match scales {
         Scales::Nested(nested) => {
             found.code_book = place(values);

@@ -107,7 +107,7 @@ export interface Adapter {
   /** Below 2^53. */
   parameterCount: number;
   sizeBytes: number;
-  /** SHA-256 of adapter_model.safetensors; hex. */
+  /** SHA-256 of the file with the weights; hex. */
   sha256: string;
   /** Absent where an imported adapter names none. */
   template:
@@ -149,7 +149,7 @@ export interface ImportAdapterRequest {
   requestId: string;
   /** Absent: chosen by the server. */
   adapterId: string;
-  /** A folder with adapter_config.json and adapter_model.safetensors. */
+  /** A folder with adapter_config.json and adapter_model.safetensors or the older adapter_model.bin. */
   path: string;
   /** `models/{id}` or a path; empty: the registered model whose content hash the adapter carries. */
   baseModel: string;
@@ -216,7 +216,7 @@ export interface UnloadAdapterResponse {
   adapter: Adapter | undefined;
 }
 
-/** A file of an adapter: adapter_config.json or adapter_model.safetensors. */
+/** A file of an adapter: adapter_config.json, and adapter_model.safetensors or the older adapter_model.bin. */
 export interface AdapterFile {
   name: string;
   /** Below 2^53. */
@@ -250,7 +250,7 @@ export interface UploadAdapterHeader {
   allowOtherBase: boolean;
   /** Takes the place of an adapter of this name that nothing uses. */
   overwrite: boolean;
-  /** adapter_config.json and adapter_model.safetensors. */
+  /** adapter_config.json, and adapter_model.safetensors or adapter_model.bin. */
   files: AdapterFile[];
 }
 

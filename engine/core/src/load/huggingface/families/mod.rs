@@ -9,8 +9,8 @@ mod names;
 mod qwen2;
 mod qwen3;
 
-pub(crate) use names::TensorNames;
-pub(super) use names::{Location, Locations};
+pub(super) use names::Location;
+pub(crate) use names::{Locations, TensorNames};
 
 use super::fields::Fields;
 use crate::config::ModelConfig;

@@ -2,7 +2,7 @@
 //!
 //! Format (torch since 1.6): a zip archive with one folder. `data.pkl` is a pickle of the state dict, a dict of tensors by name, in which a
 //! tensor is a view of a storage; `data/KEY` are the storages' numbers, little-endian unless `byteorder` says otherwise. Nothing is copied: a
-//! tensor is a window of the mapped file.
+//! tensor is a window of the file.
 
 mod calls;
 mod pickle;
@@ -11,10 +11,10 @@ mod zip;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use super::tensor_files::{ElementType, FileTensor, NamedTensors};
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::load::mapped::MappedFile;
 use pickle::{PickleError, read_pickle};
 use value::{Data, StorageType, StridedTensor, Value};
 use zip::Archive;
@@ -23,13 +23,12 @@ use zip::Archive;
 const LEGACY: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const PICKLE: &str = "data.pkl";
 
-/// The file's tensors, in the order of the state dict.
+/// The tensors of a file's bytes, by name.
 ///
 /// Errors: `MODEL_CORRUPT` where the file is cut or contradicts itself; `MODEL_UNSUPPORTED`, by name, for what is no state dict of tensors
 /// whose rows lie one after another, and for the format of torch before 1.6.
-pub(super) fn read_tensors(file: &MappedFile) -> Result<NamedTensors> {
-    let bytes: &[u8] = &file.map;
-    let failed = |code, what: String| EngineError::new(code, format!("{}: {what}", file.path.display()));
+pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<NamedTensors> {
+    let failed = |code, what: String| EngineError::new(code, format!("{}: {what}", path.display()));
     if bytes.starts_with(&LEGACY) {
         let what = "it has the format that torch wrote before 1.6; expected that of later versions: load it with torch and save it again, or as safetensors";
         return Err(failed(ErrorCode::ModelUnsupported, what.into()));
