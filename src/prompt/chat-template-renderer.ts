@@ -36,6 +36,7 @@ interface Marks {
 
 export class ChatTemplateRenderer implements Renderer {
   readonly template: TemplateIdentity;
+  readonly templateFile = null;
   readonly stopTokenIds: readonly number[];
   readonly stopStrings: readonly string[] = [];
   readonly answerPrefix: string;

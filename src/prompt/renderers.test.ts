@@ -2,6 +2,7 @@
 import { Template } from '@huggingface/jinja';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { presetTokenizer } from '../../test/fixtures/templates.ts';
 import {
   LLAMA2_TEMPLATE,
   LLAMA3_TEMPLATE,
@@ -40,12 +41,11 @@ interface Case {
 
 const chat = (tokenizer: Tokenizer, source: string): Renderer =>
   createRenderer(tokenizer, { kind: 'chat-template', source });
-const turns = (name: string, prefix = ''): Case => ({
-  name: `SmolLM2 ${name}`,
-  tokenizer: tiny,
-  renderer: createRenderer(tiny, name),
-  learned: (answer) => `${prefix}${answer}<|im_end|>`,
-});
+const turns = (name: string, prefix = '', close = '<|im_end|>'): Case => {
+  const tokenizer = presetTokenizer(name);
+  const renderer = createRenderer(tokenizer, name);
+  return { name: `SmolLM2 ${name}`, tokenizer, renderer, learned: (answer) => prefix + answer + close };
+};
 
 const CASES: readonly Case[] = [
   turns('chat-template'),
@@ -53,6 +53,13 @@ const CASES: readonly Case[] = [
   turns('chatglm2'),
   turns('instruction', ' '),
   turns('instruction-output', ' '),
+  turns('alpaca'),
+  turns('chatml'),
+  turns('qwen'),
+  turns('llama2', ' ', ' <|im_end|>'),
+  turns('llama3', '', '<|eot_id|>'),
+  turns('mistral', ' '),
+  turns('baichuan2'),
   turns('concat'),
   turns('concat-eos'),
   {
@@ -66,6 +73,12 @@ const CASES: readonly Case[] = [
     tokenizer: llama2,
     renderer: createRenderer(llama2, 'tutorial'),
     learned: (answer) => `${answer}</s>`,
+  },
+  {
+    name: 'Llama 2 preset',
+    tokenizer: llama2,
+    renderer: createRenderer(llama2, 'llama2'),
+    learned: (answer) => ` ${answer} </s>`,
   },
   {
     name: 'Llama 3',
