@@ -119,8 +119,8 @@ export class TurnRenderer implements Renderer {
     const texts = this.#texts;
     const contents = messages.map((message) => message.content);
     const literalMark = this.#guard.marks(1, [...contents, defaultSystem ?? ''])[0] ?? '';
-    const literal = (text: string): string =>
-      text === '' ? '' : literalMark + this.#guard.guardStrictly(text, literalMark);
+    // The mark stands there without text, too: the template's own texts never join across a message.
+    const literal = (text: string): string => literalMark + this.#guard.guardStrictly(text, literalMark);
     const fill = (parts: readonly PatternPart[], values: Readonly<Record<string, string>>): string =>
       parts.map((part) => ('text' in part ? part.text : (values[part.name] ?? ''))).join('');
 
