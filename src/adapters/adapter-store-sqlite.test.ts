@@ -34,6 +34,7 @@ const ORIGIN: AdapterMetadata = {
   baseModelHash: 'c0ffee',
   templateId: 'tutorial',
   templateHash: 'h',
+  template: '',
 };
 
 const SPEC = { id: 'x', baseModel: 'models/tiny', allowOtherBase: false, overwrite: false };

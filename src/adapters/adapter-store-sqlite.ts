@@ -87,7 +87,13 @@ export interface ManagedAdapterStore extends AdapterStore {
 }
 
 const PREFIX = 'adapters/';
-const NO_ORIGIN: AdapterMetadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+const NO_ORIGIN: AdapterMetadata = {
+  baseModelName: '',
+  baseModelHash: '',
+  templateId: '',
+  templateHash: '',
+  template: '',
+};
 
 class SqliteAdapterStore implements ManagedAdapterStore {
   readonly #options: AdapterStoreOptions;

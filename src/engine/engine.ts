@@ -280,6 +280,8 @@ export interface AdapterMetadata {
   readonly baseModelHash: string;
   readonly templateId: string;
   readonly templateHash: string;
+  /** The template as the text of a file, where the base's own files do not hold it; else empty. */
+  readonly template: string;
 }
 
 export interface SavedAdapter {

@@ -93,6 +93,7 @@ export async function writeFakeAdapter(
         luthier: {
           base_model_hash: metadata.baseModelHash,
           base_model_name: metadata.baseModelName,
+          template: metadata.template,
           template_hash: metadata.templateHash,
           template_id: metadata.templateId,
         },
@@ -174,6 +175,7 @@ export async function readFakeAdapter(folder: string): Promise<{ info: AdapterIn
             baseModelHash: origin.base_model_hash ?? '',
             templateId: origin.template_id ?? '',
             templateHash: origin.template_hash ?? '',
+            template: origin.template ?? '',
           },
   };
   return { info, shapes };

@@ -54,7 +54,13 @@ const sampling: SamplingConfig = {
   eosTokenIds: [2],
 };
 
-const metadata = { baseModelName: 'fake', baseModelHash: 'f'.repeat(64), templateId: 't', templateHash: 'h' };
+const metadata = {
+  baseModelName: 'fake',
+  baseModelHash: 'f'.repeat(64),
+  templateId: 't',
+  templateHash: 'h',
+  template: '',
+};
 
 async function start(options: FakeEngineOptions = {}, settings: Partial<TrainingConfig> = {}): Promise<TrainingRun> {
   const model = await createFakeEngine(options).loadModel('/m', 'stored');

@@ -21,6 +21,7 @@ test.each([
   [new TokenizerError('TOKENIZER_NOT_FOUND', 'no tokenizer.json'), 'TOKENIZER_UNSUPPORTED'],
   [new PromptError('NO_CHAT_TEMPLATE', 'name one'), 'TEMPLATE_UNUSABLE'],
   [new PromptError('UNKNOWN_TEMPLATE', 'unknown'), 'TEMPLATE_NOT_FOUND'],
+  [new PromptError('INVALID_TEMPLATE', 'user: expected a text'), 'INVALID_REQUEST'],
 ])('%s becomes %s with its own message', (error, reason) => {
   const mapped = toLuthierError(error);
   expect(mapped.reason).toBe(reason);

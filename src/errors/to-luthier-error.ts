@@ -38,6 +38,7 @@ const TOKENIZER: Readonly<Record<TokenizerErrorCode, Reason>> = {
 const PROMPT: Readonly<Record<PromptErrorCode, Reason>> = {
   NO_CHAT_TEMPLATE: 'TEMPLATE_UNUSABLE',
   UNKNOWN_TEMPLATE: 'TEMPLATE_NOT_FOUND',
+  INVALID_TEMPLATE: 'INVALID_REQUEST',
   TEMPLATE_FAILED: 'TEMPLATE_UNUSABLE',
   PREFIX_MISMATCH: 'TEMPLATE_UNUSABLE',
   INVALID_MESSAGES: 'INVALID_REQUEST',
@@ -82,10 +83,13 @@ function byTable(error: Error & { code?: unknown; messageIndex?: unknown }): Lut
   const reason = table && Object.hasOwn(table, code) ? table[code] : undefined;
   if (reason === undefined) return null;
   if (reason === 'INTERNAL') return internal(error);
-  const violations =
+  const field =
     typeof error.messageIndex === 'number'
-      ? [{ field: `messages[${error.messageIndex}]`, description: error.message, reason: code }]
-      : [];
+      ? `messages[${error.messageIndex}]`
+      : code === 'INVALID_TEMPLATE'
+        ? 'template'
+        : null;
+  const violations = field === null ? [] : [{ field, description: error.message, reason: code }];
   return new LuthierError(reason, error.message, { cause: error, violations });
 }
 

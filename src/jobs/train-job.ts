@@ -101,7 +101,7 @@ async function follow(
 }
 
 async function keep(
-  { log, adapters, folder: parent }: TrainJobDependencies,
+  { log, adapters, registry, folder: parent }: TrainJobDependencies,
   { name, spec }: TrainingJob,
   run: TrainingRun,
   { template }: PreparedExamples,
@@ -116,6 +116,7 @@ async function keep(
     baseModelHash: metadata.contentHash,
     templateId: template?.id ?? '',
     templateHash: template?.hash ?? '',
+    template: template === null ? '' : ((await registry.renderer(baseModel, spec?.template ?? '')).templateFile ?? ''),
   };
   await run.saveAdapter(folder, origin);
   const output = spec?.output || id;

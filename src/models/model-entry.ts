@@ -8,6 +8,9 @@ import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { ModelLease, RegisteredModel } from './model-registry.ts';
 import { weightStorage } from './weight-storage.ts';
 
+/** Renderers kept: clients may bring templates of their own without end. The oldest goes first. */
+const MAX_RENDERERS = 64;
+
 /** The weights in one form: under way, or there. */
 interface Form {
   readonly loadIn: LoadIn;
@@ -108,6 +111,7 @@ export class ModelEntry {
     const known = this.#renderers.get(template);
     if (known) return known;
     const made = this.#makeRenderer(template);
+    if (this.#renderers.size >= MAX_RENDERERS) this.#renderers.delete(this.#renderers.keys().next().value ?? '');
     this.#renderers.set(template, made);
     made.catch(() => this.#renderers.delete(template));
     return made;

@@ -166,9 +166,60 @@ describe('a history that is written otherwise than the prompt was', () => {
     expect(() => learned(forgetful)).toThrow(/behind a prompt that inference never shows; use train_on `last`/);
   });
 
+  it('is refused for a last answer without advice that does not help', () => {
+    const never = jinja(
+      '{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\nnow: {% endif %}',
+    );
+    expect(() => learned(never, messages, 'last')).toThrow(/messages\[3\]: .*never shows; use one of the presets/);
+  });
+
+  const REASONING =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+  const thinking = messages.map(
+    (message): Message =>
+      message.role === 'user' ? message : { ...message, content: `<think>hm</think>${message.content}` },
+  );
+
+  const ANSWER = REASONING.slice(REASONING.indexOf('{% if m.role'), REASONING.indexOf('\n{% endfor'));
+  const BLOCKS = REASONING.replace(
+    ANSWER,
+    `{% if m.role == 'assistant' %}{% generation %}${ANSWER}{% endgeneration %}{% else %}${ANSWER}{% endif %}`,
+  );
+
+  it.each([
+    ['without generation blocks', REASONING],
+    ['with generation blocks', BLOCKS],
+  ])('is refused where it drops reasoning from answers that would be learned, %s', (_, source) => {
+    const renderer = jinja(source);
+    expect(() => learned(renderer, thinking)).toThrow(
+      /messages\[1\]: .*writes this answer otherwise once another turn follows .*use train_on `last`, give this message weight 0/,
+    );
+    expect(learned(renderer, thinking, 'last')).toBe('<think>hm</think>a2<|im_end|>');
+    expect(learned(renderer, thinking.slice(0, 2))).toBe('<think>hm</think>a1<|im_end|>');
+    // Answers without reasoning are written alike everywhere.
+    expect(learned(renderer)).toBe('a1<|im_end|>a2<|im_end|>');
+  });
+
   it('is no obstacle to learning every position', () => {
     expect(learned(forgetful, messages, 'all')).toContain('q1');
   });
+});
+
+it('a block that opens inside the prompt learns what inference has to write', () => {
+  const source =
+    "{% for m in messages %}<|im_start|>{% if m.role == 'assistant' %}{% generation %}assistant\n{{ m.content }}<|im_end|>{% endgeneration %}{% else %}user\n{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+  expect(learned(jinja(source))).toBe('a1<|im_end|>a2<|im_end|>');
+});
+
+it('a block that opens behind the prompt leaves the tokens of the prompt as inference has them', () => {
+  const source =
+    "{% for m in messages %}{% if m.role == 'assistant' %}hel{% generation %}lo{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}he{% endif %}";
+  const renderer = jinja(source);
+  const { inputIds } = renderer.renderTraining(messages, { trainOn: 'assistant' });
+  for (const turn of [1, 3]) {
+    const prompt = renderer.renderPrompt(messages.slice(0, turn)).inputIds;
+    expect([...inputIds.subarray(0, prompt.length)]).toEqual([...prompt]);
+  }
 });
 
 describe("Qwen 3's template", async () => {
@@ -178,6 +229,13 @@ describe("Qwen 3's template", async () => {
   it('learns the empty reasoning that it writes before a last answer, as generation would', () => {
     const list = messages.slice(0, 2);
     expect(learned(renderer, list, 'assistant', qwen3)).toBe('<think>\n\n</think>\n\na1<|im_end|>');
+  });
+
+  it('is refused for answers before the last one, whose reasoning it drops', () => {
+    expect(() => learned(renderer, messages, 'assistant', qwen3)).toThrow(
+      expect.objectContaining({ code: 'PREFIX_MISMATCH', messageIndex: 1 }),
+    );
+    expect(learned(renderer, messages, 'last', qwen3)).toBe('<think>\n\n</think>\n\na2<|im_end|>');
   });
 
   it('takes reasoning out of the text of an answer, as transformers does', () => {

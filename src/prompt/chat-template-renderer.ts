@@ -1,11 +1,11 @@
 /**
  * Renders a Jinja chat template. Which part of the text is an answer follows from positions: `{% generation %}` blocks
- * where the template has them; else the difference between the whole text and the prompt that inference would see, which
- * must be the text's beginning.
+ * where the template has them; else the difference between the whole text and the prompt that inference would see. Either
+ * way that prompt must be the text's beginning (`history-proof.ts`).
  */
 import { Template } from '@huggingface/jinja';
 import type { ControlTokenMatch, Tokenizer } from '../tokenizer/tokenizer.ts';
-import { differenceSpans } from './answer-spans.ts';
+import { differenceSpans, type RenderedText } from './answer-spans.ts';
 import { assembleExample, assemblePrompt, type Block, type Layout, type Learned } from './assemble.ts';
 import type { ChatTemplateDefinition } from './definition.ts';
 import { PromptError } from './errors.ts';
@@ -15,6 +15,7 @@ import {
   markGenerationBlocks,
   takeGenerationMarks,
 } from './generation-blocks.ts';
+import { checkAnswers, type HistoryProof, promptEnds } from './history-proof.ts';
 import { LiteralGuard } from './literal-guard.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
 import { probeTemplate } from './probe.ts';
@@ -36,6 +37,7 @@ interface Marks {
 
 export class ChatTemplateRenderer implements Renderer {
   readonly template: TemplateIdentity;
+  readonly templateFile = null;
   readonly stopTokenIds: readonly number[];
   readonly stopStrings: readonly string[] = [];
   readonly answerPrefix: string;
@@ -136,17 +138,22 @@ export class ChatTemplateRenderer implements Renderer {
     const safe = this.#protect(messages, generation, marks);
     const marked = this.#render(safe, generation, marks);
     const { text, ranges } = takeGenerationMarks(marked, open, close);
-    const rendered = { text, controls: this.#tokenizer.findControlTokens(text, literal) };
+    const found = (body: string): RenderedText => ({
+      text: body,
+      controls: this.#tokenizer.findControlTokens(body, literal),
+    });
+    const rendered = found(text);
     const isClosing = (match: ControlTokenMatch): boolean => this.#closingIds.has(match.id);
+    const renderFirst = (count: number, prompt: boolean): RenderedText | null => {
+      const body = this.#tryRender(safe.slice(0, count), prompt, marks);
+      return body === null ? null : found(body);
+    };
+    const proof: HistoryProof = { messages: safe, rendered, learned, renderFirst };
+    const ends = promptEnds(proof);
     const spans = this.#hasGenerationBlocks
-      ? generationSpans(messages, rendered, ranges, isClosing)
-      : differenceSpans({
-          messages: safe,
-          rendered,
-          learned,
-          promptBefore: (messageIndex) => this.#promptBefore(safe, messageIndex, marks),
-          isClosing,
-        });
+      ? generationSpans(messages, rendered, ranges, ends, isClosing)
+      : differenceSpans(proof, ends, isClosing);
+    checkAnswers(proof, spans);
     const blocks: Block[] = [];
     let at = 0;
     const add = (kind: Block['kind'], messageIndex: number | null, end: number): void => {
@@ -154,6 +161,7 @@ export class ChatTemplateRenderer implements Renderer {
       at = Math.max(at, end);
     };
     for (const span of spans) {
+      add('prompt', null, span.promptEnd);
       add('prompt', null, span.start);
       blocks.push({ kind: 'answer', messageIndex: span.messageIndex, text: text.slice(span.start, span.end) });
       at = span.end;
@@ -163,10 +171,10 @@ export class ChatTemplateRenderer implements Renderer {
     return { blocks, literalMark: literal, prefixIds: [] };
   }
 
-  /** What inference renders before this answer; null where the template refuses such a conversation. */
-  #promptBefore(messages: readonly Message[], messageIndex: number, marks: Marks): string | null {
+  /** The text without generation marks; null where the template refuses such a conversation. */
+  #tryRender(messages: readonly Message[], generation: boolean, marks: Marks): string | null {
     try {
-      return this.#render(messages.slice(0, messageIndex), true, marks);
+      return takeGenerationMarks(this.#render(messages, generation, marks), marks.open, marks.close).text;
     } catch (error) {
       if (error instanceof PromptError) return null;
       throw error;

@@ -2,37 +2,64 @@
 import { createHash } from 'node:crypto';
 import type { TemplateIdentity } from './renderer.ts';
 
-/** The model's own Jinja chat template, or one that the caller brings. */
+/** The text of a template file is at most this long, in UTF-16 units. */
+export const MAX_TEMPLATE_FILE = 65_536;
+
+/** A Jinja chat template: the model's own. */
 export interface ChatTemplateDefinition {
   readonly kind: 'chat-template';
   readonly source: string;
 }
 
-/** Whether BOS (or whatever the tokenizer puts in front of a text) starts the conversation. */
-type BosRule = 'always' | 'tokenizer' | 'never';
-
 /**
- * A template made of plain text, turn by turn. `{n}` in `turnStart` is the round's number.
+ * A template that writes a conversation turn by turn: rounds, instruction and answer, role tokens.
  *
- * A round reads turnStart + question + answerStart + answer + turnEnd. History keeps no end token unless `eosInHistory`.
+ * A round reads user + assistant + end + separator. Texts may hold `{content}` (the message), and in `user` `{n}` (the round's number) and
+ * `{system}` (the system message, in the first round); `{bos}` and `{eos}` are the tokenizer's tokens of these names; `{{` and `}}` are braces.
  */
 export interface TurnTemplateDefinition {
   readonly kind: 'turns';
-  readonly turnStart: string;
-  readonly answerStart: string;
-  readonly turnEnd: string;
+  /** Whether BOS starts the conversation: always (where the tokenizer has one), what the tokenizer puts in front of a text, or never. */
+  readonly bos: 'always' | 'tokenizer' | 'never';
+  /** How a system message is written, in front of the first round or, where `user` has `{system}`, inside it; null: refused. */
+  readonly system: string | null;
+  /** The system message of a conversation that brings none. */
+  readonly defaultSystem: string | null;
+  /** A question with everything that stands before the answer. */
+  readonly user: string;
+  /** An answer: `{content}` with no more than whitespace around it, which is learned with it. */
+  readonly assistant: string;
+  /** The control token that closes answers and stays in the history; null: EOS is learned as the label of the next position. */
+  readonly end: string | null;
+  /** Between a closed answer and the next round. Never learned. */
+  readonly separator: string;
   /** Number of the first round. */
-  readonly indexBase: number;
+  readonly firstRound: number;
   /** The first question stands alone while it has no answer (ChatGLM-6B). */
   readonly bareFirstTurn: boolean;
-  readonly eosInHistory: boolean;
-  /** Between a system message and the first round; null: system messages are refused. */
-  readonly systemEnd: string | null;
-  readonly bos: BosRule;
-  readonly stopStrings: readonly string[];
+  /** Whitespace around messages is removed. */
+  readonly trim: boolean;
+  /** Every control token in the texts above. The model's tokenizer must have them. */
+  readonly tokens: readonly string[];
+  /** Texts with which a next turn would start: they end a generated answer. */
+  readonly stop: readonly string[];
 }
 
 export type TemplateDefinition = ChatTemplateDefinition | TurnTemplateDefinition;
+
+/** What a turn template's members are where a file leaves them out. A member with its default is not hashed, so a new member changes no hash. */
+export const TURN_DEFAULTS: Omit<TurnTemplateDefinition, 'kind' | 'user' | 'assistant'> = {
+  bos: 'tokenizer',
+  system: null,
+  defaultSystem: null,
+  end: null,
+  separator: '',
+  firstRound: 1,
+  bareFirstTurn: false,
+  trim: false,
+  tokens: [],
+  stop: [],
+};
 
 /** JSON with sorted keys and no spaces: one text per value. */
 function canonicalJson(value: unknown): string {
@@ -45,7 +72,24 @@ function canonicalJson(value: unknown): string {
   return JSON.stringify(value);
 }
 
-/** The identity of a template: the hash is SHA-256 over the definition as canonical JSON. */
+/** The definition without members that have their default. */
+function withoutDefaults(definition: TemplateDefinition): object {
+  if (definition.kind === 'chat-template') return definition;
+  const defaults = new Map<string, unknown>(Object.entries(TURN_DEFAULTS));
+  const entries = Object.entries(definition).filter(
+    ([key, member]) => !defaults.has(key) || canonicalJson(member) !== canonicalJson(defaults.get(key)),
+  );
+  return Object.fromEntries(entries);
+}
+
+/** The identity of a template: the hash is SHA-256 over the definition, without defaults, as canonical JSON. */
 export function templateIdentity(id: string, version: string, definition: TemplateDefinition): TemplateIdentity {
-  return { id, version, hash: createHash('sha256').update(canonicalJson(definition)).digest('hex') };
+  const text = canonicalJson(withoutDefaults(definition));
+  return { id, version, hash: createHash('sha256').update(text).digest('hex') };
+}
+
+/** A turn template as the text of a file that reads back to the same identity: what an adapter keeps. */
+export function templateFileText(id: string, version: string, definition: TurnTemplateDefinition): string {
+  const { kind: _, ...members } = withoutDefaults(definition) as { kind?: string };
+  return canonicalJson({ id, version, ...members });
 }

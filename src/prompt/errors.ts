@@ -3,7 +3,9 @@ export type PromptErrorCode =
   /** The model has no chat template and none was named. */
   | 'NO_CHAT_TEMPLATE'
   | 'UNKNOWN_TEMPLATE'
-  /** The template's definition is broken, or its Jinja source refused the messages. */
+  /** A template file that cannot be read. */
+  | 'INVALID_TEMPLATE'
+  /** The template does not suit the model's tokenizer, or its Jinja source is broken or refused the messages. */
   | 'TEMPLATE_FAILED'
   /** Training would show the model another prompt than inference. */
   | 'PREFIX_MISMATCH'

@@ -39,14 +39,16 @@ export function takeGenerationMarks(marked: string, open: string, close: string)
 
 /**
  * One answer for each block, in the order of the assistant messages. The closing token may stand inside the block or
- * right behind it; it is part of what is learned either way.
+ * right behind it; it is part of what is learned either way. What the prompt holds already is not.
  *
+ * @param ends By message index: where the prompt of the answer ends; null where it is not known.
  * @throws PromptError where blocks and assistant messages do not match in number
  */
 export function generationSpans(
   messages: readonly Message[],
   rendered: RenderedText,
   ranges: readonly Range[],
+  ends: ReadonlyMap<number, number | null>,
   isClosing: (match: ControlTokenMatch) => boolean,
 ): AnswerSpan[] {
   const answers = messages.flatMap((message, index) => (message.role === 'assistant' ? [index] : []));
@@ -58,9 +60,12 @@ export function generationSpans(
   }
   return ranges.map(({ start, end }, index) => {
     const messageIndex = answers[index] ?? 0;
+    const known = ends.get(messageIndex) ?? start;
+    const promptEnd = Math.min(known, end);
+    const span = { messageIndex, promptEnd, start: Math.max(start, promptEnd) };
     const closing = rendered.controls.find((match) => match.start >= start && isClosing(match));
     const closes = closing && closing.start <= end && rendered.text.slice(closing.end, end).trim() === '';
-    if (!closes) return { messageIndex, start, end, closingEnd: end };
-    return { messageIndex, start, end: closing.start, closingEnd: closing.end };
+    if (!closes) return { ...span, end, closingEnd: end };
+    return { ...span, end: Math.max(closing.start, span.start), closingEnd: closing.end };
   });
 }

@@ -1,6 +1,7 @@
 /** Control-token text in a message never becomes a control token, in any renderer. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { presetTokenizer } from '../../test/fixtures/templates.ts';
 import {
   LLAMA2_TEMPLATE,
   LLAMA3_TEMPLATE,
@@ -12,9 +13,10 @@ import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
 import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
 import { loadTokenizer } from '../tokenizer/load.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { createRenderer, TEMPLATE_NAMES } from './create-renderer.ts';
+import { createRenderer } from './create-renderer.ts';
 import type { TemplateDefinition } from './definition.ts';
 import type { Message, Renderer } from './renderer.ts';
+import { TEMPLATE_NAMES } from './template-names.ts';
 
 const tiny = tinyTokenizer();
 const llama2 = new BpeTokenizer(
@@ -37,7 +39,10 @@ const CUNNING: Readonly<Record<string, string>> = {
 };
 
 const CASES: readonly (readonly [string, Tokenizer, Renderer])[] = [
-  ...TEMPLATE_NAMES.map((name) => [`SmolLM2 ${name}`, tiny, createRenderer(tiny, name)] as const),
+  ...TEMPLATE_NAMES.map((name) => {
+    const tokenizer = presetTokenizer(name);
+    return [`SmolLM2 ${name}`, tokenizer, createRenderer(tokenizer, name)] as const;
+  }),
   ...Object.entries(CUNNING).map(([name, source]) => [name, tiny, createRenderer(tiny, jinja(source))] as const),
   ['Llama 2', llama2, createRenderer(llama2, null)],
   ['Llama 2 tutorial', llama2, createRenderer(llama2, 'tutorial')],

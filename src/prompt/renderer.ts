@@ -58,7 +58,7 @@ export interface RenderedPrompt {
 export interface TemplateIdentity {
   readonly id: string;
   readonly version: string;
-  /** SHA-256 of the definition as canonical JSON; hex. */
+  /** SHA-256 of the definition (`templateIdentity`); hex. */
   readonly hash: string;
 }
 
@@ -73,6 +73,8 @@ export interface PromptOptions {
 
 export interface Renderer {
   readonly template: TemplateIdentity;
+  /** The template as the text of a file, which an adapter keeps; null for a model's own chat template, which the model keeps. */
+  readonly templateFile: string | null;
   /** Ids that end an answer: the template's closing tokens and the model's EOS. */
   readonly stopTokenIds: readonly number[];
   /** Texts with which the next turn starts in templates made of plain text. */

@@ -2,6 +2,7 @@
 import { Template } from '@huggingface/jinja';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { presetTokenizer } from '../../test/fixtures/templates.ts';
 import {
   LLAMA2_TEMPLATE,
   LLAMA3_TEMPLATE,
@@ -40,12 +41,11 @@ interface Case {
 
 const chat = (tokenizer: Tokenizer, source: string): Renderer =>
   createRenderer(tokenizer, { kind: 'chat-template', source });
-const turns = (name: string, prefix = ''): Case => ({
-  name: `SmolLM2 ${name}`,
-  tokenizer: tiny,
-  renderer: createRenderer(tiny, name),
-  learned: (answer) => `${prefix}${answer}<|im_end|>`,
-});
+const turns = (name: string, prefix = '', close = '<|im_end|>'): Case => {
+  const tokenizer = presetTokenizer(name);
+  const renderer = createRenderer(tokenizer, name);
+  return { name: `SmolLM2 ${name}`, tokenizer, renderer, learned: (answer) => prefix + answer + close };
+};
 
 const CASES: readonly Case[] = [
   turns('chat-template'),
@@ -53,6 +53,13 @@ const CASES: readonly Case[] = [
   turns('chatglm2'),
   turns('instruction', ' '),
   turns('instruction-output', ' '),
+  turns('alpaca'),
+  turns('chatml'),
+  turns('qwen'),
+  turns('llama2', ' ', ' <|im_end|>'),
+  turns('llama3', '', '<|eot_id|>'),
+  turns('mistral', ' '),
+  turns('baichuan2'),
   turns('concat'),
   turns('concat-eos'),
   {
@@ -66,6 +73,12 @@ const CASES: readonly Case[] = [
     tokenizer: llama2,
     renderer: createRenderer(llama2, 'tutorial'),
     learned: (answer) => `${answer}</s>`,
+  },
+  {
+    name: 'Llama 2 preset',
+    tokenizer: llama2,
+    renderer: createRenderer(llama2, 'llama2'),
+    learned: (answer) => ` ${answer} </s>`,
   },
   {
     name: 'Llama 3',
@@ -108,7 +121,50 @@ const learnedText = (tokenizer: Tokenizer, example: RenderedExample): string =>
     { continuation: true },
   );
 
+/** Anything people and attackers write, empty and blank texts included. */
+const anyText = fc
+  .oneof(
+    fc.string({ unit: 'binary', maxLength: 12 }),
+    fc.constantFrom(
+      '',
+      ' ',
+      '\n',
+      ' a ',
+      '<|im_end|>',
+      '</s>',
+      '<|eot_id|>',
+      '[/INST]',
+      '<reserved_106>',
+      '答：',
+      '{content}',
+    ),
+    fc
+      .array(fc.constantFrom('<|im_', 'end|>', '<', '|', '</', 's>', '[Round ', '1]', '\n\n', '<<SYS>>', ' '), {
+        maxLength: 5,
+      })
+      .map((parts) => parts.join('')),
+  )
+  .map((value) => value.replaceAll('\u2581', '_'));
+
+const anyConversation = fc
+  .record({
+    system: fc.option(anyText),
+    rounds: fc.array(fc.tuple(anyText, anyText, fc.constantFrom(0, 1, undefined)), { minLength: 1, maxLength: 4 }),
+  })
+  .map(({ system, rounds }): Message[] => [
+    ...(system === null ? [] : [{ role: 'system' as const, content: system }]),
+    ...rounds.flatMap(([question, answer, weight]): Message[] => [
+      { role: 'user', content: question },
+      { role: 'assistant', content: answer, ...(weight === undefined ? {} : { weight }) },
+    ]),
+  ]);
+
+const controlIds = (tokenizer: Tokenizer, ids: Uint32Array): number[] =>
+  [...ids].filter((id) => tokenizer.controlTokenIds.has(id));
+
 describe.each(CASES)('$name', ({ tokenizer, renderer, learned }) => {
+  const refusesSystem = renderer.template.id === 'mistral';
+
   it('learns the answers and their ends, and nothing else', () => {
     fc.assert(
       fc.property(conversation, (messages) => {
@@ -134,6 +190,32 @@ describe.each(CASES)('$name', ({ tokenizer, renderer, learned }) => {
         });
       }),
       { numRuns: 40 },
+    );
+  });
+
+  it('holds for any conversation: prompts are prefixes, control tokens the template’s own, and there is something to learn', () => {
+    fc.assert(
+      fc.property(anyConversation, fc.constantFrom('assistant', 'last', 'all'), (drawn, trainOn) => {
+        const messages = refusesSystem ? drawn.filter(({ role }) => role !== 'system') : drawn;
+        const { inputIds, labels, segments } = renderer.renderTraining(messages, { trainOn });
+        const harmless = messages.map((message) => ({ ...message, content: 'a' }));
+        expect(controlIds(tokenizer, inputIds)).toEqual(
+          controlIds(tokenizer, renderer.renderTraining(harmless, { trainOn }).inputIds),
+        );
+        const answers = messages.flatMap(({ role, weight }, index) =>
+          role === 'assistant' ? [{ index, learned: weight !== 0 }] : [],
+        );
+        const chosen = (trainOn === 'last' ? answers.slice(-1) : answers).filter((answer) => answer.learned);
+        for (const { index } of chosen) {
+          const prompt = renderer.renderPrompt(messages.slice(0, index)).inputIds;
+          expect([...inputIds.subarray(0, prompt.length)]).toEqual([...prompt]);
+        }
+        const ends = labels.filter((label) => renderer.stopTokenIds.includes(label)).length;
+        if (trainOn !== 'all') expect(ends).toBe(chosen.length);
+        expect(labels.some((label) => label !== IGNORED_LABEL)).toBe(trainOn === 'all' || chosen.length > 0);
+        expect(segments.flatMap((segment) => [...segment.ids])).toEqual([...inputIds]);
+      }),
+      { numRuns: 60 },
     );
   });
 

@@ -1,9 +1,11 @@
 import { describe, expect, it } from 'vitest';
+import { presetTokenizer } from '../../test/fixtures/templates.ts';
 import { tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
-import { createRenderer, TEMPLATE_NAMES } from './create-renderer.ts';
+import { createRenderer } from './create-renderer.ts';
 import { promptCompletionMessages } from './messages.ts';
-import { PRESETS, roundsDefinition } from './presets.ts';
+import { preset } from './presets.ts';
 import { IGNORED_LABEL, type Message, type RenderedExample } from './renderer.ts';
+import { TEMPLATE_NAMES } from './template-names.ts';
 
 const tokenizer = tinyTokenizer();
 const EOS = 2;
@@ -15,7 +17,7 @@ const messages: readonly Message[] = [
 ];
 const textOf = (example: RenderedExample): string => example.segments.map((segment) => segment.text).join('');
 const promptOf = (name: string, list: readonly Message[]): string =>
-  createRenderer(tokenizer, name).renderPrompt(list).text;
+  createRenderer(presetTokenizer(name), name).renderPrompt(list).text;
 
 describe('the presets write exactly', () => {
   it.each([
@@ -26,10 +28,31 @@ describe('the presets write exactly', () => {
     ['instruction-output', '<|im_start|>Instruction: q1\n\nOutput: a1\n\nInstruction: q2\n\nOutput: a2<|im_end|>'],
     ['concat', 'q1a1q2a2<|im_end|>'],
     ['concat-eos', 'q1a1<|im_end|>q2a2<|im_end|>'],
+    ['baichuan2', '<reserved_106>q1<reserved_107>a1<reserved_106>q2<reserved_107>a2<|im_end|>'],
+    [
+      'chatml',
+      '<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\na2<|im_end|>',
+    ],
+    [
+      'qwen',
+      '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\na2<|im_end|>',
+    ],
+    // BOS and EOS of this tokenizer read <|im_start|> and <|im_end|>.
+    ['llama2', '<|im_start|>[INST] q1 [/INST] a1 <|im_end|><|im_start|>[INST] q2 [/INST] a2 <|im_end|>'],
+    [
+      'llama3',
+      '<|im_start|><|start_header_id|>user<|end_header_id|>\n\nq1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\na1<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nq2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\na2<|eot_id|>',
+    ],
+    ['mistral', '<|im_start|>[INST] q1[/INST] a1<|im_end|>[INST] q2[/INST] a2<|im_end|>'],
+    [
+      'alpaca',
+      '<|im_start|>Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nq1\n\n### Response:a1\n\n### Instruction:\nq2\n\n### Response:a2<|im_end|>',
+    ],
   ])('%s', (name, expected) => {
-    const example = createRenderer(tokenizer, name).renderTraining(messages, { trainOn: 'last' });
+    const presets = presetTokenizer(name);
+    const example = createRenderer(presets, name).renderTraining(messages, { trainOn: 'last' });
     expect(textOf(example)).toBe(expected);
-    expect(tokenizer.decode(example.inputIds)).toBe(expected);
+    expect(presets.decode(example.inputIds)).toBe(expected);
   });
 
   it.each([
@@ -44,6 +67,29 @@ describe('the presets write exactly', () => {
   it('a system message in front', () => {
     const list: Message[] = [{ role: 'system', content: 'Be kind.' }, ...messages.slice(0, 1)];
     expect(promptOf('tutorial', list)).toBe('Be kind.\n\n[Round 1]\n\n问:q1\n\n答:');
+    expect(promptOf('baichuan2', list)).toBe('Be kind.<reserved_106>q1<reserved_107>');
+    expect(promptOf('qwen', list)).toBe(
+      '<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n',
+    );
+    expect(promptOf('llama2', list)).toBe('<|im_start|>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nq1 [/INST]');
+  });
+
+  it('a system message inside the first round stands in no other', () => {
+    const list: Message[] = [{ role: 'system', content: 'Be kind.' }, ...messages];
+    const { segments } = createRenderer(tokenizer, 'llama2').renderTraining(list, { trainOn: 'last' });
+    expect(segments.map(({ text }) => text).join('')).toBe(
+      '<|im_start|>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nq1 [/INST] a1 <|im_end|><|im_start|>[INST] q2 [/INST] a2 <|im_end|>',
+    );
+  });
+
+  it('messages without the whitespace around them where the template trims', () => {
+    const list: Message[] = [{ role: 'user', content: '\u2003 q1\n' }];
+    expect(promptOf('llama2', list)).toBe('<|im_start|>[INST] q1 [/INST]');
+    expect(promptOf('tutorial', list)).toBe('[Round 1]\n\n问:\u2003 q1\n\n\n答:');
+    // Python's strip leaves U+FEFF, and so do the published templates.
+    expect(promptOf('llama2', [{ role: 'user', content: '\ufeffq1\x1c' }])).toBe('<|im_start|>[INST] \ufeffq1 [/INST]');
+    const system: Message[] = [{ role: 'system', content: ' s ' }, ...list];
+    expect(promptOf('llama2', system)).toBe('<|im_start|>[INST] <<SYS>>\n s \n<</SYS>>\n\n\u2003 q1 [/INST]');
   });
 });
 
@@ -99,26 +145,44 @@ it('BOS follows the tokenizer where the template leaves it to it', () => {
   expect(createRenderer(tokenizer, 'tutorial').renderPrompt(messages.slice(0, 1)).inputIds[0]).not.toBe(1);
 });
 
-it('rounds can be written otherwise', () => {
-  const definition = roundsDefinition({ indexBase: 5, colon: 'full', separator: '\n', bareFirstTurn: false });
-  const renderer = createRenderer(tokenizer, definition);
-  expect(renderer.renderPrompt(messages.slice(0, 1)).text).toBe('[Round 5]\n问：q1\n答：');
-  expect(renderer.stopStrings).toEqual(['\n[Round ']);
-});
-
 it('templates are known by a hash of their definition', () => {
-  const hashes = TEMPLATE_NAMES.map((name) => createRenderer(tokenizer, name).template.hash);
+  const hashes = TEMPLATE_NAMES.map((name) => createRenderer(presetTokenizer(name), name).template.hash);
   expect(new Set(hashes).size).toBe(TEMPLATE_NAMES.length);
   expect(hashes.every((hash) => /^[0-9a-f]{64}$/.test(hash))).toBe(true);
-  const tutorial = PRESETS.get('tutorial');
+  const tutorial = preset('tutorial');
   expect(tutorial && createRenderer(tokenizer, tutorial.definition).template.hash).toBe(
     createRenderer(tokenizer, 'tutorial').template.hash,
   );
-  expect(createRenderer(tokenizer, 'tutorial').template).toEqual({
-    id: 'tutorial',
-    version: '1',
-    // Stored with adapters: a change of this value breaks every adapter trained with the preset.
-    hash: 'a8ccbdf48b6998808949083161b217064997312c2e7600b49b306e0f98fe38fa',
+});
+
+describe('tokens', () => {
+  const USER = 'user: "<|user|>{content}<|assistant|>"';
+
+  it('that the tokenizer lacks are refused', () => {
+    expect(() => createRenderer(tokenizer, 'llama3')).toThrow(
+      /template llama3 does not suit this model: its tokens <\|start_header_id\|>, .* are no control tokens/,
+    );
+    expect(() => createRenderer(tokenizer, `id: mine\n${USER}\ntokens: ["<|user|>", "<|assistant|>"]`)).toThrow(
+      /its tokens <\|user\|>, <\|assistant\|> are no control tokens/,
+    );
+  });
+
+  it('that the template does not name are refused', () => {
+    expect(() => createRenderer(tokenizer, 'id: mine\nuser: "<|endoftext|>{content}\\n"')).toThrow(
+      /<\|endoftext\|> in its texts is a control token of the tokenizer; name it in tokens/,
+    );
+  });
+
+  it('of which end is exactly one', () => {
+    const mine = (end: string) => createRenderer(tokenizer, `id: mine\nuser: "{content}"\nend: "${end}"`);
+    expect(() => mine(' {eos}')).toThrow(/end is " <\|im_end\|>"; expected exactly one control token/);
+    expect(() => mine('stop')).toThrow(/end is "stop"/);
+    expect(mine('{eos}').stopTokenIds).toEqual([EOS]);
+  });
+
+  it('that the tokenizer does not name are refused', () => {
+    const bare = tinyTokenizer({ bosTokenId: null });
+    expect(() => createRenderer(bare, 'llama2')).toThrow(/it writes \{bos\}, but the tokenizer names no such token/);
   });
 });
 
@@ -145,14 +209,15 @@ describe('refuses', () => {
 
   it('a tokenizer without EOS', () => {
     expect(() => createRenderer(tinyTokenizer({ eosTokenId: null }), 'concat')).toThrow(/names no EOS token/);
+    expect(createRenderer(tinyTokenizer({ eosTokenId: null }), 'chatml').stopTokenIds).toContain(EOS);
   });
 
   it('an unknown name, and a model without a chat template', () => {
-    expect(() => createRenderer(tokenizer, 'alpaca')).toThrow(
-      /"alpaca" is unknown; expected one of chat-template, tutorial/,
+    expect(() => createRenderer(tokenizer, 'vicuna')).toThrow(
+      /"vicuna" is unknown; expected one of chat-template, chatml/,
     );
     const bare = tinyTokenizer({ chatTemplate: null });
-    expect(() => createRenderer(bare, null)).toThrow(/no chat template of its own; name one of tutorial, chatglm2/);
+    expect(() => createRenderer(bare, null)).toThrow(/no chat template of its own; name one of chatml, qwen/);
     expect(() => createRenderer(bare, null)).toThrow(expect.objectContaining({ code: 'NO_CHAT_TEMPLATE' }));
   });
 });

@@ -1,7 +1,7 @@
-/** Renders templates made of plain text: rounds, instruction and answer, plain concatenation. */
+/** Renders templates that write a conversation turn by turn: rounds, instruction and answer, role tokens, plain concatenation. */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { assembleExample, assemblePrompt, type Block, type Layout } from './assemble.ts';
-import type { TurnTemplateDefinition } from './definition.ts';
+import { type TurnTemplateDefinition, templateFileText } from './definition.ts';
 import { PromptError } from './errors.ts';
 import { LiteralGuard } from './literal-guard.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
@@ -14,44 +14,41 @@ import type {
   TemplateIdentity,
   TrainingOptions,
 } from './renderer.ts';
+import { countOf, type PatternPart } from './text-pattern.ts';
+import { type TurnTexts, turnTexts } from './turn-texts.ts';
 
-/** Splits `Assistant: ` into `Assistant:` and the blank, which belongs to the answer's first word. */
-function splitTrailingBlank(text: string): { text: string; blank: string } {
-  const trimmed = text.replace(/ +$/u, '');
-  return { text: trimmed, blank: text.slice(trimmed.length) };
-}
+/** Whitespace as Python's str.strip removes it, which published templates use; JavaScript's trim removes U+FEFF, too, and keeps others. */
+const BLANK = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+';
+const LEADING_BLANKS = new RegExp(`^${BLANK}`, 'u');
+const TRAILING_BLANKS = new RegExp(`${BLANK}$`, 'u');
 
 export class TurnRenderer implements Renderer {
   readonly template: TemplateIdentity;
+  readonly templateFile: string;
   readonly stopTokenIds: readonly number[];
   readonly stopStrings: readonly string[];
   readonly answerPrefix: string;
 
   readonly #tokenizer: Tokenizer;
   readonly #definition: TurnTemplateDefinition;
+  readonly #texts: TurnTexts;
   readonly #guard: LiteralGuard;
-  readonly #answerStart: string;
   readonly #prefixIds: readonly number[];
-  readonly #eos: string;
+  readonly #systemInside: boolean;
 
-  /** @throws PromptError where the tokenizer has no EOS token, without which answers have no end */
+  /** @throws PromptError where the tokenizer lacks a token of the template, or EOS where that is what ends answers */
   constructor(tokenizer: Tokenizer, template: TemplateIdentity, definition: TurnTemplateDefinition) {
-    if (tokenizer.eosTokenId === null) {
-      throw new PromptError(
-        'TEMPLATE_FAILED',
-        `template ${template.id} ends answers with EOS, but the tokenizer names no EOS token`,
-      );
-    }
     this.template = template;
+    this.templateFile = templateFileText(template.id, template.version, definition);
     this.#tokenizer = tokenizer;
     this.#definition = definition;
+    this.#texts = turnTexts(template.id, tokenizer, definition);
     this.#guard = new LiteralGuard(tokenizer);
-    this.#eos = tokenizer.idToPiece(tokenizer.eosTokenId) ?? '';
-    const answerStart = splitTrailingBlank(definition.answerStart);
-    this.#answerStart = answerStart.text;
-    this.answerPrefix = answerStart.blank;
-    this.stopTokenIds = [...new Set([tokenizer.eosTokenId, ...tokenizer.endOfGenerationTokenIds])];
-    this.stopStrings = definition.stopStrings;
+    this.#systemInside = countOf(this.#texts.user, 'system') > 0;
+    this.answerPrefix = this.#texts.answerPrefix;
+    const ends = [tokenizer.eosTokenId, ...tokenizer.endOfGenerationTokenIds, this.#texts.end?.id ?? null];
+    this.stopTokenIds = [...new Set(ends.filter((id) => id !== null))];
+    this.stopStrings = definition.stop;
     const bos = tokenizer.bosTokenId === null ? [] : [tokenizer.bosTokenId];
     this.#prefixIds = { always: bos, tokenizer: tokenizer.prefixTokenIds, never: [] }[definition.bos];
   }
@@ -97,10 +94,10 @@ export class TurnRenderer implements Renderer {
   #checkTurns(messages: readonly Message[]): void {
     checkMessages(messages);
     const start = messages[0]?.role === 'system' ? 1 : 0;
-    if (start === 1 && this.#definition.systemEnd === null) {
+    if (start === 1 && this.#definition.system === null) {
       throw new PromptError(
         'INVALID_MESSAGES',
-        `messages[0]: template ${this.template.id} has no place for a system message`,
+        `messages[0]: template ${this.template.id} has no place for a system message; write its text into the first question, or choose another template`,
         0,
       );
     }
@@ -118,34 +115,56 @@ export class TurnRenderer implements Renderer {
   }
 
   #layout(messages: readonly Message[], generation: boolean): Layout {
-    const definition = this.#definition;
-    const literalMark =
-      this.#guard.marks(
-        1,
-        messages.map((message) => message.content),
-      )[0] ?? '';
-    const literal = (text: string): string =>
-      text === '' ? '' : literalMark + this.#guard.guardStrictly(text, literalMark);
+    const { bareFirstTurn, firstRound, defaultSystem } = this.#definition;
+    const texts = this.#texts;
+    const contents = messages.map((message) => message.content);
+    const literalMark = this.#guard.marks(1, [...contents, defaultSystem ?? ''])[0] ?? '';
+    // The mark stands there without text, too: the template's own texts never join across a message.
+    const literal = (text: string): string => literalMark + this.#guard.guardStrictly(text, literalMark);
+    const fill = (parts: readonly PatternPart[], values: Readonly<Record<string, string>>): string =>
+      parts.map((part) => ('text' in part ? part.text : (values[part.name] ?? ''))).join('');
+
+    const bare = bareFirstTurn && messages.filter((message) => message.role === 'user').length === 1;
+    const [first] = messages;
+    const systemMessage = first?.role === 'system' ? first.content : defaultSystem;
+    const system =
+      systemMessage === null || texts.system === null
+        ? ''
+        : fill(texts.system, { content: literal(this.#systemInside ? systemMessage : this.#trim(systemMessage)) });
     const blocks: Block[] = [];
-    let prompt = '';
-    let round = definition.indexBase;
-    const bare = definition.bareFirstTurn && messages.filter((message) => message.role === 'user').length === 1;
+    let prompt = this.#systemInside ? '' : system;
+    let round = firstRound;
     messages.forEach((message, messageIndex) => {
-      if (message.role === 'system') {
-        prompt += literal(message.content) + (definition.systemEnd ?? '');
-      } else if (message.role === 'user') {
-        const answered = messageIndex + 1 < messages.length;
-        const turnStart = bare ? '' : definition.turnStart.replaceAll('{n}', String(round));
-        prompt += turnStart + literal(message.content) + ((answered || generation) && !bare ? this.#answerStart : '');
+      if (message.role === 'user') {
+        const inside = this.#systemInside && round === firstRound ? system : '';
+        // Published code trims the question together with the system text in front of it.
+        const content = literal(inside === '' ? this.#trim(message.content) : this.#trimEnd(message.content));
+        const answered = generation || messageIndex + 1 < messages.length;
+        const parts = answered ? texts.user : this.#questionOnly(texts.user);
+        prompt += bare ? content : fill(parts, { content, n: String(round), system: inside });
         round += 1;
-      } else {
+      } else if (message.role === 'assistant') {
+        const [prefix, suffix] = bare ? ['', ''] : [texts.answerPrefix, texts.answerSuffix];
         blocks.push({ kind: 'prompt', messageIndex: null, text: prompt });
-        blocks.push({ kind: 'answer', messageIndex, text: (bare ? '' : this.answerPrefix) + literal(message.content) });
-        if (definition.eosInHistory) blocks.push({ kind: 'end', messageIndex, text: this.#eos });
-        prompt = messageIndex + 1 < messages.length ? definition.turnEnd : '';
+        blocks.push({ kind: 'answer', messageIndex, text: prefix + literal(this.#trim(message.content)) + suffix });
+        if (texts.end) blocks.push({ kind: 'end', messageIndex, text: texts.end.text });
+        prompt = messageIndex + 1 < messages.length ? texts.separator : '';
       }
     });
     if (prompt.length > 0) blocks.push({ kind: 'prompt', messageIndex: null, text: prompt });
     return { blocks, literalMark, prefixIds: this.#prefixIds };
+  }
+
+  /** Without what stands between the question and its answer. */
+  #questionOnly(parts: readonly PatternPart[]): readonly PatternPart[] {
+    return parts.slice(0, parts.findIndex((part) => 'name' in part && part.name === 'content') + 1);
+  }
+
+  #trimEnd(text: string): string {
+    return this.#definition.trim ? text.replace(TRAILING_BLANKS, '') : text;
+  }
+
+  #trim(text: string): string {
+    return this.#definition.trim ? this.#trimEnd(text).replace(LEADING_BLANKS, '') : text;
   }
 }

@@ -286,7 +286,14 @@ function adapterStore(origin: Partial<StoredAdapter['origin']>): AdapterStore & 
     name: 'adapters/a',
     baseModel: 'models/tiny',
     info,
-    origin: { baseModelName: 'tiny', baseModelHash: 'c0ffee', templateId: '', templateHash: '', ...origin },
+    origin: {
+      baseModelName: 'tiny',
+      baseModelHash: 'c0ffee',
+      templateId: '',
+      templateHash: '',
+      template: '',
+      ...origin,
+    },
     templateVersion: '1',
     sizeBytes: 1,
     trainingJob: '',
@@ -323,14 +330,54 @@ test("an adapter knows its base and its template; both are held for the run's ti
   expect(adapters.released).toBe(1);
 });
 
-test('another template than the one trained with: a warning where it was asked for, else a refusal', async () => {
-  const adapters = adapterStore({ templateId: 'tutorial', templateHash: 'another definition' });
-  const { all } = setUp({ adapters, script: [eos] });
+test('another template than the one trained with is refused, both named, unless that is allowed', async () => {
+  const { registry } = setUp();
+  const { hash } = (await registry.renderer('tiny', 'tutorial')).template;
+  const other = (await registry.renderer('tiny', 'concat')).template.hash;
+  const { all, score } = setUp({
+    adapters: adapterStore({ templateId: 'tutorial', templateHash: hash }),
+    script: [eos],
+  });
+  const concat = { ...user('hello'), template: 'concat' };
+  const error = await reasonOf(all({ adapter: 'a', prompt: concat }));
+  expect(error.reason).toBe('TEMPLATE_MISMATCH');
+  expect(error.message).toBe(
+    `adapters/a was trained with template tutorial (${hash.slice(0, 12)}), the prompt is rendered with concat (${other.slice(0, 12)}): leave the template out to use the adapter's own, or set allow_template_mismatch to go on with this one`,
+  );
+  const scored = await reasonOf(score({ adapter: 'a', prompt: concat }));
+  expect(scored.reason).toBe('TEMPLATE_MISMATCH');
+  const events = await all({ adapter: 'a', prompt: { ...concat, allowTemplateMismatch: true } });
+  const started = events[0]?.event;
+  expect(started?.$case === 'started' && started.value).toMatchObject({
+    template: { id: 'concat' },
+    warnings: [expect.stringContaining('trained with template tutorial')],
+  });
+});
+
+test("a model's own template that has changed since training is refused", async () => {
+  const { all } = setUp({ adapters: adapterStore({ templateId: 'chat-template', templateHash: 'before' }) });
   const error = await reasonOf(all({ adapter: 'a', prompt: user('hello') }));
   expect(error.reason).toBe('TEMPLATE_MISMATCH');
-  const events = await all({ adapter: 'a', prompt: { ...user('hello'), template: 'concat' } });
-  const started = events[0]?.event;
-  expect(started?.$case === 'started' && started.value.warnings).toHaveLength(1);
+  expect(error.message).toContain("the model's own template has changed since");
+});
+
+test('an adapter that brings its template is asked with it; one that says nothing of it warns', async () => {
+  const { registry } = setUp();
+  const { template, templateFile } = await registry.renderer('tiny', 'id: mine\nuser: "Q: {content} A:"');
+  const brings = { templateId: 'mine', templateHash: template.hash, template: templateFile ?? '' };
+  const startedOf = async (origin: object) => {
+    const events = await setUp({ adapters: adapterStore(origin), script: [eos] }).all({
+      adapter: 'a',
+      prompt: user('hello'),
+    });
+    const started = events[0]?.event;
+    return started?.$case === 'started' ? started.value : null;
+  };
+  expect(await startedOf(brings)).toMatchObject({ template: { id: 'mine', hash: template.hash }, warnings: [] });
+  expect(await startedOf({})).toMatchObject({
+    template: { id: 'chat-template' },
+    warnings: [expect.stringContaining('adapters/a does not say which template it was trained with')],
+  });
 });
 
 test('ScoreTokens: log-probabilities after the first id, the highest logits at each, the mean', async () => {

@@ -9,7 +9,7 @@ import {
 } from '../gen/luthier/v1/model_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { quantizeModel } from '../models/quantize-model.ts';
-import { TEMPLATE_NAMES } from '../prompt/create-renderer.ts';
+import { TEMPLATE_NAMES } from '../prompt/template-names.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { modelMessage } from './model-message.ts';
 import { loadInField, member, page, requestId, resourceName } from './validate/fields.ts';

@@ -40,29 +40,36 @@ export interface PreparedPrompt {
   release(): void;
 }
 
-const hashOf = (template: TemplateIdentity): string => `${template.id} (${template.hash.slice(0, 12)})`;
+const shown = ({ id, hash }: Pick<TemplateIdentity, 'id' | 'hash'>): string => `${id} (${hash.slice(0, 12)})`;
 
 /**
- * The renderer for messages: the template asked for, else the adapter's, else the model's own. An adapter whose template is not the one that
- * trained it answers badly and silently: without a template asked for that is refused, with one it is a warning.
+ * The renderer for messages: the template asked for, else the one that the adapter was trained with, else the model's own. Behind another template
+ * than the one that trained it an adapter answers badly and silently: that is refused unless the request allows it, and then a warning.
+ * @throws LuthierError TEMPLATE_MISMATCH; what the registry throws
  */
 async function rendererFor(
   registry: ModelRegistry,
   model: string,
-  asked: string,
+  { template: asked, allowTemplateMismatch }: PromptInput,
   adapter: StoredAdapter | null,
 ): Promise<{ renderer: Renderer; warnings: string[] }> {
-  const origin = adapter?.origin ?? null;
-  const renderer = await registry.renderer(model, asked === '' ? (origin?.templateId ?? '') : asked);
-  if (adapter === null || origin === null || origin.templateHash === '') return { renderer, warnings: [] };
-  if (origin.templateHash === renderer.template.hash) return { renderer, warnings: [] };
-  const trained = hashOf({ id: origin.templateId, version: '', hash: origin.templateHash });
-  const difference = `${adapter.name} was trained with template ${trained}, the prompt is rendered with ${hashOf(renderer.template)}`;
-  if (asked !== '') return { renderer, warnings: [difference] };
+  if (adapter === null) return { renderer: await registry.renderer(model, asked), warnings: [] };
+  const { template, templateId, templateHash } = adapter.origin;
+  const renderer = await registry.renderer(model, asked || template || templateId);
+  const rendered = shown(renderer.template);
+  if (templateHash === '') {
+    const unknown = `${adapter.name} does not say which template it was trained with; the prompt is rendered with ${rendered}`;
+    return { renderer, warnings: [unknown] };
+  }
+  if (templateHash === renderer.template.hash) return { renderer, warnings: [] };
+  const difference = `${adapter.name} was trained with template ${shown({ id: templateId, hash: templateHash })}, the prompt is rendered with ${rendered}`;
+  if (allowTemplateMismatch) return { renderer, warnings: [difference] };
+  const changed = `the model's own template has changed since; put back the one it was trained with`;
+  const another = `leave the template out to use the adapter's own`;
   throw new LuthierError(
     'TEMPLATE_MISMATCH',
-    `${difference}: the definition has changed since; name a template in the request to go on with it`,
-    { metadata: { trained_with: origin.templateHash, rendered_with: renderer.template.hash } },
+    `${difference}: ${asked === '' ? changed : another}, or set allow_template_mismatch to go on with this one`,
+    { metadata: { trained_with: templateHash, rendered_with: renderer.template.hash } },
   );
 }
 
@@ -82,7 +89,7 @@ async function encodePrompt(
   const { input } = prompt;
   switch (input.$case) {
     case 'messages': {
-      const { renderer, warnings } = await rendererFor(registry, model, prompt.template, adapter);
+      const { renderer, warnings } = await rendererFor(registry, model, prompt, adapter);
       return { inputIds: renderer.renderPrompt(input.value.messages, options).inputIds, renderer, warnings };
     }
     case 'text': {

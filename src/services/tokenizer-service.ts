@@ -4,7 +4,7 @@ import type { TokenizerServiceService } from '../gen/luthier/v1/tokenizer_servic
 import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { resourceName } from './validate/fields.ts';
+import { resourceName, templateField } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import { messagesSchema } from './validate/prompt.ts';
 
@@ -22,7 +22,7 @@ const detokenizeSchema = z.object({ model, tokenIds: z.array(z.number()), skipSp
 const renderSchema = z.object({
   model,
   messages: messagesSchema,
-  template: z.string().max(256),
+  template: templateField,
   addGenerationPrompt: z.boolean().default(true),
 });
 

@@ -244,6 +244,7 @@ describe('training', () => {
       baseModelHash: model.metadata.contentHash,
       templateId: 't',
       templateHash: 'h',
+      template: '',
     };
     const saved = await run.saveAdapter(folder, metadata);
     run.close();
@@ -264,7 +265,13 @@ describe('training', () => {
     // q_proj [48, 48] of both layers with rank 2, up_proj [112, 48] of one with rank 4.
     expect(all[0]).toMatchObject({ trainableParameters: 2 * 2 * (48 + 48) + 4 * (112 + 48) });
     const folder = mkdtempSync(join(scratch, 'patterns-'));
-    await run.saveAdapter(folder, { baseModelName: '', baseModelHash: 'other', templateId: '', templateHash: '' });
+    await run.saveAdapter(folder, {
+      baseModelName: '',
+      baseModelHash: 'other',
+      templateId: '',
+      templateHash: '',
+      template: '',
+    });
     run.close();
     expect(JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'))).toMatchObject({
       target_modules: lora.targetModules,
@@ -296,7 +303,7 @@ describe('training', () => {
     expect(none.losses[0]).not.toBe(first.losses[0]);
     expect(first.before).toBe(none.before);
     const folder = mkdtempSync(join(scratch, 'dropout-'));
-    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '', template: '' };
     await first.run.saveAdapter(folder, metadata);
     expect(JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'))).toMatchObject({ lora_dropout: 0.25 });
     for (const { run } of [first, again, other, none]) run.close();
@@ -306,7 +313,7 @@ describe('training', () => {
     const { run, all } = await events({ maxSteps: 1_000_000 }, 5);
     expect(all.at(-1)).toEqual({ kind: 'cancelled' });
     const folder = mkdtempSync(join(scratch, 'cancelled-'));
-    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '' };
+    const metadata = { baseModelName: '', baseModelHash: '', templateId: '', templateHash: '', template: '' };
     expect((await run.saveAdapter(folder, metadata)).bytes).toBeGreaterThan(0);
     run.close();
     await expect(run.saveAdapter(folder, metadata)).rejects.toMatchObject({ code: 'CLOSED' });

@@ -62,7 +62,7 @@ async function start() {
     const folder = join(root, name);
     mkdirSync(folder);
     const lora = { r: 8, loraAlpha: 8, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR };
-    const metadata = { baseModelName: 'fake', baseModelHash, templateId: 't', templateHash: 'h' };
+    const metadata = { baseModelName: 'fake', baseModelHash, templateId: 't', templateHash: 'h', template: '' };
     await writeFakeAdapter(folder, model, { ...lora, targetModules: ['q_proj', 'down_proj'] }, value, metadata);
     return folder;
   };

@@ -3,12 +3,14 @@ import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { DeepPartial, Message, Prompt } from '../../typescript/src/index.ts';
 import { CliError } from './failure.ts';
+import { TEMPLATE_VALUE, templateOf } from './template-argument.ts';
 
 export interface PromptOptions {
   readonly prompt?: string;
   readonly messages?: string;
   readonly tokenIds?: string;
   readonly template?: string;
+  readonly allowTemplateMismatch?: boolean;
   readonly parseSpecial?: boolean;
 }
 
@@ -19,7 +21,11 @@ export function withPrompt(command: Command): Command {
     .option('--messages <file>', 'JSON file with messages: [{"role": "user", "content": "…"}]; - reads standard input')
     .option('--token-ids <ids>', 'exact token ids: 1,2,3')
     .option('--parse-special', 'with --prompt: control tokens written in the text become control tokens')
-    .option('--template <id>', "with --messages: the template (default: the adapter's, else the model's own)");
+    .option(
+      `--template ${TEMPLATE_VALUE}`,
+      "with --messages: a template's id or file (default: the adapter's, else the model's own)",
+    )
+    .option('--allow-template-mismatch', 'with --messages: use another template than the adapter was trained with');
 }
 
 /** Ids separated by commas or spaces. */
@@ -56,11 +62,15 @@ export function readMessages(path: string): Message[] {
 export function promptOf(options: PromptOptions): DeepPartial<Prompt> {
   const given = [options.prompt, options.messages, options.tokenIds].filter((value) => value !== undefined).length;
   if (given !== 1) throw new CliError('give exactly one of --prompt, --messages and --token-ids');
-  const { template = '', parseSpecial = false } = options;
-  if (options.prompt !== undefined) return { input: { $case: 'text', value: options.prompt }, parseSpecial, template };
+  const rendering = {
+    parseSpecial: options.parseSpecial ?? false,
+    template: templateOf(options.template ?? ''),
+    allowTemplateMismatch: options.allowTemplateMismatch ?? false,
+  };
+  if (options.prompt !== undefined) return { input: { $case: 'text', value: options.prompt }, ...rendering };
   if (options.tokenIds !== undefined) {
-    return { input: { $case: 'tokenIds', value: { ids: parseTokenIds(options.tokenIds) } }, parseSpecial, template };
+    return { input: { $case: 'tokenIds', value: { ids: parseTokenIds(options.tokenIds) } }, ...rendering };
   }
   const messages = readMessages(options.messages ?? '');
-  return { input: { $case: 'messages', value: { messages } }, parseSpecial, template };
+  return { input: { $case: 'messages', value: { messages } }, ...rendering };
 }

@@ -10,6 +10,7 @@ import {
 import { CliError } from './failure.ts';
 import { type Kind, parseFlag, type Values } from './flag-values.ts';
 import { modelName } from './names.ts';
+import { templateOf } from './template-argument.ts';
 
 /** A spec under construction. */
 export type SpecDraft = DeepPartial<TrainingSpec>;
@@ -101,8 +102,8 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('validation-split', 'number', 'share of the examples held out, in [0, 1)', (spec, v) => {
     spec.validationSplit = v;
   }),
-  flag('template', 'text', "template of the prompts (default: the model's own)", (spec, v) => {
-    spec.template = v;
+  flag('template', 'text', "template of the prompts: an id or a file (default: the model's own)", (spec, v) => {
+    spec.template = templateOf(v);
   }),
   flag('train-on', 'text', 'assistant, last or all (default: assistant)', (spec, v) => {
     spec.trainOn = choice('train-on', TRAIN_ON, v);

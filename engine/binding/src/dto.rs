@@ -160,6 +160,7 @@ pub struct NativeAdapterMetadata {
     pub base_model_hash: String,
     pub template_id: String,
     pub template_hash: String,
+    pub template: String,
 }
 
 impl From<NativeAdapterMetadata> for AdapterMetadata {
@@ -169,6 +170,7 @@ impl From<NativeAdapterMetadata> for AdapterMetadata {
             base_model_hash: found.base_model_hash,
             template_id: found.template_id,
             template_hash: found.template_hash,
+            template: found.template,
         }
     }
 }
@@ -191,6 +193,7 @@ impl From<&AdapterInfo> for NativeAdapterInfo {
             base_model_hash: found.base_model_hash.clone(),
             template_id: found.template_id.clone(),
             template_hash: found.template_hash.clone(),
+            template: found.template.clone(),
         });
         Self {
             r: info.r as u32,

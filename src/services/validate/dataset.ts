@@ -3,7 +3,7 @@ import type { ContractFormatName } from '../../datasets/formats.ts';
 import type { OverLength } from '../../datasets/over-length.ts';
 import { DatasetFormat, OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
 import type { TrainOn as TrainOnName } from '../../prompt/renderer.ts';
-import { expected, page, requestId, resourceId, resourceName, wholeNumber } from './fields.ts';
+import { expected, page, requestId, resourceId, resourceName, templateField, wholeNumber } from './fields.ts';
 
 const UINT32 = 2 ** 32 - 1;
 /** Examples in one answer of PreviewExamples. */
@@ -54,7 +54,6 @@ export const overLengthField = named(OVER_LENGTH, 'an OverLengthPolicy');
 const datasetName = resourceName('a data set: `datasets/{id}`');
 
 const model = resourceName('a model: `models/{id}` or a path');
-const template = z.string().max(256, expected('at most 256 characters'));
 
 /** UploadDatasetHeader. */
 export const uploadHeaderSchema = z.object({
@@ -71,7 +70,7 @@ export const uploadHeaderSchema = z.object({
 export const validateSchema = z.object({
   dataset: datasetName,
   model,
-  template,
+  template: templateField,
   trainOn: trainOnField,
   maxSeqLength: wholeNumber(0, UINT32),
   overLength: overLengthField,
@@ -97,7 +96,7 @@ export const previewSchema = z
   .object({
     source,
     model,
-    template,
+    template: templateField,
     trainOn: trainOnField,
     indices: z.array(wholeNumber(0, UINT32)).max(PREVIEWS, expected(`at most ${PREVIEWS} indices`)),
     format: formatField,

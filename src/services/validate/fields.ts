@@ -1,6 +1,7 @@
 /** Fields that several requests have. Every refusal says what was expected and what was found. */
 import { z } from 'zod';
 import { LoadIn } from '../../gen/luthier/v1/common.ts';
+import { MAX_TEMPLATE_FILE } from '../../prompt/definition.ts';
 
 const NAME_CHARACTERS = 4096;
 const SHOWN_CHARACTERS = 80;
@@ -36,6 +37,9 @@ export const resourceId = z
     (id) => id === '' || RESOURCE_ID.test(id),
     expected('at most 63 of a-z, 0-9, ".", "_" and "-", the first a letter or digit'),
   );
+
+/** A template's id, or the text of a template file; empty: the default. */
+export const templateField = z.string().max(MAX_TEMPLATE_FILE, atMost(MAX_TEMPLATE_FILE));
 
 /** What makes repeating a request harmless. */
 export const requestId = z.string().max(128, atMost(128));

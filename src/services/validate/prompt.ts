@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { ROLES } from '../../prompt/messages.ts';
-import { expected, wholeNumber } from './fields.ts';
+import { expected, templateField, wholeNumber } from './fields.ts';
 
 const MESSAGES = 10_000;
 
@@ -36,7 +36,7 @@ const input = z.discriminatedUnion(
 /** What a model reads; combinations that mean nothing are refused. */
 export const promptSchema = z
   .object(
-    { input, parseSpecial: z.boolean(), template: z.string().max(256) },
+    { input, parseSpecial: z.boolean(), template: templateField, allowTemplateMismatch: z.boolean() },
     'expected a prompt: one of messages, text and token_ids; found none',
   )
   .superRefine((prompt, context) => {
@@ -45,6 +45,9 @@ export const promptSchema = z
     }
     if (prompt.template !== '' && prompt.input.$case !== 'messages') {
       context.addIssue({ code: 'custom', path: ['template'], message: 'expected only with messages' });
+    }
+    if (prompt.allowTemplateMismatch && prompt.input.$case !== 'messages') {
+      context.addIssue({ code: 'custom', path: ['allowTemplateMismatch'], message: 'expected only with messages' });
     }
   });
 

@@ -13,6 +13,7 @@ import {
   requestId,
   resourceId,
   resourceName,
+  templateField,
   wholeNumber,
 } from './fields.ts';
 
@@ -77,7 +78,7 @@ const specSchema = z
       evalDataset: optionalName,
       validationSplit: z.number(expected('a share')).min(0, expected('at least 0')).lt(1, expected('a share below 1')),
       output: resourceId,
-      template: z.string().max(256, expected('at most 256 characters')),
+      template: templateField,
       trainOn: member(TrainOn, 'a TrainOn').transform((value) => (value === 0 ? TrainOn.TRAIN_ON_ASSISTANT : value)),
       maxSeqLength: wholeNumber(0, UINT32),
       overLength: member(OverLengthPolicy, 'an OverLengthPolicy').transform((value) =>

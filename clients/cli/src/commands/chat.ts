@@ -6,11 +6,13 @@ import { LuthierError } from '../../../typescript/src/index.ts';
 import { type ConnectionOptions, type Session, withConnection, withSession } from '../connection.ts';
 import { type Io, paint, printLine } from '../io.ts';
 import { type SamplingOptions, samplingOf, withSampling } from '../sampling.ts';
+import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 import { streamAnswer, usageLine, type Weights, type WeightsOptions, weightsOf, withWeights } from './generate.ts';
 
 interface ChatFlags extends ConnectionOptions, WeightsOptions, SamplingOptions {
   readonly system?: string;
   readonly template?: string;
+  readonly allowTemplateMismatch?: boolean;
 }
 
 const HELP = [
@@ -26,12 +28,14 @@ class Conversation {
   readonly #session: Session;
   readonly #options: ChatFlags;
   readonly #weights: Weights;
+  readonly #template: string;
   #messages: Message[] = [];
 
   constructor(session: Session, options: ChatFlags, weights: Weights) {
     this.#session = session;
     this.#options = options;
     this.#weights = weights;
+    this.#template = templateOf(options.template ?? '');
     this.reset();
   }
 
@@ -50,7 +54,8 @@ class Conversation {
     const messages = [...this.#messages, message('user', question)];
     const prompt = {
       input: { $case: 'messages' as const, value: { messages } },
-      template: this.#options.template ?? '',
+      template: this.#template,
+      allowTemplateMismatch: this.#options.allowTemplateMismatch ?? false,
     };
     const request = { ...this.#weights, prompt, sampling: samplingOf(this.#options) };
     const { text, finished } = await streamAnswer(this.#session, request, signal);
@@ -113,7 +118,8 @@ export function chatCommand(io: Io): Command {
       'a conversation with a base model or an adapter; without a terminal, each line of standard input is one turn',
     )
     .option('--system <text>', 'system message')
-    .option('--template <id>', "template (default: the adapter's, else the model's own)");
+    .option(`--template ${TEMPLATE_VALUE}`, "a template's id or file (default: the adapter's, else the model's own)")
+    .option('--allow-template-mismatch', 'use another template than the adapter was trained with');
   withConnection(withSampling(withWeights(command)));
   return command.action((options: ChatFlags) => withSession(io, options, (session) => converse(session, options)));
 }

@@ -23,6 +23,7 @@ import { formatCount } from '../format.ts';
 import type { Io } from '../io.ts';
 import { modelName, resourceName } from '../names.ts';
 import { parseTokenIds } from '../prompt-input.ts';
+import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 import { choice, FORMATS, OVER_LENGTH, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
 import type { SetExitCode } from './set-exit-code.ts';
@@ -37,7 +38,7 @@ interface ExampleFlags extends ConnectionOptions {
 function withExamples(command: Command): Command {
   command.argument('<data>', 'a JSONL file, or the name of a stored data set');
   command.requiredOption('--model <name>', 'whose tokenizer and template: a registered name or a path');
-  command.option('--template <id>', "default: the model's own");
+  command.option(`--template ${TEMPLATE_VALUE}`, "a template's id or file (default: the model's own)");
   command.option('--train-on <what>', 'assistant, last or all (default: assistant)');
   command.option('--format <format>', 'of a file (default: detected)');
   return withConnection(command);
@@ -48,7 +49,7 @@ const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false
 function commonOf(options: ExampleFlags) {
   return {
     model: modelName(options.model),
-    template: options.template ?? '',
+    template: templateOf(options.template ?? ''),
     trainOn:
       options.trainOn === undefined ? TrainOn.TRAIN_ON_UNSPECIFIED : choice('train-on', TRAIN_ON, options.trainOn),
   };

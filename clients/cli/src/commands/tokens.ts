@@ -13,6 +13,7 @@ import { formatTable } from '../format.ts';
 import type { Io } from '../io.ts';
 import { modelName } from '../names.ts';
 import { parseTokenIds, readMessages } from '../prompt-input.ts';
+import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 
 const tokenTable = (ids: readonly number[], pieces: readonly string[]): string[] =>
   formatTable(
@@ -77,14 +78,14 @@ export function renderCommand(io: Io): Command {
   const command = new Command('render').description('the ids that generate would read for messages');
   command.requiredOption('--model <name>', 'whose tokenizer and template: a registered name or a path');
   command.requiredOption('--messages <file>', 'JSON file with messages; - reads standard input');
-  command.option('--template <id>', "default: the model's own");
+  command.option(`--template ${TEMPLATE_VALUE}`, "a template's id or file (default: the model's own)");
   command.option('--no-generation-prompt', 'end behind the last message, not where an answer begins');
   return withConnection(command).action((options: RenderFlags) =>
     withSession(io, options, async (session) => {
       const response = await session.client.renderPrompt({
         model: modelName(options.model),
         messages: readMessages(options.messages),
-        template: options.template ?? '',
+        template: templateOf(options.template ?? ''),
         addGenerationPrompt: options.generationPrompt,
       });
       if (session.json) return printJson(session, RenderPromptResponse, response);

@@ -31,26 +31,30 @@ pub struct AdapterMetadata {
     pub base_model_hash: String,
     pub template_id: String,
     pub template_hash: String,
+    /// The template as the text of a file, where the base's own files do not hold it; else empty.
+    pub template: String,
 }
 
 impl AdapterMetadata {
-    /// From one text for each field by its name; none where one is missing, since half an origin proves nothing.
+    /// From one text for each field by its name; none where one is missing, since half an origin proves nothing. `template` may be missing.
     fn from_texts(text: impl Fn(&str) -> Option<String>) -> Option<Self> {
         Some(Self {
             base_model_name: text("base_model_name")?,
             base_model_hash: text("base_model_hash")?,
             template_id: text("template_id")?,
             template_hash: text("template_hash")?,
+            template: text("template").unwrap_or_default(),
         })
     }
 
     /// Each field's name and text.
-    fn texts(&self) -> [(&'static str, &str); 4] {
+    fn texts(&self) -> [(&'static str, &str); 5] {
         [
             ("base_model_name", &self.base_model_name),
             ("base_model_hash", &self.base_model_hash),
             ("template_id", &self.template_id),
             ("template_hash", &self.template_hash),
+            ("template", &self.template),
         ]
     }
 }

@@ -283,6 +283,7 @@ fn what_cannot_be_merged_is_refused() {
         base_model_hash: "abc".to_owned(),
         template_id: String::new(),
         template_hash: String::new(),
+        template: String::new(),
     };
     write_adapter(&files.path("adapter"), &PeftAdapter { metadata: Some(metadata), ..files.adapter.clone() }).unwrap();
     std::fs::create_dir_all(files.path("other")).unwrap();

@@ -319,12 +319,9 @@ export interface TokenIds {
   ids: number[];
 }
 
-/** How messages become tokens. A renderer's definition decides its id, version and hash; an adapter stores them. */
+/** How messages become tokens. A template's definition decides its hash; an adapter stores them. */
 export interface Template {
-  /**
-   * `chat-template` (the model's own, the default), `tutorial`, `chatglm2`, `chatglm`, `instruction`, `instruction-output`, `concat`
-   * or `concat-eos`.
-   */
+  /** `chat-template` (the model's own, the default), a preset of GetServerInfo's list, or what a template file calls itself. */
   id: string;
   /** Output only. */
   version: string;

@@ -104,8 +104,13 @@ export interface Prompt {
     | undefined;
   /** With text: control tokens written in it become control tokens. */
   parseSpecial: boolean;
-  /** With messages: the template's id. Empty: the adapter's template if there is an adapter, else the model's chat template. */
+  /**
+   * With messages: a template's id, or the text of a template file (docs/data.md). Empty: the template that the adapter was trained with if
+   * there is an adapter, else the model's chat template.
+   */
   template: string;
+  /** Render with another template than the adapter was trained with: refused (TEMPLATE_MISMATCH) unless this is set, then a warning. */
+  allowTemplateMismatch: boolean;
 }
 
 /** How tokens are drawn: Hugging Face's semantics, in its order. */
@@ -173,7 +178,7 @@ export interface GenerationStarted {
   template: Template | undefined;
   promptTokens: number;
   seed: number;
-  /** Such as an adapter whose template differs from the requested one. */
+  /** Such as an adapter that was trained with another template than the prompt's, or that does not say which. */
   warnings: string[];
 }
 
@@ -236,7 +241,7 @@ export interface TopLogit {
 }
 
 function createBasePrompt(): Prompt {
-  return { input: undefined, parseSpecial: false, template: "" };
+  return { input: undefined, parseSpecial: false, template: "", allowTemplateMismatch: false };
 }
 
 export const Prompt: MessageFns<Prompt> = {
@@ -257,6 +262,9 @@ export const Prompt: MessageFns<Prompt> = {
     }
     if (message.template !== "") {
       writer.uint32(42).string(message.template);
+    }
+    if (message.allowTemplateMismatch !== false) {
+      writer.uint32(48).bool(message.allowTemplateMismatch);
     }
     return writer;
   },
@@ -314,6 +322,14 @@ export const Prompt: MessageFns<Prompt> = {
             message.template = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.allowTemplateMismatch = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -343,6 +359,11 @@ export const Prompt: MessageFns<Prompt> = {
         ? globalThis.Boolean(object.parse_special)
         : false,
       template: isSet(object.template) ? globalThis.String(object.template) : "",
+      allowTemplateMismatch: isSet(object.allowTemplateMismatch)
+        ? globalThis.Boolean(object.allowTemplateMismatch)
+        : isSet(object.allow_template_mismatch)
+        ? globalThis.Boolean(object.allow_template_mismatch)
+        : false,
     };
   },
 
@@ -360,6 +381,9 @@ export const Prompt: MessageFns<Prompt> = {
     }
     if (message.template !== undefined) {
       obj.template = message.template;
+    }
+    if (message.allowTemplateMismatch !== undefined) {
+      obj.allowTemplateMismatch = message.allowTemplateMismatch;
     }
     return obj;
   },
@@ -391,6 +415,7 @@ export const Prompt: MessageFns<Prompt> = {
     }
     message.parseSpecial = object.parseSpecial ?? false;
     message.template = object.template ?? "";
+    message.allowTemplateMismatch = object.allowTemplateMismatch ?? false;
     return message;
   },
 };

@@ -82,6 +82,7 @@ fn adapter() -> PeftAdapter {
             base_model_hash: "abc".to_owned(),
             template_id: "concat@1".to_owned(),
             template_hash: "def".to_owned(),
+            template: "{\"id\":\"concat\",\"user\":\"问：{content}\\n\"}".to_owned(),
         }),
     }
 }
@@ -209,8 +210,13 @@ fn the_origin_is_read_where_earlier_versions_wrote_it_too() {
     write_adapter(&folder.0, &PeftAdapter { metadata: None, ..adapter() }).unwrap();
     assert_eq!(read_adapter_info(&folder.0).unwrap().metadata, None);
     let metadata = adapter().metadata.unwrap();
-    folder.set("luthier", json!(BTreeMap::from(metadata.texts())));
-    assert_eq!(read_adapter_info(&folder.0).unwrap().metadata, Some(metadata));
+    let mut texts = BTreeMap::from(metadata.texts());
+    folder.set("luthier", json!(texts));
+    assert_eq!(read_adapter_info(&folder.0).unwrap().metadata, Some(metadata.clone()));
+    texts.remove("template");
+    folder.set("luthier", json!(texts));
+    let without = AdapterMetadata { template: String::new(), ..metadata };
+    assert_eq!(read_adapter_info(&folder.0).unwrap().metadata, Some(without));
 }
 
 #[test]

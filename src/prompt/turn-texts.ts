@@ -1,0 +1,99 @@
+/** The texts of a turn template, read once and fitted to a model's tokenizer. */
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { TurnTemplateDefinition } from './definition.ts';
+import { PromptError } from './errors.ts';
+import { type PatternPart, parsePattern } from './text-pattern.ts';
+
+export interface TurnTexts {
+  readonly system: readonly PatternPart[] | null;
+  readonly user: readonly PatternPart[];
+  /** Whitespace in front of an answer's content, with the blanks that end `user`: they belong to the answer's first word. */
+  readonly answerPrefix: string;
+  readonly answerSuffix: string;
+  /** Null: EOS closes answers, as a label. */
+  readonly end: { readonly text: string; readonly id: number } | null;
+  readonly separator: string;
+}
+
+const refuse = (template: string, why: string): never => {
+  throw new PromptError('TEMPLATE_FAILED', `template ${template} does not suit this model: ${why}`);
+};
+
+/** Replaces `{bos}` and `{eos}` by the tokenizer's tokens. */
+function withTokens(template: string, tokenizer: Tokenizer, pattern: string, names: readonly string[]): PatternPart[] {
+  return parsePattern(pattern, [...names, 'bos', 'eos']).map((part): PatternPart => {
+    if (!('name' in part) || (part.name !== 'bos' && part.name !== 'eos')) return part;
+    const { bos_token, eos_token } = tokenizer.specialTokens;
+    const token = part.name === 'bos' ? bos_token : eos_token;
+    if (token === null) return refuse(template, `it writes {${part.name}}, but the tokenizer names no such token`);
+    return { text: token };
+  });
+}
+
+const literals = (parts: readonly PatternPart[]): string[] =>
+  parts.flatMap((part) => ('text' in part ? [part.text] : []));
+
+/**
+ * A token that the template counts on and the tokenizer lacks would become plain text without a word, and plain text that the tokenizer
+ * takes for a control token is no text.
+ */
+function checkTokens(template: string, tokenizer: Tokenizer, declared: readonly string[], texts: string[]): void {
+  const missing = declared.filter((token) => {
+    const matches = tokenizer.findControlTokens(token);
+    return matches.length !== 1 || matches[0]?.start !== 0 || matches[0].end !== token.length;
+  });
+  if (missing.length > 0) {
+    refuse(
+      template,
+      `its tokens ${missing.join(', ')} are no control tokens of the tokenizer; choose the template of this model`,
+    );
+  }
+  const { bos_token, eos_token } = tokenizer.specialTokens;
+  const allowed = new Set([...declared, bos_token, eos_token]);
+  const undeclared = texts
+    .flatMap((text) => tokenizer.findControlTokens(text).map(({ start, end }) => text.slice(start, end)))
+    .find((token) => !allowed.has(token));
+  if (undeclared !== undefined) {
+    refuse(
+      template,
+      `${undeclared} in its texts is a control token of the tokenizer; name it in tokens if that is meant`,
+    );
+  }
+}
+
+function endOf(template: string, tokenizer: Tokenizer, parts: readonly PatternPart[]): TurnTexts['end'] {
+  const text = literals(parts).join('');
+  const matches = tokenizer.findControlTokens(text);
+  const [match] = matches;
+  if (match === undefined || match.start !== 0 || match.end !== text.length) {
+    return refuse(template, `end is ${JSON.stringify(text)}; expected exactly one control token of the tokenizer`);
+  }
+  return { text, id: match.id };
+}
+
+/** @throws PromptError where the tokenizer lacks a token of the template */
+export function turnTexts(template: string, tokenizer: Tokenizer, definition: TurnTemplateDefinition): TurnTexts {
+  const parts = (pattern: string, ...names: string[]): PatternPart[] => withTokens(template, tokenizer, pattern, names);
+  if (definition.end === null && tokenizer.eosTokenId === null) {
+    refuse(template, 'it closes answers with EOS, but the tokenizer names no EOS token');
+  }
+  const system = definition.system === null ? null : parts(definition.system, 'content');
+  const user = parts(definition.user, 'content', 'n', 'system');
+  const end = definition.end === null ? null : parts(definition.end);
+  const separator = parts(definition.separator);
+  checkTokens(template, tokenizer, definition.tokens, [system ?? [], user, end ?? [], separator].flatMap(literals));
+  const [before = '', after = ''] = definition.assistant.split('{content}');
+  const last = user.at(-1);
+  const trailing = last !== undefined && 'text' in last ? (/ +$/u.exec(last.text)?.[0] ?? '') : '';
+  if (trailing !== '' && last !== undefined && 'text' in last) {
+    user[user.length - 1] = { text: last.text.slice(0, -trailing.length) };
+  }
+  return {
+    system,
+    user,
+    answerPrefix: trailing + before,
+    answerSuffix: after,
+    end: end === null ? null : endOf(template, tokenizer, end),
+    separator: literals(separator).join(''),
+  };
+}
