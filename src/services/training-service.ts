@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { defaultTemplate } from '../datasets/formats.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
 import { findInitAdapter } from '../jobs/engine-config.ts';
@@ -74,7 +75,7 @@ export function createTrainingService(
     checkTargets(spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
-    if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
+    if (format !== 'tokens') await registry.renderer(spec.model, defaultTemplate(format, spec.template));
     await findInitAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
     if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
       throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {
