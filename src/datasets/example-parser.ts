@@ -81,7 +81,7 @@ export class ExampleParser {
       try {
         value = JSON.parse(record.text);
       } catch (error) {
-        return flaw(notJson(record.text, error as Error), 'NOT_JSON');
+        return flaw(notJson(record, error as Error), 'NOT_JSON');
       }
       if (isFields(value) && hasDuplicateKeys(record.text, value)) {
         return flaw(
@@ -120,12 +120,12 @@ export class ExampleParser {
 const hasSignOf = (format: FormatName, example: Readonly<Record<string, unknown>>): boolean =>
   Object.keys(example).some((key) => detectFormat({ [key]: null }) === format);
 
-function notJson(text: string, error: Error): string {
+function notJson({ number, text }: { readonly number: number; readonly text: string }, error: Error): string {
   const start = text.slice(0, 200).trimStart();
   const hint =
     start === '{' || start === '['
       ? '; an object may not be spread over lines: write one example a line, or all of them in one list'
-      : /^[\p{L}_"]/u.test(start)
+      : number === 1 && /^[\p{L}_"]/u.test(start)
         ? '; for CSV, name the fields of a format in the first line, or map its columns (columns)'
         : '';
   return `expected a JSON object, found text that is no JSON (${error.message})${hint}`;

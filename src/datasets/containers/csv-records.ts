@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { CsvError, type Info, parse } from 'csv-parse';
 import { MAX_EXAMPLE_BYTES } from '../limits.ts';
 import { ContainerError } from './container-error.ts';
+import type { Delimiter } from './csv-header.ts';
 import { type FileRecord, problemRecord } from './records.ts';
 import { decodeUtf8, NOT_UTF8 } from './text-decoder.ts';
 
@@ -12,20 +13,7 @@ const JSON_COLUMNS: ReadonlySet<string> = new Set(['messages', 'conversations', 
 /** Cells that may be empty because the field may be left out. */
 const OPTIONAL_COLUMNS: ReadonlySet<string> = new Set(['history', 'input', 'id', 'system']);
 
-const DELIMITERS = [',', '\t', ';'] as const;
-
 const RECORDS_AT_ONCE = 256;
-
-type Delimiter = (typeof DELIMITERS)[number];
-
-/** The names in a first line, if it is split at this character. */
-const namesOf = (line: string, delimiter: Delimiter): string[] =>
-  line.split(delimiter).map((name) => name.trim().replace(/^"(.*)"$/, '$1'));
-
-/** The character that separates columns: the one that yields a known column name; null: none does. */
-export function detectDelimiter(line: string, known: ReadonlySet<string>): Delimiter | null {
-  return DELIMITERS.find((delimiter) => namesOf(line, delimiter).some((name) => known.has(name))) ?? null;
-}
 
 interface Parsed {
   readonly record: readonly Uint8Array[];

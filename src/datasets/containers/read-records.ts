@@ -4,10 +4,9 @@ import type { Columns, Compression, Container, FileHints } from '../file-layout.
 import { READ_BYTES } from '../limits.ts';
 import { ArraySplitter } from './array-splitter.ts';
 import { ContainerError } from './container-error.ts';
-import { csvRecords, detectDelimiter } from './csv-records.ts';
+import { detectDelimiter } from './csv-header.ts';
 import { decompress, detectCompression } from './decompress.ts';
 import { LineSplitter } from './line-splitter.ts';
-import { parquetRecords } from './parquet-records.ts';
 import { type FileRecord, problemRecord, type RecordSplitter } from './records.ts';
 
 /** Bytes that a container is told by. */
@@ -81,17 +80,21 @@ async function* split(
   yield splitter.end();
 }
 
-function textRecords(
+async function* textRecords(
   container: Container,
   bytes: AsyncIterable<Uint8Array>,
   head: Uint8Array,
   known: ReadonlySet<string>,
   columns: Columns,
-): AsyncIterable<FileRecord[]> {
-  if (container === 'json') return split(bytes, new ArraySplitter());
-  if (container === 'jsonl') return split(bytes, new LineSplitter());
+): AsyncGenerator<FileRecord[], void, undefined> {
+  if (container !== 'csv') {
+    yield* split(bytes, container === 'json' ? new ArraySplitter() : new LineSplitter());
+    return;
+  }
   const fields = new Map(Object.entries(columns.mapped).map(([field, column]) => [column, field]));
-  return csvRecords(bytes, detectDelimiter(firstLine(head), known) ?? ',', (column) => fields.get(column) ?? column);
+  // Loaded where it is needed: most files are JSON, and every reading thread loads its own.
+  const { csvRecords } = await import('./csv-records.ts');
+  yield* csvRecords(bytes, detectDelimiter(firstLine(head), known) ?? ',', (column) => fields.get(column) ?? column);
 }
 
 function checkEncoding(head: Uint8Array): void {
@@ -158,6 +161,7 @@ export async function* readRecords(
         const description = `expected Parquet as a file of its own, found it ${source.path === null ? 'inline' : `within ${compression}`}; upload the Parquet file`;
         throw new ContainerError('WRONG_CONTAINER', description);
       }
+      const { parquetRecords } = await import('./parquet-records.ts');
       for await (const records of parquetRecords(source.path, hints.columns.ignored)) yield batch(records);
       return;
     }
