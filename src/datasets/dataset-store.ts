@@ -1,13 +1,14 @@
 /** The stored data sets: a file each, and a row that says what it holds. */
 
-import { createReadStream } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { isTaken, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
-import { ExampleParser, type ParsedPiece } from './example-parser.ts';
+import type { Columns, Compression, Container } from './file-layout.ts';
 import type { FormatName } from './formats.ts';
+import type { FilePiece } from './read-examples.ts';
+import { readFile } from './read-file.ts';
 import type { ExampleSource } from './tokenize-dataset.ts';
 
 /** A stored data set. Never changes. */
@@ -15,11 +16,22 @@ export interface StoredDataset {
   /** `datasets/{id}`. */
   readonly name: string;
   readonly format: FormatName;
+  readonly container: Container;
+  readonly compression: Compression;
+  readonly columns: Columns;
   readonly examples: number;
   readonly sizeBytes: number;
   /** Of the file; hex. */
   readonly sha256: string;
   readonly createTime: Date;
+}
+
+/** The examples of a stored data set. */
+export interface StoredExamples extends ExampleSource {
+  readonly sizeBytes: number;
+  readonly columns: Columns;
+  /** @param inspect Also look for what is suspicious: `FilePiece.notices`. */
+  read(signal?: AbortSignal, inspect?: boolean): AsyncIterable<FilePiece>;
 }
 
 export interface DatasetStore {
@@ -31,9 +43,9 @@ export interface DatasetStore {
   /** By name, ascending. @param after The last name of the page before; empty: from the start. */
   list(after: string, count: number): readonly StoredDataset[];
   /** Reads the examples in the order of the file. @throws LuthierError DATASET_NOT_FOUND */
-  open(name: string): ExampleSource;
+  open(name: string): StoredExamples;
   /**
-   * Takes over a folder that holds `data.jsonl`, already synced.
+   * Takes over a folder that holds the file under the name that `dataFileName` gives it, already synced.
    * @throws LuthierError DATASET_EXISTS
    */
   add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset>;
@@ -51,12 +63,19 @@ export const DATASET_TABLE = `CREATE TABLE datasets (
   create_time INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID`;
 
+/** For the database's list of migrations: files other than plain JSONL. */
+export const DATASET_LAYOUT_COLUMNS = `
+ALTER TABLE datasets ADD COLUMN container TEXT NOT NULL DEFAULT 'jsonl';
+ALTER TABLE datasets ADD COLUMN compression TEXT NOT NULL DEFAULT 'none';
+ALTER TABLE datasets ADD COLUMN columns TEXT NOT NULL DEFAULT '{"mapped":{},"ignored":[]}'`;
+
+const SUFFIXES: Readonly<Record<Compression, string>> = { none: '', gzip: '.gz', zstd: '.zst' };
+
 /** Name of the file within a data set's folder. */
-export const DATA_FILE = 'data.jsonl';
+export const dataFileName = ({ container, compression }: Pick<StoredDataset, 'container' | 'compression'>): string =>
+  `data.${container}${SUFFIXES[compression]}`;
 
 const PREFIX = 'datasets/';
-/** Bytes read at once: what the event loop parses in a few milliseconds. */
-const READ_BYTES = 256 * 1024;
 
 interface Row {
   readonly name: string;
@@ -65,6 +84,9 @@ interface Row {
   readonly size_bytes: number;
   readonly sha256: string;
   readonly create_time: number;
+  readonly container: string;
+  readonly compression: string;
+  readonly columns: string;
 }
 
 const fromRow = (row: Row): StoredDataset => ({
@@ -74,17 +96,10 @@ const fromRow = (row: Row): StoredDataset => ({
   sizeBytes: row.size_bytes,
   sha256: row.sha256,
   createTime: new Date(row.create_time),
+  container: row.container as Container,
+  compression: row.compression as Compression,
+  columns: JSON.parse(row.columns) as Columns,
 });
-
-/** The pieces of a file as examples. */
-async function* readExamples(
-  bytes: AsyncIterable<Uint8Array>,
-  format: FormatName,
-): AsyncGenerator<ParsedPiece, void, undefined> {
-  const parser = new ExampleParser(format);
-  for await (const piece of bytes) yield parser.push(piece);
-  yield parser.end();
-}
 
 /** The error of a name that is taken. */
 export function datasetExists(name: string): LuthierError {
@@ -115,7 +130,7 @@ class Store implements DatasetStore {
     const { database } = options;
     this.#get = database.prepare('SELECT * FROM datasets WHERE name = ?');
     this.#list = database.prepare('SELECT * FROM datasets WHERE name > ? ORDER BY name LIMIT ?');
-    this.#insert = database.prepare('INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)');
+    this.#insert = database.prepare('INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
     this.#delete = database.prepare('DELETE FROM datasets WHERE name = ?');
   }
 
@@ -137,21 +152,25 @@ class Store implements DatasetStore {
     return (this.#list.all(after, count) as unknown as Row[]).map(fromRow);
   }
 
-  open(name: string): ExampleSource {
-    const { format } = this.get(name);
-    const path = join(this.#folderOf(name), DATA_FILE);
-    return { format, read: () => readExamples(createReadStream(path, { highWaterMark: READ_BYTES }), format) };
+  open(name: string): StoredExamples {
+    const dataset = this.get(name);
+    const { format, container, columns, sizeBytes } = dataset;
+    const path = join(this.#folderOf(name), dataFileName(dataset));
+    const read = (signal?: AbortSignal, inspect = false): AsyncIterable<FilePiece> =>
+      readFile(path, { format, container, columns, inspect }, signal);
+    return { format, sizeBytes, columns, read };
   }
 
   async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset> {
-    const { name, format, examples, sizeBytes, sha256 } = dataset;
+    const { name, format, examples, sizeBytes, sha256, container, compression } = dataset;
     if (this.has(name)) throw datasetExists(name);
     const target = this.#folderOf(name);
     await moveIntoPlace(folder, target).catch((error: unknown) => {
       throw isTaken(error) ? datasetExists(name) : error;
     });
     try {
-      this.#insert.run(name, format, examples, sizeBytes, sha256, Date.now());
+      const columns = JSON.stringify(dataset.columns);
+      this.#insert.run(name, format, examples, sizeBytes, sha256, Date.now(), container, compression, columns);
     } catch (error) {
       await removeFolder(target);
       throw error;

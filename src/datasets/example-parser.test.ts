@@ -1,17 +1,27 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type Example, ExampleParser } from './example-parser.ts';
-import type { ContractFormatName } from './formats.ts';
-import { LineSplitter } from './line-splitter.ts';
+import type { Example } from './example-parser.ts';
+import { type Columns, NO_COLUMNS } from './file-layout.ts';
+import type { FormatName } from './formats.ts';
+import { MAX_EXAMPLE_BYTES } from './limits.ts';
+import { type FilePiece, readExamples } from './read-examples.ts';
 
-function parse(bytes: Uint8Array | string, format: ContractFormatName | null = null, cuts: readonly number[] = []) {
-  const parser = new ExampleParser(format, new LineSplitter(10_000));
-  const whole = Buffer.from(bytes);
+async function parse(
+  content: Uint8Array | string,
+  format: FormatName | null = null,
+  cuts: readonly number[] = [],
+  columns: Columns = NO_COLUMNS,
+) {
+  const whole = Buffer.from(content);
   const bounds = [0, ...[...cuts].map((cut) => cut % (whole.length + 1)).sort((a, b) => a - b), whole.length];
-  const parts = bounds.slice(1).map((end, index) => parser.push(whole.subarray(bounds[index], end)));
-  parts.push(parser.end());
+  async function* bytes() {
+    for (const [index, end] of bounds.slice(1).entries()) yield whole.subarray(bounds[index], end);
+  }
+  const options = { format, container: null, columns, inspect: false };
+  const parts: FilePiece[] = [];
+  for await (const piece of readExamples({ path: null, bytes: bytes() }, options)) parts.push(piece);
   return {
-    format: parser.format,
+    format: parts.at(-1)?.layout.format,
     examples: parts.flatMap((part) => part.examples),
     problems: parts.flatMap((part) => part.problems),
   };
@@ -21,39 +31,68 @@ const MESSAGES = '{"messages":[{"role":"user","content":"a"},{"role":"assistant"
 const PAIR = '{"prompt":"a","completion":"b"}';
 const TOKENS = '{"input_ids":[1,2],"labels":[-100,2]}';
 
-describe('layouts', () => {
+const said = (role: string, content: string) => ({ role, content });
+
+describe('formats', () => {
   it.each([
-    ['messages', MESSAGES],
-    ['prompt_completion', PAIR],
-    ['tokens', TOKENS],
-  ])('%s is detected from the first line', (format, line) => {
-    expect(parse(`${line}\n${line}\n`)).toMatchObject({ format, problems: [], examples: [{ line: 1 }, { line: 2 }] });
+    ['messages', MESSAGES, [said('user', 'a'), said('assistant', 'b')]],
+    ['prompt_completion', PAIR, [said('user', 'a'), said('assistant', 'b')]],
+    [
+      'conversations',
+      '{"id":"7","conversations":[{"from":"system","value":"s"},{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}',
+      [said('system', 's'), said('user', 'a'), said('assistant', 'b')],
+    ],
+    ['instruction', '{"instruction":"a","input":"","output":"b"}', [said('user', 'a'), said('assistant', 'b')]],
+    ['instruction', '{"instruction":"a","input":"x","output":"b"}', [said('user', 'a\nx'), said('assistant', 'b')]],
+    [
+      'rounds',
+      '{"query":"c","response":"d","history":[["a","b"]],"system":"s"}',
+      [said('system', 's'), said('user', 'a'), said('assistant', 'b'), said('user', 'c'), said('assistant', 'd')],
+    ],
+    ['text', '{"text":"a"}', [said('assistant', 'a')]],
+  ])('%s is detected from the first example', async (format, line, messages) => {
+    expect(await parse(`${line}\n${line}\n`)).toMatchObject({
+      format,
+      problems: [],
+      examples: [
+        { line: 1, content: { messages } },
+        { line: 2, content: { messages } },
+      ],
+    });
   });
 
-  it.each([
-    ['conversations', '{"conversations":[]}'],
-    ['instruction', '{"instruction":"a","output":"b"}'],
-    ['rounds', '{"query":"a","response":"b"}'],
-    ['text', '{"text":"a"}'],
-  ] as const)('%s is refused by name, found or given', (format, line) => {
-    expect(() => parse(line)).toThrow(
-      expect.objectContaining({ reason: 'NOT_BUILT_YET', message: expect.stringContaining(format) }),
-    );
-    expect(() => parse(line, format)).toThrow(expect.objectContaining({ reason: 'NOT_BUILT_YET' }));
+  it('a given format counts more than the first line', async () => {
+    expect((await parse(PAIR, 'messages')).problems).toMatchObject([{ field: 'line[1]', reason: 'MIXED_FORMATS' }]);
   });
 
-  it('a given layout counts more than the first line', () => {
-    expect(parse(PAIR, 'messages').problems).toMatchObject([{ field: 'line[1]', reason: 'MIXED_FORMATS' }]);
+  it('columns are mapped and left out; places are told in the words of the file', async () => {
+    const columns = { mapped: { prompt: 'question', completion: 'best answer' }, ignored: ['id'] };
+    const line = '{"id":3,"question":"a","best answer":"b"}';
+    const { format, examples, problems } = await parse(`${line}\n{"question":"a","best answer":7}`, null, [], columns);
+    expect(format).toBe('prompt_completion');
+    expect(examples).toMatchObject([{ content: { messages: [said('user', 'a'), said('assistant', 'b')] } }]);
+    expect(problems).toMatchObject([{ field: 'line[2].best answer', reason: 'WRONG_SHAPE' }]);
+    expect((await parse('{"q":"a"}', null, [], columns)).problems).toMatchObject([
+      { field: 'line[1].question', reason: 'UNKNOWN_COLUMN', description: expect.stringContaining('"q"') },
+      { field: 'line[1].best answer', reason: 'UNKNOWN_COLUMN' },
+    ]);
+    expect((await parse('{"question":"a","prompt":"b"}', null, [], columns)).problems).toMatchObject([
+      { field: 'line[1].question', reason: 'UNKNOWN_COLUMN' },
+    ]);
   });
 
-  it('keeps weights, and labels as they are', () => {
+  it('keeps weights, and labels as they are', async () => {
     const weighted = '{"messages":[{"role":"assistant","content":"b","weight":0}]}';
-    expect(parse(weighted).examples[0]?.content).toEqual({
+    expect((await parse(weighted)).examples[0]?.content).toEqual({
       kind: 'messages',
       messages: [{ role: 'assistant', content: 'b', weight: 0 }],
     });
     const labels = Int32Array.of(-100, 2);
-    expect(parse(TOKENS).examples[0]?.content).toEqual({ kind: 'tokens', inputIds: Uint32Array.of(1, 2), labels });
+    expect((await parse(TOKENS)).examples[0]?.content).toEqual({
+      kind: 'tokens',
+      inputIds: Uint32Array.of(1, 2),
+      labels,
+    });
   });
 });
 
@@ -96,8 +135,8 @@ describe('problems', () => {
       'line[2].messages[0].content',
       'NOT_UNICODE',
     ],
-  ])('%s', (_, line, field, reason) => {
-    const { problems, examples } = parse(`${MESSAGES}\n${line}\n${MESSAGES}\n`);
+  ])('%s', async (_, line, field, reason) => {
+    const { problems, examples } = await parse(`${MESSAGES}\n${line}\n${MESSAGES}\n`);
     expect(problems).toMatchObject([{ field, reason }]);
     expect(examples.map((example) => [example.index, example.line])).toEqual([
       [0, 1],
@@ -112,24 +151,24 @@ describe('problems', () => {
     ['a label that is neither', '{"input_ids":[1],"labels":[-1]}', 'line[1].labels[0]', 'WRONG_SHAPE'],
     ['no ids', '{"input_ids":[],"labels":[]}', 'line[1].input_ids', 'EMPTY_TOKENS'],
     ['no labels', '{"input_ids":[1]}', 'line[1].labels', 'WRONG_SHAPE'],
-  ])('tokens: %s', (_, line, field, reason) => {
-    expect(parse(line).problems).toMatchObject([{ field, reason }]);
+  ])('tokens: %s', async (_, line, field, reason) => {
+    expect((await parse(line)).problems).toMatchObject([{ field, reason }]);
   });
 
-  it('says what was expected and what was found', () => {
-    const [problem] = parse('{"messages":[{"role":"user","content":7}]}').problems;
+  it('says what was expected and what was found', async () => {
+    const [problem] = (await parse('{"messages":[{"role":"user","content":7}]}')).problems;
     expect(problem?.description).toBe('expected a text, found 7');
   });
 
-  it('bytes that are no UTF-8, and lines beyond the limit', () => {
+  it('bytes that are no UTF-8, and lines beyond the limit', async () => {
     const bytes = Buffer.concat([
       Buffer.from(`${PAIR}\n{"prompt":"`),
       Buffer.of(0xff),
       Buffer.from('","completion":""}\n'),
     ]);
-    expect(parse(bytes).problems).toMatchObject([{ field: 'line[2]', reason: 'NOT_UTF8' }]);
-    const long = `{"prompt":"${'x'.repeat(10_000)}","completion":""}`;
-    expect(parse(`${PAIR}\n${long}\n${PAIR}`)).toMatchObject({
+    expect((await parse(bytes)).problems).toMatchObject([{ field: 'line[2]', reason: 'NOT_UTF8' }]);
+    const long = `{"prompt":"${'x'.repeat(MAX_EXAMPLE_BYTES)}","completion":""}`;
+    expect(await parse(`${PAIR}\n${long}\n${PAIR}`)).toMatchObject({
       problems: [{ field: 'line[2]', reason: 'LINE_TOO_LONG' }],
       examples: [{ line: 1 }, { line: 3 }],
     });
@@ -137,14 +176,14 @@ describe('problems', () => {
 });
 
 describe('files as editors write them', () => {
-  it('byte order mark, CRLF, blank lines, no newline at the end', () => {
-    const { examples, problems } = parse(`\ufeff${PAIR}\r\n\r\n  \n${PAIR}`);
+  it('byte order mark, CRLF, blank lines, no newline at the end', async () => {
+    const { examples, problems } = await parse(`\ufeff${PAIR}\r\n\r\n  \n${PAIR}`);
     expect(problems).toEqual([]);
     expect(examples.map(({ line }) => line)).toEqual([1, 4]);
   });
 
-  it('a byte order mark further on is no blank', () => {
-    expect(parse(`${PAIR}\n\ufeff${PAIR}`).problems).toMatchObject([{ field: 'line[2]', reason: 'NOT_JSON' }]);
+  it('a byte order mark further on is no blank', async () => {
+    expect((await parse(`${PAIR}\n\ufeff${PAIR}`)).problems).toMatchObject([{ field: 'line[2]', reason: 'NOT_JSON' }]);
   });
 });
 
@@ -154,15 +193,16 @@ const conversation = fc.record({ messages: fc.array(messageOf, { minLength: 1, m
 
 const contents = (examples: readonly Example[]) => examples.map(({ content }) => content);
 
-it('what JSON.stringify wrote comes back, however the file is cut into pieces', () => {
-  fc.assert(
-    fc.property(
+it('what JSON.stringify wrote comes back, however the file is cut into pieces', async () => {
+  await fc.assert(
+    fc.asyncProperty(
       fc.array(conversation, { minLength: 1, maxLength: 5 }),
-      fc.constantFrom('\n', '\r\n'),
+      fc.constantFrom('\n', '\r\n', 'list'),
       fc.array(fc.nat(), { maxLength: 8 }),
-      (lines, newline, cuts) => {
-        const text = lines.map((line) => JSON.stringify(line)).join(newline);
-        const { examples, problems } = parse(text, null, cuts);
+      async (lines, newline, cuts) => {
+        const text =
+          newline === 'list' ? JSON.stringify(lines, null, 2) : lines.map((line) => JSON.stringify(line)).join(newline);
+        const { examples, problems } = await parse(text, null, cuts);
         expect(problems).toEqual([]);
         expect(contents(examples)).toEqual(lines.map(({ messages }) => ({ kind: 'messages', messages })));
       },

@@ -1,21 +1,19 @@
-/** JSONL to examples, piece by piece: what every reading of a data set goes through. */
+/** Records to examples: what every reading of a data set goes through. */
 import type { FieldViolation } from '../errors/luthier-error.ts';
-import { violationsOf } from '../errors/violations.ts';
-import {
-  builtFormat,
-  type ContractFormatName,
-  detectFormat,
-  type ExampleContent,
-  type FormatName,
-  LINE_SCHEMAS,
-} from './formats.ts';
-import { type Line, LineSplitter } from './line-splitter.ts';
+import { ColumnMapper } from './columns.ts';
+import type { FileRecord } from './containers/records.ts';
+import { hasDuplicateKeys } from './duplicate-keys.ts';
+import type { Columns } from './file-layout.ts';
+import { detectFormat, type ExampleContent, FORMATS_IN_WORDS, type FormatName, readExample } from './formats.ts';
+import { isFields } from './layouts/fields.ts';
+import { MAX_DEPTH } from './limits.ts';
+import { nestsDeeper } from './nesting.ts';
 
 /** An example of a data set. */
 export interface Example {
   /** From 0, in the order of the file. */
   readonly index: number;
-  /** From 1, as an editor shows it; blank lines count. */
+  /** From 1: the line an editor shows in JSONL (blank lines count) and CSV, the example's number in a JSON list and in Parquet. */
   readonly line: number;
   readonly content: ExampleContent;
 }
@@ -26,98 +24,109 @@ export interface ParsedPiece {
   readonly problems: readonly FieldViolation[];
 }
 
-/** A problem's place within its line, such as `line[7].messages[1].content`. */
-const inLine = (line: number, field: string): string =>
-  field === '' ? `line[${line}]` : `line[${line}]${field.startsWith('[') ? '' : '.'}${field}`;
+/** A problem's place within the file, such as `line[7].messages[1].content`. */
+const inLine = (line: number, place: string): string => (place === '' ? `line[${line}]` : `line[${line}].${place}`);
 
 /**
- * Reads the lines of a data set. The layout comes from the first line unless it is given; it never changes within a file. A line is an
+ * Reads the examples of a data set. The format comes from the first one unless it is given; it never changes within a file. A record is an
  * example or has problems; both are told with their place.
  */
 export class ExampleParser {
-  readonly #splitter: LineSplitter;
+  readonly #columns: ColumnMapper;
   #format: FormatName | null;
   #examples = 0;
 
-  /**
-   * @param format Null: detected from the first line.
-   * @throws LuthierError NOT_BUILT_YET
-   */
-  constructor(format: ContractFormatName | null, splitter: LineSplitter = new LineSplitter()) {
-    this.#format = format === null ? null : builtFormat(format);
-    this.#splitter = splitter;
+  /** @param format Null: detected from the first example. */
+  constructor(format: FormatName | null, columns: Columns) {
+    this.#format = format;
+    this.#columns = new ColumnMapper(columns);
   }
 
-  /** Null until the first line was read, and where it has none of the known layouts. */
+  /** Null until the first example was read, and where it has none of the known formats. */
   get format(): FormatName | null {
     return this.#format;
   }
 
-  /** Examples read until now. */
-  get examples(): number {
-    return this.#examples;
-  }
-
-  /** @throws LuthierError NOT_BUILT_YET where the first line has a layout that is not built yet */
-  push(piece: Uint8Array): ParsedPiece {
-    return this.#parse(this.#splitter.push(piece));
-  }
-
-  /** What the last line held, where no newline ends it. */
-  end(): ParsedPiece {
-    return this.#parse(this.#splitter.end());
-  }
-
-  #parse(lines: readonly Line[]): ParsedPiece {
+  parse(records: readonly FileRecord[]): ParsedPiece {
     const examples: Example[] = [];
     const problems: FieldViolation[] = [];
-    for (const line of lines) {
-      const read = 'problem' in line ? [line.problem] : this.#read(line.number, line.text);
-      if (Array.isArray(read)) {
-        problems.push(...read);
+    for (const record of records) {
+      if ('problem' in record) {
+        problems.push(record.problem);
         continue;
       }
-      examples.push({ index: this.#examples, line: line.number, content: read });
+      const { number } = record;
+      const read = this.#read(record);
+      if (!('kind' in read)) {
+        for (const problem of read) {
+          const place = this.#columns.nameInFile(problem.field);
+          problems.push({ ...problem, field: inLine(number, place) });
+        }
+        continue;
+      }
+      examples.push({ index: this.#examples, line: number, content: read });
       this.#examples += 1;
     }
     return { examples, problems };
   }
 
-  #read(number: number, text: string): ExampleContent | FieldViolation[] {
-    const field = `line[${number}]`;
+  #read(record: Exclude<FileRecord, { readonly problem: FieldViolation }>): ExampleContent | readonly FieldViolation[] {
+    const flaw = (description: string, reason: string): FieldViolation[] => [{ field: '', description, reason }];
     let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch (error) {
-      const description = `expected a JSON object on one line, found text that is no JSON (${(error as Error).message})`;
-      return [{ field, description, reason: 'NOT_JSON' }];
-    }
-    const layout = detectFormat(value);
-    if (this.#format === null) {
-      if (layout === null) {
-        const description =
-          'expected {"messages"}, {"prompt", "completion"} or {"input_ids", "labels"}; found none of them';
-        return [{ field, description, reason: 'UNKNOWN_FORMAT' }];
+    if ('value' in record) value = record.value;
+    else {
+      if (nestsDeeper(record.text, MAX_DEPTH)) {
+        return flaw(`expected at most ${MAX_DEPTH} lists and objects within each other, found more`, 'NESTED_TOO_DEEP');
       }
-      this.#format = builtFormat(layout);
+      try {
+        value = JSON.parse(record.text);
+      } catch (error) {
+        return flaw(notJson(record, error as Error), 'NOT_JSON');
+      }
+      if (isFields(value) && hasDuplicateKeys(record.text, value)) {
+        return flaw(
+          'expected every key once in an object, found one twice; only the last would be read',
+          'DUPLICATE_KEY',
+        );
+      }
     }
-    if (layout !== null && layout !== this.#format) {
-      const description = `expected the ${this.#format} format, as the rest of the data set, found ${layout}`;
-      return [{ field, description, reason: 'MIXED_FORMATS' }];
+    if (!isFields(value)) return flaw(`expected an object: ${FORMATS_IN_WORDS}; found none`, 'WRONG_SHAPE');
+    const example = this.#columns.map(value);
+    if (Array.isArray(example)) return example;
+    return this.#readFields(example as Readonly<Record<string, unknown>>);
+  }
+
+  #readFields(example: Readonly<Record<string, unknown>>): ExampleContent | readonly FieldViolation[] {
+    const format = detectFormat(example);
+    if (this.#format === null) {
+      if (format === null) {
+        const names = Object.keys(example)
+          .slice(0, 10)
+          .map((name) => JSON.stringify(name.slice(0, 40)));
+        const description = `expected ${FORMATS_IN_WORDS}; found the fields ${names.join(', ') || '(none)'}; map the file's columns to fields (columns)`;
+        return [{ field: '', description, reason: 'UNKNOWN_FORMAT' }];
+      }
+      this.#format = format;
     }
-    const result = LINE_SCHEMAS[this.#format].safeParse(value);
-    if (result.success) return result.data;
-    return violationsOf(result.error).map((problem) => ({
-      field: inLine(number, problem.field),
-      description: problem.description,
-      reason: problem.reason === '' ? 'WRONG_SHAPE' : problem.reason,
-    }));
+    if (format !== null && format !== this.#format && !hasSignOf(this.#format, example)) {
+      const description = `expected the ${this.#format} format, as the rest of the data set, found ${format}`;
+      return [{ field: '', description, reason: 'MIXED_FORMATS' }];
+    }
+    return readExample(this.#format, example);
   }
 }
 
-/** The examples of a whole text. @throws LuthierError NOT_BUILT_YET */
-export function parseText(text: string, format: ContractFormatName | null): ParsedPiece {
-  const parser = new ExampleParser(format);
-  const [lines, last] = [parser.push(Buffer.from(text)), parser.end()];
-  return { examples: [...lines.examples, ...last.examples], problems: [...lines.problems, ...last.problems] };
+/** Whether an example has a field that tells this format, beside others. */
+const hasSignOf = (format: FormatName, example: Readonly<Record<string, unknown>>): boolean =>
+  Object.keys(example).some((key) => detectFormat({ [key]: null }) === format);
+
+function notJson({ number, text }: { readonly number: number; readonly text: string }, error: Error): string {
+  const start = text.slice(0, 200).trimStart();
+  const hint =
+    start === '{' || start === '['
+      ? '; an object may not be spread over lines: write one example a line, or all of them in one list'
+      : number === 1 && /^[\p{L}_"]/u.test(start)
+        ? '; for CSV, name the fields of a format in the first line, or map its columns (columns)'
+        : '';
+  return `expected a JSON object, found text that is no JSON (${error.message})${hint}`;
 }

@@ -1,70 +1,42 @@
-/** An upload on its way into the store: written, hashed and checked line by line as it arrives. */
+/** An upload on its way into the store: written and hashed as it arrives, then read as a job would read it. */
 import { createHash } from 'node:crypto';
-import { open, rm } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { makeWritingFolder } from '../store/durable-folders.ts';
-import { DATA_FILE } from './dataset-store.ts';
-import { ExampleParser, type ParsedPiece } from './example-parser.ts';
-import type { ContractFormatName, FormatName } from './formats.ts';
+import { dataFileName, type StoredDataset } from './dataset-store.ts';
+import type { FileHints, FileLayout } from './file-layout.ts';
 import { ProblemList, problemsError } from './problems.ts';
+import { readFile } from './read-file.ts';
 
-export interface UploadOptions {
+export interface UploadOptions extends FileHints {
   /** Where the file is written: see `DatasetStore.folder`. */
   readonly folder: string;
-  /** Null: detected from the first line. */
-  readonly format: ContractFormatName | null;
   /** Of the whole file, lower-case hex; null: not checked. */
   readonly sha256: string | null;
   readonly maxBytes: number;
+  readonly signal: AbortSignal;
 }
 
-/** A file that arrived whole, was found sound and is on the disk, but not in the store yet. */
-export interface ReceivedUpload {
-  readonly folder: string;
-  readonly format: FormatName;
-  readonly examples: number;
+/** A file that arrived whole and is on the disk. */
+interface ReceivedFile {
+  readonly path: string;
   readonly sizeBytes: number;
   readonly sha256: string;
 }
 
-/** Bytes checked at once: other calls get their turn after a few milliseconds. */
-const SLICE_BYTES = 128 * 1024;
-
-const EMPTY = 'expected at least one example, one a line; found none';
-
-/** Checks what arrives; malformed lines refuse the upload, with every problem up to the hundredth told. */
-class UploadCheck {
-  readonly #parser: ExampleParser;
-  readonly #problems = new ProblemList();
-
-  constructor(format: ContractFormatName | null) {
-    this.#parser = new ExampleParser(format);
-  }
-
-  push(piece: Uint8Array): void {
-    this.#note(this.#parser.push(piece));
-    if (this.#problems.full) this.#refuse();
-  }
-
-  end(): { readonly format: FormatName; readonly examples: number } {
-    this.#note(this.#parser.end());
-    if (this.#problems.count > 0) this.#refuse();
-    const { format, examples } = this.#parser;
-    if (format !== null && examples > 0) return { format, examples };
-    throw new LuthierError('DATASET_INVALID', `the data set is empty: ${EMPTY}`, {
-      violations: [{ field: 'chunk', description: EMPTY, reason: 'EMPTY_DATASET' }],
-    });
-  }
-
-  #note({ problems }: ParsedPiece): void {
-    this.#problems.add(...problems);
-  }
-
-  #refuse(): never {
-    throw problemsError('the data set is refused and nothing is stored', this.#problems);
-  }
+/** A file that arrived whole, was found sound and is on the disk, but not in the store yet. */
+export interface ReceivedUpload extends Omit<StoredDataset, 'name' | 'createTime'> {
+  readonly folder: string;
 }
+
+/** Name of a file whose layout is not known yet. */
+const INCOMING_FILE = 'incoming';
+
+const EMPTY = 'expected at least one example; found none';
+
+/** What a file without examples is refused with. */
+export const emptyDataset = (field: string) => ({ field, description: EMPTY, reason: 'EMPTY_DATASET' });
 
 function checkHash(found: string, expected: string | null): void {
   if (expected === null || found === expected) return;
@@ -75,47 +47,63 @@ function checkHash(found: string, expected: string | null): void {
   );
 }
 
-async function receive(
+/**
+ * Writes a file into a folder as it arrives.
+ * @throws LuthierError MESSAGE_TOO_LARGE; what `chunks` throws
+ */
+export async function receiveFile(
   folder: string,
   chunks: AsyncIterable<Uint8Array>,
-  options: UploadOptions,
-): Promise<ReceivedUpload> {
-  const check = new UploadCheck(options.format);
+  maxBytes: number,
+): Promise<ReceivedFile> {
+  const path = join(folder, INCOMING_FILE);
   const hash = createHash('sha256');
-  const file = await open(join(folder, DATA_FILE), 'wx');
+  const file = await open(path, 'wx');
   let sizeBytes = 0;
   try {
     for await (const chunk of chunks) {
       sizeBytes += chunk.length;
-      if (sizeBytes > options.maxBytes) {
+      if (sizeBytes > maxBytes) {
         throw new LuthierError(
           'MESSAGE_TOO_LARGE',
-          `the data set is larger than this server takes: expected at most ${options.maxBytes} bytes; split it, or raise --max-dataset-bytes`,
-          { metadata: { limit: String(options.maxBytes) } },
+          `the data set is larger than this server takes: expected at most ${maxBytes} bytes; split it, or raise --max-dataset-bytes`,
+          { metadata: { limit: String(maxBytes) } },
         );
       }
       hash.update(chunk);
-      for (let start = 0; start < chunk.length; start += SLICE_BYTES) {
-        const slice = chunk.subarray(start, start + SLICE_BYTES);
-        check.push(slice);
-        await file.writeFile(slice);
-      }
+      await file.writeFile(chunk);
     }
-    const sha256 = hash.digest('hex');
-    // First: what was damaged on its way may look malformed, too.
-    checkHash(sha256, options.sha256);
-    const checked = check.end();
     await file.sync();
-    return { folder, ...checked, sizeBytes, sha256 };
+    return { path, sizeBytes, sha256: hash.digest('hex') };
   } finally {
     await file.close();
   }
 }
 
+/** Reads every example; malformed ones refuse the upload, with every problem up to the hundredth told. */
+async function checkExamples(
+  path: string,
+  hints: FileHints,
+  signal: AbortSignal,
+): Promise<Omit<FileLayout, 'format'> & Pick<StoredDataset, 'format' | 'examples'>> {
+  const problems = new ProblemList();
+  let layout: FileLayout | null = null;
+  let examples = 0;
+  for await (const piece of readFile(path, { ...hints, inspect: false }, signal)) {
+    problems.add(...piece.problems);
+    examples += piece.examples.length;
+    layout = piece.layout;
+    if (problems.full) break;
+  }
+  if (problems.count > 0) throw problemsError('the data set is refused and nothing is stored', problems);
+  if (layout !== null && layout.format !== null && examples > 0) return { ...layout, format: layout.format, examples };
+  throw new LuthierError('DATASET_INVALID', `the data set is empty: ${EMPTY}`, { violations: [emptyDataset('chunk')] });
+}
+
 /**
  * Receives a file and hands it to `use`, which may move its folder away. Whatever is left of it afterwards is deleted: of an upload that was
  * cut off, refused or not taken, nothing stays.
- * @throws LuthierError DATASET_INVALID with violations by line, NOT_BUILT_YET, CHECKSUM_MISMATCH, MESSAGE_TOO_LARGE; what `chunks` and `use` throw
+ * @throws LuthierError DATASET_INVALID with violations by line, CHECKSUM_MISMATCH, MESSAGE_TOO_LARGE; what `chunks` and `use` throw
  */
 export async function receiveUpload<Result>(
   chunks: AsyncIterable<Uint8Array>,
@@ -124,7 +112,12 @@ export async function receiveUpload<Result>(
 ): Promise<Result> {
   const folder = await makeWritingFolder(options.folder);
   try {
-    return await use(await receive(folder, chunks, options));
+    const { path, sizeBytes, sha256 } = await receiveFile(folder, chunks, options.maxBytes);
+    // First: what was damaged on its way may look malformed, too.
+    checkHash(sha256, options.sha256);
+    const checked = await checkExamples(path, options, options.signal);
+    await rename(path, join(folder, dataFileName(checked)));
+    return await use({ folder, ...checked, columns: options.columns, sizeBytes, sha256 });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -4,7 +4,7 @@ import type { ModelRegistry } from '../models/model-registry.ts';
 import { RenderPool } from '../prompt/render-pool.ts';
 import type { TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
 import type { ParsedPiece } from './example-parser.ts';
-import type { FormatName } from './formats.ts';
+import { defaultTemplate, type FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
 import { ProblemList } from './problems.ts';
 import { ExampleTokenizer, type TokenizedExample } from './tokenize-examples.ts';
@@ -24,7 +24,8 @@ export interface RenderingOptions {
 /** Examples and where they come from. */
 export interface ExampleSource {
   readonly format: FormatName;
-  read(): AsyncIterable<ParsedPiece>;
+  /** @param signal Ends the reading at once. */
+  read(signal?: AbortSignal): AsyncIterable<ParsedPiece>;
 }
 
 export interface TokenizedDataset {
@@ -40,7 +41,8 @@ export interface TokenizedDataset {
 /** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
 const BATCH = 1024;
 
-async function limitOf(registry: ModelRegistry, options: RenderingOptions) {
+/** @throws LuthierError MODEL_NOT_FOUND, INVALID_REQUEST */
+export async function limitOf(registry: ModelRegistry, options: Pick<RenderingOptions, 'model' | 'maxSeqLength'>) {
   const { metadata } = await registry.get(options.model);
   const { maxPositionEmbeddings, vocabSize, tokenizer } = metadata;
   if (options.maxSeqLength > maxPositionEmbeddings) {
@@ -52,7 +54,8 @@ async function limitOf(registry: ModelRegistry, options: RenderingOptions) {
   return { maxSeqLength: options.maxSeqLength || maxPositionEmbeddings, vocabSize, tokenizer };
 }
 
-function refuseDropRounds(): never {
+/** @throws LuthierError INVALID_REQUEST */
+export function refuseDropRounds(): never {
   const description = 'exact ids have no rounds; expected error, truncate or drop';
   throw new LuthierError('INVALID_REQUEST', `over_length: ${description}`, {
     violations: [{ field: 'over_length', description, reason: '' }],
@@ -75,14 +78,15 @@ export async function tokenizeDataset(
   const limit = await limitOf(registry, options);
   const exact = source.format === 'tokens';
   if (exact && options.overLength === 'drop_rounds') refuseDropRounds();
-  const renderer = exact ? null : await registry.renderer(options.model, options.template);
-  const setup = { source: limit.tokenizer, template: options.template === '' ? null : options.template };
+  const template = defaultTemplate(source.format, options.template);
+  const renderer = exact ? null : await registry.renderer(options.model, template);
+  const setup = { source: limit.tokenizer, template: template === '' ? null : template };
   const pool = renderer === null ? null : new RenderPool(renderer, setup);
   const problems = new ProblemList();
   const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
   let examples = 0;
   try {
-    for await (const piece of source.read()) {
+    for await (const piece of source.read(signal)) {
       problems.add(...piece.problems);
       for (let first = 0; first < piece.examples.length; first += BATCH) {
         signal.throwIfAborted();

@@ -118,7 +118,6 @@ describe('upload', () => {
     ['a hash that is none', [header({ sha256: 'ab' })], { violations: [{ field: 'sha256' }] }],
     ['an unknown format', [header({ format: UNKNOWN as DatasetFormat })], { violations: [{ field: 'format' }] }],
     ['another hash', parts(TEXT, { sha256: '0'.repeat(64) }), { reason: 'CHECKSUM_MISMATCH' }],
-    ['a format that is not built yet', parts('{"text":"a"}'), { reason: 'NOT_BUILT_YET' }],
     [
       'a line that is broken',
       parts(`${TEXT}{"messages":7}`),

@@ -1,22 +1,36 @@
-import { parseText } from '../datasets/example-parser.ts';
-import { overLengthWarnings } from '../datasets/over-length.ts';
+import { NO_HINTS } from '../datasets/file-layout.ts';
+import { defaultTemplate, type FormatName } from '../datasets/formats.ts';
 import { chooseExamples, previewExample } from '../datasets/preview-examples.ts';
-import { tokenizeDataset } from '../datasets/tokenize-dataset.ts';
+import { type FilePiece, readText } from '../datasets/read-examples.ts';
 import {
   type DatasetServiceService,
   DeleteDatasetRequest,
   DeleteDatasetResponse,
   PreviewExamplesResponse,
-  ValidateDatasetResponse,
 } from '../gen/luthier/v1/dataset_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { answerOnce } from './answer-once.ts';
-import { datasetMessage, formatNumber } from './dataset-message.ts';
+import { checkDataset, validateDataset } from './check-dataset.ts';
+import { datasetMessage } from './dataset-message.ts';
 import { pageByName } from './page-token.ts';
 import { type UploadDependencies, uploadDataset } from './upload-dataset.ts';
-import { deleteSchema, getSchema, listSchema, previewSchema, validateSchema } from './validate/dataset.ts';
+import { deleteSchema, getSchema, listSchema, previewSchema } from './validate/dataset.ts';
 import { parseRequest } from './validate/parse-request.ts';
+
+/** A text that is not stored, as one piece. */
+async function* inlinePieces(text: string, format: FormatName | null) {
+  const piece = await readText(text, { ...NO_HINTS, format });
+  if (piece !== null) yield piece;
+}
+
+/** Passes pieces on; the format is known after the first example. */
+async function* rememberFormat(pieces: AsyncIterable<FilePiece>, layout: { format: FormatName | null }) {
+  for await (const piece of pieces) {
+    layout.format = piece.layout.format;
+    yield piece;
+  }
+}
 
 export interface DatasetServiceDependencies extends UploadDependencies {
   readonly registry: ModelRegistry;
@@ -28,47 +42,22 @@ export function createDatasetService(
 ): HandlersOf<typeof DatasetServiceService> {
   const { datasets, registry, requestLog } = dependencies;
   return {
-    uploadDataset: (requests) => uploadDataset(dependencies, requests),
+    uploadDataset: (requests, { signal }) => uploadDataset(dependencies, requests, signal),
 
-    validateDataset: async (request, { signal }) => {
-      const { dataset, ...options } = parseRequest(validateSchema, request);
-      const source = datasets.open(dataset);
-      const totals = { tokens: 0, labelTokens: 0, shortest: Number.POSITIVE_INFINITY, longest: 0 };
-      const result = await tokenizeDataset(
-        registry,
-        source,
-        options,
-        (examples) => {
-          for (const { inputIds, labelTokens } of examples) {
-            totals.tokens += inputIds.length;
-            totals.labelTokens += labelTokens;
-            totals.shortest = Math.min(totals.shortest, inputIds.length);
-            totals.longest = Math.max(totals.longest, inputIds.length);
-          }
-        },
-        signal,
-      );
-      return ValidateDatasetResponse.create({
-        report: {
-          ...totals,
-          shortest: Number.isFinite(totals.shortest) ? totals.shortest : 0,
-          format: formatNumber(source.format),
-          examples: result.examples,
-          template: result.template === null ? undefined : { ...result.template },
-          problems: result.problems.shown.map((problem) => ({ ...problem })),
-          problemCount: result.problems.count,
-          warnings: overLengthWarnings(result.counts, result.maxSeqLength),
-        },
-      });
-    },
+    validateDataset: async (request, { signal }) => ({ report: await validateDataset(dependencies, request, signal) }),
 
-    previewExamples: async (request) => {
+    checkDataset: (requests, { signal }) => checkDataset(dependencies, requests, signal),
+
+    previewExamples: async (request, { signal }) => {
       const { source, model, template, trainOn, indices, format } = parseRequest(previewSchema, request);
-      const pieces = source.$case === 'inline' ? [parseText(source.value, format)] : datasets.open(source.value).read();
-      const examples = await chooseExamples(pieces, indices);
+      const pieces =
+        source.$case === 'inline' ? inlinePieces(source.value, format) : datasets.open(source.value).read(signal);
+      const layout = { format };
+      const examples = await chooseExamples(rememberFormat(pieces, layout), indices);
       const tokenizer = await registry.tokenizer(model);
       const exact = examples.every(({ content }) => content.kind === 'tokens');
-      const renderer = exact ? null : await registry.renderer(model, template);
+      const chosen = layout.format === null ? template : defaultTemplate(layout.format, template);
+      const renderer = exact ? null : await registry.renderer(model, chosen);
       return PreviewExamplesResponse.create({
         examples: examples.map((example) => {
           const preview = previewExample(example, tokenizer, renderer, trainOn);

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { Engine } from '../engine/engine.ts';
+import { defaultTemplate } from '../datasets/formats.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
@@ -85,7 +86,7 @@ export function createTrainingService(
     checkTargets(dependencies.engine, spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);
     if (spec.evalDataset !== '') datasets.get(spec.evalDataset);
-    if (format !== 'tokens') await registry.renderer(spec.model, spec.template);
+    if (format !== 'tokens') await registry.renderer(spec.model, defaultTemplate(format, spec.template));
     await findInitAdapter(spec.initAdapter, adapters, dependencies.modelRoots);
     if (spec.output !== '' && adapters.has(`adapters/${spec.output}`)) {
       throw new LuthierError('ADAPTER_EXISTS', `adapters/${spec.output} is there already; choose another output`, {

@@ -33,14 +33,15 @@ function requestBytes(header: UploadDatasetHeader, { sha256 }: ReceivedUpload): 
 export async function uploadDataset(
   { datasets, requestLog, maxDatasetBytes }: UploadDependencies,
   requests: AsyncIterable<UploadDatasetRequest>,
+  signal: AbortSignal,
 ): Promise<UploadDatasetResponse> {
   const iterator = requests[Symbol.asyncIterator]();
   const header: UploadDatasetHeader = await takeHeader(iterator);
-  const { requestId, datasetId, format, sha256 } = parseRequest(uploadHeaderSchema, header);
+  const { requestId, datasetId, ...file } = parseRequest(uploadHeaderSchema, header);
   const name = `datasets/${datasetId === '' ? `d-${randomUUID()}` : datasetId}`;
   // Before anything is sent in vain; under a request_id the name may be the answer's own.
   if (requestId === '' && datasets.has(name)) throw datasetExists(name);
-  const options = { folder: datasets.folder, format, sha256, maxBytes: maxDatasetBytes };
+  const options = { folder: datasets.folder, ...file, maxBytes: maxDatasetBytes, signal };
   return receiveUpload(takeChunks(iterator), options, (upload) => {
     const call = { requestId, method: 'UploadDataset', request: requestBytes(header, upload) };
     return answerOnce(requestLog, call, UploadDatasetResponse, async () => {

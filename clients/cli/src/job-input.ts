@@ -1,14 +1,14 @@
 /** What `train` and `estimate` share: the options that describe a job, and the data it is about. */
 import { statSync } from 'node:fs';
 import type { Command } from 'commander';
-import type { DatasetFormat } from '../../typescript/src/index.ts';
 import { readConfigFile } from './config-file.ts';
 import { printLines, type Session } from './connection.ts';
 import { CliError } from './failure.ts';
+import { type FileOptions, fileOptions } from './file-options.ts';
 import { adapterTarget } from './names.ts';
 import { TRAIN_OPTIONS_NOT_BUILT } from './not-built.ts';
 import { RUN_FLAGS, type TrainSettings, trainSettings } from './train-settings.ts';
-import { choice, FORMATS, type SpecDraft, TRAINING_FLAGS } from './training-flags.ts';
+import { type SpecDraft, TRAINING_FLAGS } from './training-flags.ts';
 
 /** Options of the connection and of these commands that do not describe the job. */
 const OTHER = new Set(['server', 'embedded', 'dataDir', 'device', 'threads', 'timeout', 'json', 'config']);
@@ -53,15 +53,16 @@ interface JobInput {
 
 /** Uploads the files that the settings name, and completes the spec. */
 export async function uploadInput(session: Session, { spec, run }: TrainSettings): Promise<JobInput> {
-  const format = run.format === undefined ? undefined : choice('format', FORMATS, run.format.replaceAll('-', '_'));
-  if (run.data === undefined) throw new CliError('--data is missing: a JSONL file, or datasets/NAME');
+  const { format, container, columns } = run;
+  const file = fileOptions({ format, container, columns, ignoreColumns: run['ignore-columns'] });
+  if (run.data === undefined) throw new CliError('--data is missing: a file of examples, or datasets/NAME');
   if (spec.model === undefined) throw new CliError('--model is missing: a registered name or a path');
   // Before the upload: a model that is not there must leave no data set behind.
   await session.client.getModel(spec.model);
   const uploaded: string[] = [];
-  spec.dataset = await datasetOf(session, run.data, 'data', format, uploaded);
+  spec.dataset = await datasetOf(session, run.data, 'data', file, uploaded);
   if (run['eval-data'] !== undefined)
-    spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', format, uploaded);
+    spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', file, uploaded);
   if (spec.initAdapter !== undefined) spec.initAdapter = adapterTarget(spec.initAdapter).value;
   return { spec, uploaded };
 }
@@ -70,14 +71,14 @@ async function datasetOf(
   session: Session,
   value: string,
   flag: string,
-  format: DatasetFormat | undefined,
+  file: FileOptions,
   uploaded: string[],
 ): Promise<string> {
   if (value.startsWith('datasets/')) return value;
   const isFile = statSync(value, { throwIfNoEntry: false })?.isFile() === true;
   if (!isFile)
     throw new CliError(`--${flag} ${value}: there is no such file; stored data sets are named datasets/NAME`);
-  const { name, examples } = await session.client.uploadDatasetFile(value, { format });
+  const { name, examples } = await session.client.uploadDatasetFile(value, file);
   uploaded.push(name);
   if (!session.json) await printLines(session, [`uploaded ${value} as ${name}, ${examples} examples`]);
   return name;

@@ -18,6 +18,7 @@ export const UINT64_FIELDS: ReadonlySet<string> = new Set([
   'peakAllocatedBytes',
   'peakBytes',
   'pinnedHostBytes',
+  'readBytes',
   'runTokens',
   'scratchBytes',
   'sizeBytes',

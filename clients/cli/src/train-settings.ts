@@ -1,13 +1,14 @@
 /** From flags and a configuration file to what `train` does. */
 import { CliError, notBuiltYet } from './failure.ts';
+import { FILE_FLAGS_HELP } from './file-options.ts';
 import { TRAIN_OPTIONS_NOT_BUILT } from './not-built.ts';
 import { type SpecDraft, TRAINING_FLAGS } from './training-flags.ts';
 
 /** What `train` does besides the job itself. */
 export const RUN_FLAGS = {
-  data: 'examples: a JSONL file, or datasets/NAME of stored ones',
-  'eval-data': 'held-out examples: a JSONL file, or datasets/NAME',
-  format: 'messages, prompt_completion or tokens (default: detected)',
+  data: 'examples: a JSONL, JSON, CSV or Parquet file, or datasets/NAME of stored ones',
+  'eval-data': 'held-out examples: a file, or datasets/NAME',
+  ...FILE_FLAGS_HELP,
   export: 'also write a PEFT folder here, on the server',
 } as const;
 

@@ -114,6 +114,71 @@ export async function* serverStream<Request, Response>(
   }
 }
 
+/** Writes requests as fast as the server reads; `ended` settles once the call is over. */
+async function writeRequests<Request>(
+  call: { write(request: Request): boolean; once(event: 'drain', listener: () => void): unknown; end(): void },
+  requests: AsyncIterable<Request>,
+  state: { ended: boolean; readonly over: Promise<void> },
+): Promise<void> {
+  for await (const request of requests) {
+    if (state.ended) return;
+    if (call.write(request)) continue;
+    const drained = Promise.withResolvers<void>();
+    call.once('drain', drained.resolve);
+    // A call that dies never drains.
+    await Promise.race([drained.promise, state.over]);
+  }
+  call.end();
+}
+
+/**
+ * A stream of requests, a stream of responses. Requests are taken only as fast as the server reads; leaving the loop cancels the call.
+ * Throws LuthierError, or what the requests throw.
+ */
+export async function* bidiStream<Request, Response>(
+  client: Client,
+  method: Method<Request, Response>,
+  requests: AsyncIterable<Request>,
+  options: CallOptions,
+): AsyncGenerator<Response, void, undefined> {
+  throwIfAborted(method.path, options.signal);
+  const { path, requestSerialize, responseDeserialize } = method;
+  const metadata = toMetadata(options.metadata);
+  const call = client.makeBidiStreamRequest(
+    path,
+    requestSerialize,
+    responseDeserialize,
+    metadata,
+    toGrpcOptions(options),
+  );
+  const over = Promise.withResolvers<void>();
+  const state = { ended: false, over: over.promise };
+  const end = (): void => {
+    state.ended = true;
+    over.resolve();
+  };
+  call.on('error', end);
+  call.on('status', end);
+  const unbind = bindSignal(call, options.signal);
+  let failure: unknown = null;
+  const written = writeRequests<Request>(call, requests, state).catch((error: unknown) => {
+    // The source failed: the server must not take what it has for the whole.
+    failure = error;
+    call.cancel();
+  });
+  try {
+    for await (const response of call) yield response as Response;
+    await written;
+    if (failure !== null) throw failure;
+  } catch (error) {
+    throw toLuthierError(failure ?? error, path);
+  } finally {
+    unbind();
+    end();
+    call.cancel();
+  }
+}
+
 /** A stream of requests, one response. Requests are taken only as fast as the server reads. Throws LuthierError. */
 export async function clientStream<Request, Response>(
   client: Client,

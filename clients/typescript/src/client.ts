@@ -5,17 +5,17 @@ import { type ChannelCredentials, Client, type ClientOptions, credentials } from
 import { adapterFiles, adapterMessages, receiveAdapter } from './adapter-files.ts';
 import { type AttachOptions, attach } from './attach.ts';
 import { Backoff, type RetryOptions } from './backoff.ts';
-import { type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
+import { bidiStream, type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
 import { LuthierError } from './error.ts';
 import * as adapters from './gen/luthier/v1/adapter_service.ts';
-import { type DatasetFormat, LoadIn } from './gen/luthier/v1/common.ts';
+import { type DatasetColumns, type DatasetContainer, type DatasetFormat, LoadIn } from './gen/luthier/v1/common.ts';
 import * as datasets from './gen/luthier/v1/dataset_service.ts';
 import * as generation from './gen/luthier/v1/generation_service.ts';
 import * as models from './gen/luthier/v1/model_service.ts';
 import * as tokenizers from './gen/luthier/v1/tokenizer_service.ts';
 import * as training from './gen/luthier/v1/training_service.ts';
 import { Status } from './status.ts';
-import { fileSha256, type UploadSource, uploadMessages } from './upload.ts';
+import { checkMessages, fileSha256, type UploadSource, uploadMessages } from './upload.ts';
 
 type DeepPartial<T> = training.DeepPartial<T>;
 
@@ -44,8 +44,12 @@ export interface TrainOptions extends AttachOptions {
 export interface UploadOptions extends CallOptions {
   /** Absent: chosen by the server. */
   readonly datasetId?: string | undefined;
-  /** Absent: detected from the first line. */
+  /** Absent: detected from the first example. */
   readonly format?: DatasetFormat | undefined;
+  /** Absent: detected from the first bytes. */
+  readonly container?: DatasetContainer | undefined;
+  /** Absent: as the file has them. */
+  readonly columns?: DatasetColumns | undefined;
   /** SHA-256 of the whole, hex; the server compares. `uploadDatasetFile` computes it. */
   readonly sha256?: string | undefined;
   readonly requestId?: string | undefined;
@@ -209,17 +213,17 @@ export class LuthierClient {
 
   // Data sets.
 
-  /** Stores JSONL from memory or any iterable, which is read only as fast as the server takes it. Not repeated by itself. */
+  /** Stores a file from memory or any iterable, which is read only as fast as the server takes it. Not repeated by itself. */
   async uploadDataset(source: UploadSource, options: UploadOptions = {}): Promise<datasets.Dataset> {
-    const { datasetId, format, sha256, requestId } = options;
-    const header = { datasetId, format, sha256, requestId: requestId ?? crypto.randomUUID() };
+    const { datasetId, format, container, columns, sha256, requestId } = options;
+    const header = { datasetId, format, container, columns, sha256, requestId: requestId ?? crypto.randomUUID() };
     const method = datasets.DatasetServiceService.uploadDataset;
     const messages = uploadMessages(header as DeepPartial<datasets.UploadDatasetHeader>, source);
     const { dataset } = await clientStream(this.#client, method, messages, this.#callOptions(options));
     return required(dataset, 'dataset');
   }
 
-  /** Stores a JSONL file, with its checksum; repeated where the server could not take it. */
+  /** Stores a file, with its checksum; repeated where the server could not take it. */
   async uploadDatasetFile(path: string, options: UploadOptions = {}): Promise<datasets.Dataset> {
     const sha256 = options.sha256 ?? (await fileSha256(path));
     const requestId = options.requestId ?? crypto.randomUUID();
@@ -233,6 +237,19 @@ export class LuthierClient {
     const method = datasets.DatasetServiceService.validateDataset;
     const { report } = await this.#read(method, datasets.ValidateDatasetRequest, request, options);
     return required(report, 'report');
+  }
+
+  /**
+   * Yields progress, then the report, of a stored data set or of a file that is sent and not stored. Leaving the loop ends the work.
+   * @param source The file; absent where `header.validation.dataset` names a stored one.
+   */
+  checkDataset(
+    header: DeepPartial<datasets.CheckDatasetHeader>,
+    source: UploadSource = [],
+    options: CallOptions = {},
+  ): AsyncGenerator<datasets.CheckDatasetResponse, void, undefined> {
+    const method = datasets.DatasetServiceService.checkDataset;
+    return bidiStream(this.#client, method, checkMessages(header, source), this.#callOptions(options));
   }
 
   previewExamples(

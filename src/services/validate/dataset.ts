@@ -1,9 +1,20 @@
 import { z } from 'zod';
-import type { ContractFormatName } from '../../datasets/formats.ts';
+import { type Container, NO_COLUMNS } from '../../datasets/file-layout.ts';
+import { FORMAT_FIELDS, type FormatName } from '../../datasets/formats.ts';
 import type { OverLength } from '../../datasets/over-length.ts';
-import { DatasetFormat, OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
+import { DatasetContainer, DatasetFormat, OverLengthPolicy, TrainOn } from '../../gen/luthier/v1/common.ts';
 import type { TrainOn as TrainOnName } from '../../prompt/renderer.ts';
-import { expected, page, requestId, resourceId, resourceName, templateField, wholeNumber } from './fields.ts';
+import {
+  expected,
+  optionalName,
+  page,
+  positiveNumber,
+  requestId,
+  resourceId,
+  resourceName,
+  templateField,
+  wholeNumber,
+} from './fields.ts';
 
 const UINT32 = 2 ** 32 - 1;
 /** Examples in one answer of PreviewExamples. */
@@ -11,7 +22,7 @@ const PREVIEWS = 100;
 const INLINE_BYTES = 2 ** 20;
 
 /** The contract's layouts by number; null: detected. */
-const FORMATS: ReadonlyMap<DatasetFormat, ContractFormatName | null> = new Map([
+const FORMATS: ReadonlyMap<DatasetFormat, FormatName | null> = new Map([
   [DatasetFormat.DATASET_FORMAT_UNSPECIFIED, null],
   [DatasetFormat.DATASET_FORMAT_MESSAGES, 'messages'],
   [DatasetFormat.DATASET_FORMAT_PROMPT_COMPLETION, 'prompt_completion'],
@@ -20,6 +31,15 @@ const FORMATS: ReadonlyMap<DatasetFormat, ContractFormatName | null> = new Map([
   [DatasetFormat.DATASET_FORMAT_INSTRUCTION, 'instruction'],
   [DatasetFormat.DATASET_FORMAT_ROUNDS, 'rounds'],
   [DatasetFormat.DATASET_FORMAT_TEXT, 'text'],
+]);
+
+/** The contract's containers by number; null: detected. */
+const CONTAINERS: ReadonlyMap<DatasetContainer, Container | null> = new Map([
+  [DatasetContainer.DATASET_CONTAINER_UNSPECIFIED, null],
+  [DatasetContainer.DATASET_CONTAINER_JSONL, 'jsonl'],
+  [DatasetContainer.DATASET_CONTAINER_JSON, 'json'],
+  [DatasetContainer.DATASET_CONTAINER_CSV, 'csv'],
+  [DatasetContainer.DATASET_CONTAINER_PARQUET, 'parquet'],
 ]);
 
 const TRAIN_ON: ReadonlyMap<TrainOn, TrainOnName> = new Map([
@@ -46,6 +66,25 @@ function named<Value, Name>(names: ReadonlyMap<Value, Name>, what: string) {
 
 /** DatasetFormat; null: detected. */
 const formatField = named(FORMATS, 'a DatasetFormat');
+/** DatasetContainer; null: detected. */
+const containerField = named(CONTAINERS, 'a DatasetContainer');
+
+const columnName = z.string().min(1, expected('a column')).max(256, expected('at most 256 characters'));
+const formatFieldName = z
+  .string()
+  .refine(
+    (field) => FORMAT_FIELDS.has(field),
+    expected(`a field of a format (${[...FORMAT_FIELDS].join(', ')}), mapped to a column of the file`),
+  );
+
+/** DatasetColumns; absent: as the file has them. */
+const columnsField = z
+  .object({
+    mapped: z.record(formatFieldName, columnName),
+    ignored: z.array(columnName).max(1000, expected('at most 1000 columns')),
+  })
+  .optional()
+  .transform((columns) => columns ?? NO_COLUMNS);
 /** TrainOn. */
 export const trainOnField = named(TRAIN_ON, 'a TrainOn');
 /** OverLengthPolicy. */
@@ -60,21 +99,44 @@ export const uploadHeaderSchema = z.object({
   requestId,
   datasetId: resourceId,
   format: formatField,
+  container: containerField,
+  columns: columnsField,
   sha256: z
     .string()
     .regex(/^([0-9a-fA-F]{64})?$/, expected('a SHA-256 in 64 hexadecimal digits'))
     .transform((hex) => (hex === '' ? null : hex.toLowerCase())),
 });
 
-/** ValidateDatasetRequest. */
-export const validateSchema = z.object({
-  dataset: datasetName,
+const validation = {
   model,
   template: templateField,
   trainOn: trainOnField,
   maxSeqLength: wholeNumber(0, UINT32),
   overLength: overLengthField,
-});
+  perDeviceTrainBatchSize: wholeNumber(1, 65_536).default(8),
+  gradientAccumulationSteps: wholeNumber(1, 65_536).default(1),
+  numTrainEpochs: positiveNumber(1e6).default(3),
+};
+
+/** ValidateDatasetRequest. */
+export const validateSchema = z.object({ dataset: datasetName, ...validation });
+
+/** CheckDatasetHeader; `dataset` empty: a file follows. */
+export const checkSchema = z
+  .object({
+    validation: z.object({ dataset: optionalName, ...validation }, expected('a validation')),
+    format: formatField,
+    container: containerField,
+    columns: columnsField,
+  })
+  .refine(
+    ({ validation, format, container, columns }) =>
+      validation.dataset === '' || (format === null && container === null && columns === NO_COLUMNS),
+    {
+      path: ['format'],
+      message: 'expected format, container and columns only with a file; those of a stored data set are settled',
+    },
+  );
 
 const source = z.discriminatedUnion(
   '$case',

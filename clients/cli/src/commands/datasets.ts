@@ -9,15 +9,19 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { type FileFlags, fileOptions, withFileFlags } from '../file-options.ts';
 import { formatBytes, formatRecord, formatTable } from '../format.ts';
 import type { Io } from '../io.ts';
 import { resourceName } from '../names.ts';
-import { choice, FORMATS } from '../training-flags.ts';
+import { describeLayout } from '../view/dataset-report.ts';
 
 const datasetName = (value: string): string => resourceName('datasets', value);
 
-const formatName = (dataset: Dataset): string =>
-  Object.entries(FORMATS).find(([, format]) => format === dataset.format)?.[0] ?? 'unknown';
+function columnsOf({ columns }: Dataset): [string, string][] {
+  if (columns === undefined) return [];
+  const mapped = Object.entries(columns.mapped).map(([field, column]) => `${field}=${column}`);
+  return [['columns', [...mapped, ...columns.ignored.map((column) => `without ${column}`)].join(', ')]];
+}
 
 async function show(session: Session, dataset: Dataset): Promise<void> {
   if (session.json) return printJson(session, Dataset, dataset);
@@ -25,7 +29,8 @@ async function show(session: Session, dataset: Dataset): Promise<void> {
     session,
     formatRecord([
       ['name', dataset.name],
-      ['format', formatName(dataset)],
+      ['format', describeLayout(dataset)],
+      ...columnsOf(dataset),
       ['examples', String(dataset.examples)],
       ['size', formatBytes(dataset.sizeBytes)],
       ['sha256', dataset.sha256],
@@ -39,28 +44,26 @@ async function list(session: Session): Promise<void> {
   for await (const { datasets } of eachPage((pageToken) => session.client.listDatasets({ pageToken }))) {
     for (const dataset of datasets) {
       if (session.json) await printJson(session, Dataset, dataset);
-      rows.push([dataset.name, formatName(dataset), String(dataset.examples), formatBytes(dataset.sizeBytes)]);
+      rows.push([dataset.name, describeLayout(dataset), String(dataset.examples), formatBytes(dataset.sizeBytes)]);
     }
   }
   if (!session.json) await printLines(session, formatTable(['NAME', 'FORMAT', 'EXAMPLES', 'SIZE'], rows));
 }
 
-interface UploadFlags extends ConnectionOptions {
+interface UploadFlags extends ConnectionOptions, FileFlags {
   readonly name?: string;
-  readonly format?: string;
 }
 
 /** The group of commands. */
 export function datasetsCommand(io: Io): Command {
-  const upload = new Command('upload').argument('<file>').description('store a JSONL file, one example a line');
+  const upload = new Command('upload')
+    .argument('<file>')
+    .description('store a file of examples: JSONL, JSON, CSV or Parquet, compressed or not');
   upload.option('--name <id>', 'default: chosen by the server');
-  upload.option('--format <format>', `${Object.keys(FORMATS).join(', ')} (default: detected)`);
-  withConnection(upload).action(async (file: string, options: UploadFlags) => {
-    const format =
-      options.format === undefined ? undefined : choice('format', FORMATS, options.format.replaceAll('-', '_'));
+  withConnection(withFileFlags(upload)).action(async (file: string, options: UploadFlags) => {
     const datasetId = options.name?.replace(/^datasets\//, '');
     await withSession(io, options, async (session) =>
-      show(session, await session.client.uploadDatasetFile(file, { datasetId, format })),
+      show(session, await session.client.uploadDatasetFile(file, { datasetId, ...fileOptions(options) })),
     );
   });
   const get = new Command('get').argument('<dataset>').description('one data set');

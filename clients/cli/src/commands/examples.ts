@@ -1,52 +1,45 @@
-/** `luthier validate` and `preview`: what a model would learn from a data set. */
+/** `luthier preview`, and what `validate` shares with it: what a model would learn from a data set. */
 import { readFileSync, statSync } from 'node:fs';
 import { Command } from 'commander';
-import {
-  DatasetFormat,
-  DatasetReport,
-  OverLengthPolicy,
-  PreviewExamplesResponse,
-  Status,
-  TrainOn,
-} from '../../../typescript/src/index.ts';
+import { DatasetFormat, PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
-  numberOption,
   printJson,
   printLines,
   type Session,
   withConnection,
   withSession,
 } from '../connection.ts';
-import { CliError, EXIT, exitCodeOf } from '../failure.ts';
-import { formatCount } from '../format.ts';
+import { CliError } from '../failure.ts';
+import { FILE_FLAGS_HELP, fileOptions } from '../file-options.ts';
 import type { Io } from '../io.ts';
 import { modelName, resourceName } from '../names.ts';
 import { parseTokenIds } from '../prompt-input.ts';
 import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
-import { choice, FORMATS, OVER_LENGTH, TRAIN_ON } from '../training-flags.ts';
+import { choice, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
-import type { SetExitCode } from './set-exit-code.ts';
 
-interface ExampleFlags extends ConnectionOptions {
+/** Options of both commands. */
+export interface ExampleFlags extends ConnectionOptions {
   readonly model: string;
   readonly template?: string;
   readonly trainOn?: string;
-  readonly format?: string;
 }
 
-function withExamples(command: Command): Command {
-  command.argument('<data>', 'a JSONL file, or the name of a stored data set');
+/** Adds them. */
+export function withExamples(command: Command): Command {
+  command.argument('<data>', 'a file of examples, or the name of a stored data set');
   command.requiredOption('--model <name>', 'whose tokenizer and template: a registered name or a path');
   command.option(`--template ${TEMPLATE_VALUE}`, "a template's id or file (default: the model's own)");
   command.option('--train-on <what>', 'assistant, last or all (default: assistant)');
-  command.option('--format <format>', 'of a file (default: detected)');
   return withConnection(command);
 }
 
-const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+/** Whether a command's data is a file, not the name of a data set. */
+export const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
 
-function commonOf(options: ExampleFlags) {
+/** What both requests share. */
+export function commonOf(options: ExampleFlags) {
   return {
     model: modelName(options.model),
     template: templateOf(options.template ?? ''),
@@ -55,49 +48,9 @@ function commonOf(options: ExampleFlags) {
   };
 }
 
-const formatOf = (options: ExampleFlags): DatasetFormat =>
-  options.format === undefined
-    ? DatasetFormat.DATASET_FORMAT_UNSPECIFIED
-    : choice('format', FORMATS, options.format.replaceAll('-', '_'));
-
-interface ValidateFlags extends ExampleFlags {
-  readonly maxSeqLength?: number;
-  readonly overLength?: string;
-}
-
-async function validate(session: Session, data: string, options: ValidateFlags): Promise<number> {
-  const overLength =
-    options.overLength === undefined
-      ? OverLengthPolicy.OVER_LENGTH_POLICY_UNSPECIFIED
-      : choice('over-length', OVER_LENGTH, options.overLength.replaceAll('-', '_'));
-  const uploaded = isFile(data) ? await session.client.uploadDatasetFile(data, { format: formatOf(options) }) : null;
-  try {
-    const dataset = uploaded?.name ?? resourceName('datasets', data);
-    const maxSeqLength = options.maxSeqLength ?? 0;
-    const report = await session.client.validateDataset({ dataset, ...commonOf(options), maxSeqLength, overLength });
-    if (session.json) await printJson(session, DatasetReport, report);
-    else await printLines(session, describe(report));
-    return report.problemCount === 0 ? EXIT.ok : exitCodeOf(Status.INVALID_ARGUMENT);
-  } finally {
-    // A file was only sent to be looked at.
-    if (uploaded !== null) await session.client.deleteDataset(uploaded.name);
-  }
-}
-
-function describe(report: DatasetReport): string[] {
-  const { examples, tokens, labelTokens, shortest, longest, template, problems, problemCount } = report;
-  const counts = `${examples} examples, ${formatCount(tokens)} tokens (${shortest} to ${longest} each), ${formatCount(labelTokens)} learned`;
-  const lines = [
-    counts,
-    ...(template === undefined ? [] : [`template ${template.id} ${template.version} ${template.hash}`]),
-  ];
-  for (const { field, description, reason } of problems) lines.push(`${field}: ${description} (${reason})`);
-  if (problemCount > problems.length) lines.push(`… and ${problemCount - problems.length} more`);
-  return [...lines, problemCount === 0 ? 'no problems' : `${problemCount} problems`];
-}
-
 interface PreviewFlags extends ExampleFlags {
   readonly index?: string;
+  readonly format?: string;
 }
 
 async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {
@@ -112,22 +65,10 @@ async function preview(session: Session, data: string, options: PreviewFlags): P
     source,
     ...commonOf(options),
     indices,
-    format: formatOf(options),
+    format: fileOptions({ format: options.format }).format ?? DatasetFormat.DATASET_FORMAT_UNSPECIFIED,
   });
   if (session.json) return printJson(session, PreviewExamplesResponse, response);
   for (const example of response.examples) await printLines(session, [maskPreview(session.io.stdout, example), '']);
-}
-
-/** `luthier validate`. */
-export function validateCommand(io: Io, setExitCode: SetExitCode): Command {
-  const command = new Command('validate').description(
-    'read and render every line; report every problem and the counts',
-  );
-  command.option('--max-seq-length <n>', "default: the model's context", numberOption(1, true));
-  command.option('--over-length <policy>', 'error, truncate, drop_rounds or drop (default: error)');
-  return withExamples(command).action(async (data: string, options: ValidateFlags) =>
-    setExitCode(await withSession(io, options, (session) => validate(session, data, options))),
-  );
 }
 
 /** `luthier preview`. */
@@ -135,6 +76,7 @@ export function previewCommand(io: Io): Command {
   const command = new Command('preview').description(
     'the exact tokens of examples; what is learned stands out in colour',
   );
+  command.option('--format <format>', FILE_FLAGS_HELP.format);
   command.option('--index <n,…>', 'which examples, from 0 (default: the first three)');
   return withExamples(command).action((data: string, options: PreviewFlags) =>
     withSession(io, options, (session) => preview(session, data, options)),

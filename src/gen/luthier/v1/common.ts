@@ -137,12 +137,9 @@ export function loadInToJSON(object: LoadIn): string {
   }
 }
 
-/**
- * The layout of the examples in a data set. One example a line of JSONL: UTF-8, blank lines are skipped, a line holds at most 16 MiB.
- * Fields that a layout does not have are refused.
- */
+/** The layout of the examples in a data set. Fields that a layout does not have are refused. */
 export const DatasetFormat = {
-  /** DATASET_FORMAT_UNSPECIFIED - Detected from the first line. */
+  /** DATASET_FORMAT_UNSPECIFIED - Detected from the first example. */
   DATASET_FORMAT_UNSPECIFIED: 0,
   /** DATASET_FORMAT_MESSAGES - {"messages": [{"role", "content", "weight"?}]} */
   DATASET_FORMAT_MESSAGES: 1,
@@ -150,13 +147,13 @@ export const DatasetFormat = {
   DATASET_FORMAT_PROMPT_COMPLETION: 2,
   /** DATASET_FORMAT_TOKENS - {"input_ids": […], "labels": […]}: exact ids, untouched; -100 is ignored. */
   DATASET_FORMAT_TOKENS: 3,
-  /** DATASET_FORMAT_CONVERSATIONS - ShareGPT: {"conversations": [{"from", "value"}]}. Not built yet. */
+  /** DATASET_FORMAT_CONVERSATIONS - ShareGPT: {"conversations": [{"from", "value", "weight"?}], "id"?}. */
   DATASET_FORMAT_CONVERSATIONS: 4,
-  /** DATASET_FORMAT_INSTRUCTION - Alpaca and BELLE: {"instruction", "input", "output"}. Not built yet. */
+  /** DATASET_FORMAT_INSTRUCTION - Alpaca and BELLE: {"instruction", "input"?, "output"}. The input follows the instruction on a new line. */
   DATASET_FORMAT_INSTRUCTION: 5,
-  /** DATASET_FORMAT_ROUNDS - {"query", "response", "history": [[q, a], …]}. Not built yet. */
+  /** DATASET_FORMAT_ROUNDS - {"query", "response", "history"?: [[q, a], …], "system"?}. */
   DATASET_FORMAT_ROUNDS: 6,
-  /** DATASET_FORMAT_TEXT - {"text": "…"}. Not built yet. */
+  /** DATASET_FORMAT_TEXT - {"text": "…"}: all of it is learned, with the end token, unless a template is named that says otherwise. */
   DATASET_FORMAT_TEXT: 7,
   UNRECOGNIZED: -1,
 } as const;
@@ -227,6 +224,130 @@ export function datasetFormatToJSON(object: DatasetFormat): string {
     case DatasetFormat.DATASET_FORMAT_TEXT:
       return "DATASET_FORMAT_TEXT";
     case DatasetFormat.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** What holds the examples of a file. Text is UTF-8, with or without a byte order mark; an example has at most 16 MiB. */
+export const DatasetContainer = {
+  /** DATASET_CONTAINER_UNSPECIFIED - Detected from the first bytes. */
+  DATASET_CONTAINER_UNSPECIFIED: 0,
+  /** DATASET_CONTAINER_JSONL - One example a line; blank lines are skipped. */
+  DATASET_CONTAINER_JSONL: 1,
+  /** DATASET_CONTAINER_JSON - One list of examples. */
+  DATASET_CONTAINER_JSON: 2,
+  /** DATASET_CONTAINER_CSV - A line of column names, then a record for each example; separated by comma, tab or semicolon. */
+  DATASET_CONTAINER_CSV: 3,
+  /** DATASET_CONTAINER_PARQUET - Row groups of at most 128 MiB uncompressed. */
+  DATASET_CONTAINER_PARQUET: 4,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type DatasetContainer = typeof DatasetContainer[keyof typeof DatasetContainer];
+
+export namespace DatasetContainer {
+  export type DATASET_CONTAINER_UNSPECIFIED = typeof DatasetContainer.DATASET_CONTAINER_UNSPECIFIED;
+  export type DATASET_CONTAINER_JSONL = typeof DatasetContainer.DATASET_CONTAINER_JSONL;
+  export type DATASET_CONTAINER_JSON = typeof DatasetContainer.DATASET_CONTAINER_JSON;
+  export type DATASET_CONTAINER_CSV = typeof DatasetContainer.DATASET_CONTAINER_CSV;
+  export type DATASET_CONTAINER_PARQUET = typeof DatasetContainer.DATASET_CONTAINER_PARQUET;
+  export type UNRECOGNIZED = typeof DatasetContainer.UNRECOGNIZED;
+}
+
+export function datasetContainerFromJSON(object: any): DatasetContainer {
+  switch (object) {
+    case 0:
+    case "DATASET_CONTAINER_UNSPECIFIED":
+      return DatasetContainer.DATASET_CONTAINER_UNSPECIFIED;
+    case 1:
+    case "DATASET_CONTAINER_JSONL":
+      return DatasetContainer.DATASET_CONTAINER_JSONL;
+    case 2:
+    case "DATASET_CONTAINER_JSON":
+      return DatasetContainer.DATASET_CONTAINER_JSON;
+    case 3:
+    case "DATASET_CONTAINER_CSV":
+      return DatasetContainer.DATASET_CONTAINER_CSV;
+    case 4:
+    case "DATASET_CONTAINER_PARQUET":
+      return DatasetContainer.DATASET_CONTAINER_PARQUET;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return DatasetContainer.UNRECOGNIZED;
+  }
+}
+
+export function datasetContainerToJSON(object: DatasetContainer): string {
+  switch (object) {
+    case DatasetContainer.DATASET_CONTAINER_UNSPECIFIED:
+      return "DATASET_CONTAINER_UNSPECIFIED";
+    case DatasetContainer.DATASET_CONTAINER_JSONL:
+      return "DATASET_CONTAINER_JSONL";
+    case DatasetContainer.DATASET_CONTAINER_JSON:
+      return "DATASET_CONTAINER_JSON";
+    case DatasetContainer.DATASET_CONTAINER_CSV:
+      return "DATASET_CONTAINER_CSV";
+    case DatasetContainer.DATASET_CONTAINER_PARQUET:
+      return "DATASET_CONTAINER_PARQUET";
+    case DatasetContainer.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** How a file is compressed; always detected. */
+export const DatasetCompression = {
+  DATASET_COMPRESSION_UNSPECIFIED: 0,
+  DATASET_COMPRESSION_NONE: 1,
+  DATASET_COMPRESSION_GZIP: 2,
+  DATASET_COMPRESSION_ZSTD: 3,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type DatasetCompression = typeof DatasetCompression[keyof typeof DatasetCompression];
+
+export namespace DatasetCompression {
+  export type DATASET_COMPRESSION_UNSPECIFIED = typeof DatasetCompression.DATASET_COMPRESSION_UNSPECIFIED;
+  export type DATASET_COMPRESSION_NONE = typeof DatasetCompression.DATASET_COMPRESSION_NONE;
+  export type DATASET_COMPRESSION_GZIP = typeof DatasetCompression.DATASET_COMPRESSION_GZIP;
+  export type DATASET_COMPRESSION_ZSTD = typeof DatasetCompression.DATASET_COMPRESSION_ZSTD;
+  export type UNRECOGNIZED = typeof DatasetCompression.UNRECOGNIZED;
+}
+
+export function datasetCompressionFromJSON(object: any): DatasetCompression {
+  switch (object) {
+    case 0:
+    case "DATASET_COMPRESSION_UNSPECIFIED":
+      return DatasetCompression.DATASET_COMPRESSION_UNSPECIFIED;
+    case 1:
+    case "DATASET_COMPRESSION_NONE":
+      return DatasetCompression.DATASET_COMPRESSION_NONE;
+    case 2:
+    case "DATASET_COMPRESSION_GZIP":
+      return DatasetCompression.DATASET_COMPRESSION_GZIP;
+    case 3:
+    case "DATASET_COMPRESSION_ZSTD":
+      return DatasetCompression.DATASET_COMPRESSION_ZSTD;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return DatasetCompression.UNRECOGNIZED;
+  }
+}
+
+export function datasetCompressionToJSON(object: DatasetCompression): string {
+  switch (object) {
+    case DatasetCompression.DATASET_COMPRESSION_UNSPECIFIED:
+      return "DATASET_COMPRESSION_UNSPECIFIED";
+    case DatasetCompression.DATASET_COMPRESSION_NONE:
+      return "DATASET_COMPRESSION_NONE";
+    case DatasetCompression.DATASET_COMPRESSION_GZIP:
+      return "DATASET_COMPRESSION_GZIP";
+    case DatasetCompression.DATASET_COMPRESSION_ZSTD:
+      return "DATASET_COMPRESSION_ZSTD";
+    case DatasetCompression.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -329,9 +450,25 @@ export interface Template {
   hash: string;
 }
 
+/** Which of a file's columns, the top-level fields of an example, are which fields of its format. */
+export interface DatasetColumns {
+  /** The file's column by the format's field, such as `prompt: question`. */
+  mapped: { [key: string]: string };
+  /** Columns that are left out. */
+  ignored: string[];
+}
+
+export interface DatasetColumns_MappedEntry {
+  key: string;
+  value: string;
+}
+
 /** A problem found in input data, with the place it was found at. */
 export interface Problem {
-  /** Where, such as `line[7].messages[1].content`. Lines count from 1, messages from 0. */
+  /**
+   * Where, such as `line[7].messages[1].content`, or `file`. Lines count from 1, messages from 0; in a JSON list and in Parquet, whose
+   * examples have no lines of their own, examples count from 1.
+   */
   field: string;
   /** What was expected, what was found and what to do. */
   description: string;
@@ -699,6 +836,206 @@ export const Template: MessageFns<Template> = {
   },
 };
 
+function createBaseDatasetColumns(): DatasetColumns {
+  return { mapped: {}, ignored: [] };
+}
+
+export const DatasetColumns: MessageFns<DatasetColumns> = {
+  encode(message: DatasetColumns, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    globalThis.Object.entries(message.mapped).forEach(([key, value]: [string, string]) => {
+      DatasetColumns_MappedEntry.encode({ key: key as any, value }, writer.uint32(10).fork()).join();
+    });
+    for (const v of message.ignored) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetColumns {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetColumns();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            const entry1 = DatasetColumns_MappedEntry.decode(reader, reader.uint32());
+            if (entry1.value !== undefined) {
+              message.mapped[entry1.key] = entry1.value;
+            }
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.ignored.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetColumns {
+    return {
+      mapped: isObject(object.mapped)
+        ? (globalThis.Object.entries(object.mapped) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      ignored: globalThis.Array.isArray(object?.ignored) ? object.ignored.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: DatasetColumns): unknown {
+    const obj: any = {};
+    if (message.mapped) {
+      const entries = globalThis.Object.entries(message.mapped) as [string, string][];
+      if (entries.length > 0) {
+        obj.mapped = {};
+        entries.forEach(([k, v]) => {
+          obj.mapped[k] = v;
+        });
+      }
+    }
+    if (message.ignored?.length) {
+      obj.ignored = message.ignored;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetColumns>): DatasetColumns {
+    return DatasetColumns.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetColumns>): DatasetColumns {
+    const message = createBaseDatasetColumns();
+    message.mapped = (globalThis.Object.entries(object.mapped ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.ignored = object.ignored?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseDatasetColumns_MappedEntry(): DatasetColumns_MappedEntry {
+  return { key: "", value: "" };
+}
+
+export const DatasetColumns_MappedEntry: MessageFns<DatasetColumns_MappedEntry> = {
+  encode(message: DatasetColumns_MappedEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetColumns_MappedEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetColumns_MappedEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetColumns_MappedEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: DatasetColumns_MappedEntry): unknown {
+    const obj: any = {};
+    if (message.key !== undefined) {
+      obj.key = message.key;
+    }
+    if (message.value !== undefined) {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetColumns_MappedEntry>): DatasetColumns_MappedEntry {
+    return DatasetColumns_MappedEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetColumns_MappedEntry>): DatasetColumns_MappedEntry {
+    const message = createBaseDatasetColumns_MappedEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
 function createBaseProblem(): Problem {
   return { field: "", description: "", reason: "" };
 }
@@ -930,6 +1267,10 @@ function fromJsonTimestamp(o: any): Date {
   } else {
     return fromTimestamp(Timestamp.fromJSON(o));
   }
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {

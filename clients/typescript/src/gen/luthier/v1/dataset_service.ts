@@ -7,9 +7,11 @@ import {
   type CallOptions,
   type ChannelCredentials,
   Client,
+  type ClientDuplexStream,
   type ClientOptions,
   type ClientUnaryCall,
   type ClientWritableStream,
+  type handleBidiStreamingCall,
   type handleClientStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
@@ -19,6 +21,13 @@ import {
 } from "@grpc/grpc-js";
 import { Timestamp } from "../../google/protobuf/timestamp.ts";
 import {
+  DatasetColumns,
+  DatasetCompression,
+  datasetCompressionFromJSON,
+  datasetCompressionToJSON,
+  DatasetContainer,
+  datasetContainerFromJSON,
+  datasetContainerToJSON,
   DatasetFormat,
   datasetFormatFromJSON,
   datasetFormatToJSON,
@@ -47,6 +56,10 @@ export interface Dataset {
   /** SHA-256 of the file; hex. */
   sha256: string;
   createTime: Date | undefined;
+  container: DatasetContainer;
+  compression: DatasetCompression;
+  /** Absent: as the file has them. */
+  columns: DatasetColumns | undefined;
 }
 
 export interface UploadDatasetRequest {
@@ -63,6 +76,8 @@ export interface UploadDatasetHeader {
   format: DatasetFormat;
   /** Absent: not checked. SHA-256 of the file; hex. */
   sha256: string;
+  container: DatasetContainer;
+  columns: DatasetColumns | undefined;
 }
 
 export interface UploadDatasetResponse {
@@ -80,10 +95,55 @@ export interface ValidateDatasetRequest {
   /** 0: the model's context. */
   maxSeqLength: number;
   overLength: OverLengthPolicy;
+  /** For the number of optimizer steps, as in TrainingSpec. Absent: 8. */
+  perDeviceTrainBatchSize?:
+    | number
+    | undefined;
+  /** Absent: 1. */
+  gradientAccumulationSteps?:
+    | number
+    | undefined;
+  /** Absent: 3. */
+  numTrainEpochs?: number | undefined;
 }
 
 export interface ValidateDatasetResponse {
   report: DatasetReport | undefined;
+}
+
+export interface CheckDatasetRequest {
+  /** First a header; where it names no data set, then the file in order, each piece at most 1 MiB. */
+  part: { $case: "header"; value: CheckDatasetHeader } | { $case: "chunk"; value: Buffer } | undefined;
+}
+
+/** What is checked, and for whom. */
+export interface CheckDatasetHeader {
+  /** `dataset` empty: a file follows. */
+  validation:
+    | ValidateDatasetRequest
+    | undefined;
+  /** Of a file that follows. */
+  format: DatasetFormat;
+  /** Of a file that follows. */
+  container: DatasetContainer;
+  /** Of a file that follows. */
+  columns: DatasetColumns | undefined;
+}
+
+export interface CheckDatasetResponse {
+  /** Progress, as it is made, then one report. */
+  event: { $case: "progress"; value: CheckProgress } | { $case: "report"; value: DatasetReport } | undefined;
+}
+
+/** How far a check is. */
+export interface CheckProgress {
+  /** Bytes of the file that were read, as it is stored. Below 2^53. */
+  readBytes: number;
+  /** Of all its bytes. */
+  totalBytes: number;
+  examples: number;
+  /** Found until now. */
+  problemCount: number;
 }
 
 /**
@@ -101,12 +161,68 @@ export interface DatasetReport {
   template:
     | Template
     | undefined;
-  /** At most 100, in order. */
+  /** What a job would refuse. At most 100, in order. */
   problems: Problem[];
   /** All of them, shown or not. */
   problemCount: number;
   /** What was done to examples that are too long, with their numbers, such as how many were left out. */
   warnings: string[];
+  container: DatasetContainer;
+  compression: DatasetCompression;
+  /** Problems and notices by kind: first the problems, then the most frequent first. */
+  kinds: ProblemKind[];
+  /** Examples by their whole length in tokens, before over_length. */
+  lengths: HistogramBucket[];
+  /** Examples by their number of answers. Empty for exact ids. */
+  rounds: HistogramBucket[];
+  /** The longest examples before over_length, at most 5, longest first. */
+  longestExamples: ExampleLength[];
+  /** What each policy would do to the examples that are longer than max_seq_length. */
+  overLengthEffects: OverLengthEffect[];
+  /** Longest example that was taken, in tokens. */
+  maxSeqLength: number;
+  /** Optimizer steps of the examples that are kept, as TrainingPlan counts them. */
+  stepsPerEpoch: number;
+  totalSteps: number;
+  /** Bytes of the file, as it is stored. Below 2^53. */
+  sizeBytes: number;
+}
+
+/** Problems of one kind. */
+export interface ProblemKind {
+  /** A stable name, such as `EMPTY_MESSAGES` or `DUPLICATE_EXAMPLE`. */
+  reason: string;
+  /** True: a job would refuse the data set. False: it can be learned from as it is, but is seldom meant so. */
+  refused: boolean;
+  count: number;
+  /** The first 10, in order. */
+  problems: Problem[];
+}
+
+/** A part of a histogram. */
+export interface HistogramBucket {
+  /** Smallest value counted here. */
+  from: number;
+  /** Largest value counted here. */
+  to: number;
+  examples: number;
+}
+
+export interface ExampleLength {
+  /** As in Problem.field. */
+  line: number;
+  tokens: number;
+}
+
+/** What a policy would do to examples that are too long. */
+export interface OverLengthEffect {
+  policy: OverLengthPolicy;
+  /** Examples that are longer. */
+  examples: number;
+  /** Of them, those that are left out or, under drop_rounds, would refuse the data set. */
+  lostExamples: number;
+  /** Tokens that are not trained on, of all in the data set. */
+  lostTokens: number;
 }
 
 export interface PreviewExamplesRequest {
@@ -178,7 +294,17 @@ export interface DeleteDatasetResponse {
 }
 
 function createBaseDataset(): Dataset {
-  return { name: "", format: 0, examples: 0, sizeBytes: 0, sha256: "", createTime: undefined };
+  return {
+    name: "",
+    format: 0,
+    examples: 0,
+    sizeBytes: 0,
+    sha256: "",
+    createTime: undefined,
+    container: 0,
+    compression: 0,
+    columns: undefined,
+  };
 }
 
 export const Dataset: MessageFns<Dataset> = {
@@ -200,6 +326,15 @@ export const Dataset: MessageFns<Dataset> = {
     }
     if (message.createTime !== undefined) {
       Timestamp.encode(toTimestamp(message.createTime), writer.uint32(50).fork()).join();
+    }
+    if (message.container !== 0) {
+      writer.uint32(56).int32(message.container);
+    }
+    if (message.compression !== 0) {
+      writer.uint32(64).int32(message.compression);
+    }
+    if (message.columns !== undefined) {
+      DatasetColumns.encode(message.columns, writer.uint32(74).fork()).join();
     }
     return writer;
   },
@@ -265,6 +400,30 @@ export const Dataset: MessageFns<Dataset> = {
             message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.container = reader.int32() as any;
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.compression = reader.int32() as any;
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.columns = DatasetColumns.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -293,6 +452,9 @@ export const Dataset: MessageFns<Dataset> = {
         : isSet(object.create_time)
         ? fromJsonTimestamp(object.create_time)
         : undefined,
+      container: isSet(object.container) ? datasetContainerFromJSON(object.container) : 0,
+      compression: isSet(object.compression) ? datasetCompressionFromJSON(object.compression) : 0,
+      columns: isSet(object.columns) ? DatasetColumns.fromJSON(object.columns) : undefined,
     };
   },
 
@@ -316,6 +478,15 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.createTime !== undefined) {
       obj.createTime = message.createTime.toISOString();
     }
+    if (message.container !== undefined) {
+      obj.container = datasetContainerToJSON(message.container);
+    }
+    if (message.compression !== undefined) {
+      obj.compression = datasetCompressionToJSON(message.compression);
+    }
+    if (message.columns !== undefined) {
+      obj.columns = DatasetColumns.toJSON(message.columns);
+    }
     return obj;
   },
 
@@ -330,6 +501,11 @@ export const Dataset: MessageFns<Dataset> = {
     message.sizeBytes = object.sizeBytes ?? 0;
     message.sha256 = object.sha256 ?? "";
     message.createTime = object.createTime ?? undefined;
+    message.container = object.container ?? 0;
+    message.compression = object.compression ?? 0;
+    message.columns = (object.columns !== undefined && object.columns !== null)
+      ? DatasetColumns.fromPartial(object.columns)
+      : undefined;
     return message;
   },
 };
@@ -436,7 +612,7 @@ export const UploadDatasetRequest: MessageFns<UploadDatasetRequest> = {
 };
 
 function createBaseUploadDatasetHeader(): UploadDatasetHeader {
-  return { requestId: "", datasetId: "", format: 0, sha256: "" };
+  return { requestId: "", datasetId: "", format: 0, sha256: "", container: 0, columns: undefined };
 }
 
 export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
@@ -452,6 +628,12 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     }
     if (message.sha256 !== "") {
       writer.uint32(34).string(message.sha256);
+    }
+    if (message.container !== 0) {
+      writer.uint32(40).int32(message.container);
+    }
+    if (message.columns !== undefined) {
+      DatasetColumns.encode(message.columns, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -501,6 +683,22 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
             message.sha256 = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.container = reader.int32() as any;
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.columns = DatasetColumns.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -527,6 +725,8 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
         : "",
       format: isSet(object.format) ? datasetFormatFromJSON(object.format) : 0,
       sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+      container: isSet(object.container) ? datasetContainerFromJSON(object.container) : 0,
+      columns: isSet(object.columns) ? DatasetColumns.fromJSON(object.columns) : undefined,
     };
   },
 
@@ -544,6 +744,12 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     if (message.sha256 !== undefined) {
       obj.sha256 = message.sha256;
     }
+    if (message.container !== undefined) {
+      obj.container = datasetContainerToJSON(message.container);
+    }
+    if (message.columns !== undefined) {
+      obj.columns = DatasetColumns.toJSON(message.columns);
+    }
     return obj;
   },
 
@@ -556,6 +762,10 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     message.datasetId = object.datasetId ?? "";
     message.format = object.format ?? 0;
     message.sha256 = object.sha256 ?? "";
+    message.container = object.container ?? 0;
+    message.columns = (object.columns !== undefined && object.columns !== null)
+      ? DatasetColumns.fromPartial(object.columns)
+      : undefined;
     return message;
   },
 };
@@ -630,7 +840,17 @@ export const UploadDatasetResponse: MessageFns<UploadDatasetResponse> = {
 };
 
 function createBaseValidateDatasetRequest(): ValidateDatasetRequest {
-  return { dataset: "", model: "", template: "", trainOn: 0, maxSeqLength: 0, overLength: 0 };
+  return {
+    dataset: "",
+    model: "",
+    template: "",
+    trainOn: 0,
+    maxSeqLength: 0,
+    overLength: 0,
+    perDeviceTrainBatchSize: undefined,
+    gradientAccumulationSteps: undefined,
+    numTrainEpochs: undefined,
+  };
 }
 
 export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
@@ -652,6 +872,15 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
     }
     if (message.overLength !== 0) {
       writer.uint32(48).int32(message.overLength);
+    }
+    if (message.perDeviceTrainBatchSize !== undefined) {
+      writer.uint32(56).uint32(message.perDeviceTrainBatchSize);
+    }
+    if (message.gradientAccumulationSteps !== undefined) {
+      writer.uint32(64).uint32(message.gradientAccumulationSteps);
+    }
+    if (message.numTrainEpochs !== undefined) {
+      writer.uint32(73).double(message.numTrainEpochs);
     }
     return writer;
   },
@@ -717,6 +946,30 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
             message.overLength = reader.int32() as any;
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.perDeviceTrainBatchSize = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.gradientAccumulationSteps = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.numTrainEpochs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -749,6 +1002,21 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
         : isSet(object.over_length)
         ? overLengthPolicyFromJSON(object.over_length)
         : 0,
+      perDeviceTrainBatchSize: isSet(object.perDeviceTrainBatchSize)
+        ? globalThis.Number(object.perDeviceTrainBatchSize)
+        : isSet(object.per_device_train_batch_size)
+        ? globalThis.Number(object.per_device_train_batch_size)
+        : undefined,
+      gradientAccumulationSteps: isSet(object.gradientAccumulationSteps)
+        ? globalThis.Number(object.gradientAccumulationSteps)
+        : isSet(object.gradient_accumulation_steps)
+        ? globalThis.Number(object.gradient_accumulation_steps)
+        : undefined,
+      numTrainEpochs: isSet(object.numTrainEpochs)
+        ? globalThis.Number(object.numTrainEpochs)
+        : isSet(object.num_train_epochs)
+        ? globalThis.Number(object.num_train_epochs)
+        : undefined,
     };
   },
 
@@ -772,6 +1040,15 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
     if (message.overLength !== undefined) {
       obj.overLength = overLengthPolicyToJSON(message.overLength);
     }
+    if (message.perDeviceTrainBatchSize !== undefined) {
+      obj.perDeviceTrainBatchSize = Math.round(message.perDeviceTrainBatchSize);
+    }
+    if (message.gradientAccumulationSteps !== undefined) {
+      obj.gradientAccumulationSteps = Math.round(message.gradientAccumulationSteps);
+    }
+    if (message.numTrainEpochs !== undefined) {
+      obj.numTrainEpochs = floatToJson(message.numTrainEpochs);
+    }
     return obj;
   },
 
@@ -786,6 +1063,9 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
     message.trainOn = object.trainOn ?? 0;
     message.maxSeqLength = object.maxSeqLength ?? 0;
     message.overLength = object.overLength ?? 0;
+    message.perDeviceTrainBatchSize = object.perDeviceTrainBatchSize ?? undefined;
+    message.gradientAccumulationSteps = object.gradientAccumulationSteps ?? undefined;
+    message.numTrainEpochs = object.numTrainEpochs ?? undefined;
     return message;
   },
 };
@@ -859,6 +1139,458 @@ export const ValidateDatasetResponse: MessageFns<ValidateDatasetResponse> = {
   },
 };
 
+function createBaseCheckDatasetRequest(): CheckDatasetRequest {
+  return { part: undefined };
+}
+
+export const CheckDatasetRequest: MessageFns<CheckDatasetRequest> = {
+  encode(message: CheckDatasetRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.part?.$case) {
+      case "header":
+        CheckDatasetHeader.encode(message.part.value, writer.uint32(10).fork()).join();
+        break;
+      case "chunk":
+        writer.uint32(18).bytes(message.part.value);
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckDatasetRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckDatasetRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.part = { $case: "header", value: CheckDatasetHeader.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.part = { $case: "chunk", value: Buffer.from(reader.bytes()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckDatasetRequest {
+    return {
+      part: isSet(object.header)
+        ? { $case: "header", value: CheckDatasetHeader.fromJSON(object.header) }
+        : isSet(object.chunk)
+        ? { $case: "chunk", value: Buffer.from(bytesFromBase64(object.chunk)) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: CheckDatasetRequest): unknown {
+    const obj: any = {};
+    if (message.part?.$case === "header") {
+      obj.header = CheckDatasetHeader.toJSON(message.part.value);
+    } else if (message.part?.$case === "chunk") {
+      obj.chunk = base64FromBytes(message.part.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckDatasetRequest>): CheckDatasetRequest {
+    return CheckDatasetRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckDatasetRequest>): CheckDatasetRequest {
+    const message = createBaseCheckDatasetRequest();
+    switch (object.part?.$case) {
+      case "header": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "header", value: CheckDatasetHeader.fromPartial(object.part.value) };
+        }
+        break;
+      }
+      case "chunk": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "chunk", value: object.part.value };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseCheckDatasetHeader(): CheckDatasetHeader {
+  return { validation: undefined, format: 0, container: 0, columns: undefined };
+}
+
+export const CheckDatasetHeader: MessageFns<CheckDatasetHeader> = {
+  encode(message: CheckDatasetHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.validation !== undefined) {
+      ValidateDatasetRequest.encode(message.validation, writer.uint32(10).fork()).join();
+    }
+    if (message.format !== 0) {
+      writer.uint32(16).int32(message.format);
+    }
+    if (message.container !== 0) {
+      writer.uint32(24).int32(message.container);
+    }
+    if (message.columns !== undefined) {
+      DatasetColumns.encode(message.columns, writer.uint32(34).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckDatasetHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckDatasetHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.validation = ValidateDatasetRequest.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.format = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.container = reader.int32() as any;
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.columns = DatasetColumns.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckDatasetHeader {
+    return {
+      validation: isSet(object.validation) ? ValidateDatasetRequest.fromJSON(object.validation) : undefined,
+      format: isSet(object.format) ? datasetFormatFromJSON(object.format) : 0,
+      container: isSet(object.container) ? datasetContainerFromJSON(object.container) : 0,
+      columns: isSet(object.columns) ? DatasetColumns.fromJSON(object.columns) : undefined,
+    };
+  },
+
+  toJSON(message: CheckDatasetHeader): unknown {
+    const obj: any = {};
+    if (message.validation !== undefined) {
+      obj.validation = ValidateDatasetRequest.toJSON(message.validation);
+    }
+    if (message.format !== undefined) {
+      obj.format = datasetFormatToJSON(message.format);
+    }
+    if (message.container !== undefined) {
+      obj.container = datasetContainerToJSON(message.container);
+    }
+    if (message.columns !== undefined) {
+      obj.columns = DatasetColumns.toJSON(message.columns);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckDatasetHeader>): CheckDatasetHeader {
+    return CheckDatasetHeader.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckDatasetHeader>): CheckDatasetHeader {
+    const message = createBaseCheckDatasetHeader();
+    message.validation = (object.validation !== undefined && object.validation !== null)
+      ? ValidateDatasetRequest.fromPartial(object.validation)
+      : undefined;
+    message.format = object.format ?? 0;
+    message.container = object.container ?? 0;
+    message.columns = (object.columns !== undefined && object.columns !== null)
+      ? DatasetColumns.fromPartial(object.columns)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseCheckDatasetResponse(): CheckDatasetResponse {
+  return { event: undefined };
+}
+
+export const CheckDatasetResponse: MessageFns<CheckDatasetResponse> = {
+  encode(message: CheckDatasetResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.event?.$case) {
+      case "progress":
+        CheckProgress.encode(message.event.value, writer.uint32(10).fork()).join();
+        break;
+      case "report":
+        DatasetReport.encode(message.event.value, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckDatasetResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckDatasetResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.event = { $case: "progress", value: CheckProgress.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.event = { $case: "report", value: DatasetReport.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckDatasetResponse {
+    return {
+      event: isSet(object.progress)
+        ? { $case: "progress", value: CheckProgress.fromJSON(object.progress) }
+        : isSet(object.report)
+        ? { $case: "report", value: DatasetReport.fromJSON(object.report) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: CheckDatasetResponse): unknown {
+    const obj: any = {};
+    if (message.event?.$case === "progress") {
+      obj.progress = CheckProgress.toJSON(message.event.value);
+    } else if (message.event?.$case === "report") {
+      obj.report = DatasetReport.toJSON(message.event.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckDatasetResponse>): CheckDatasetResponse {
+    return CheckDatasetResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckDatasetResponse>): CheckDatasetResponse {
+    const message = createBaseCheckDatasetResponse();
+    switch (object.event?.$case) {
+      case "progress": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "progress", value: CheckProgress.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "report": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "report", value: DatasetReport.fromPartial(object.event.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseCheckProgress(): CheckProgress {
+  return { readBytes: 0, totalBytes: 0, examples: 0, problemCount: 0 };
+}
+
+export const CheckProgress: MessageFns<CheckProgress> = {
+  encode(message: CheckProgress, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.readBytes !== 0) {
+      writer.uint32(8).uint64(message.readBytes);
+    }
+    if (message.totalBytes !== 0) {
+      writer.uint32(16).uint64(message.totalBytes);
+    }
+    if (message.examples !== 0) {
+      writer.uint32(24).uint32(message.examples);
+    }
+    if (message.problemCount !== 0) {
+      writer.uint32(32).uint32(message.problemCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckProgress {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckProgress();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.readBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.totalBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.examples = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.problemCount = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckProgress {
+    return {
+      readBytes: isSet(object.readBytes)
+        ? globalThis.Number(object.readBytes)
+        : isSet(object.read_bytes)
+        ? globalThis.Number(object.read_bytes)
+        : 0,
+      totalBytes: isSet(object.totalBytes)
+        ? globalThis.Number(object.totalBytes)
+        : isSet(object.total_bytes)
+        ? globalThis.Number(object.total_bytes)
+        : 0,
+      examples: isSet(object.examples) ? globalThis.Number(object.examples) : 0,
+      problemCount: isSet(object.problemCount)
+        ? globalThis.Number(object.problemCount)
+        : isSet(object.problem_count)
+        ? globalThis.Number(object.problem_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: CheckProgress): unknown {
+    const obj: any = {};
+    if (message.readBytes !== undefined) {
+      obj.readBytes = Math.round(message.readBytes);
+    }
+    if (message.totalBytes !== undefined) {
+      obj.totalBytes = Math.round(message.totalBytes);
+    }
+    if (message.examples !== undefined) {
+      obj.examples = Math.round(message.examples);
+    }
+    if (message.problemCount !== undefined) {
+      obj.problemCount = Math.round(message.problemCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckProgress>): CheckProgress {
+    return CheckProgress.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckProgress>): CheckProgress {
+    const message = createBaseCheckProgress();
+    message.readBytes = object.readBytes ?? 0;
+    message.totalBytes = object.totalBytes ?? 0;
+    message.examples = object.examples ?? 0;
+    message.problemCount = object.problemCount ?? 0;
+    return message;
+  },
+};
+
 function createBaseDatasetReport(): DatasetReport {
   return {
     format: 0,
@@ -871,6 +1603,17 @@ function createBaseDatasetReport(): DatasetReport {
     problems: [],
     problemCount: 0,
     warnings: [],
+    container: 0,
+    compression: 0,
+    kinds: [],
+    lengths: [],
+    rounds: [],
+    longestExamples: [],
+    overLengthEffects: [],
+    maxSeqLength: 0,
+    stepsPerEpoch: 0,
+    totalSteps: 0,
+    sizeBytes: 0,
   };
 }
 
@@ -905,6 +1648,39 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     }
     for (const v of message.warnings) {
       writer.uint32(82).string(v!);
+    }
+    if (message.container !== 0) {
+      writer.uint32(88).int32(message.container);
+    }
+    if (message.compression !== 0) {
+      writer.uint32(96).int32(message.compression);
+    }
+    for (const v of message.kinds) {
+      ProblemKind.encode(v!, writer.uint32(106).fork()).join();
+    }
+    for (const v of message.lengths) {
+      HistogramBucket.encode(v!, writer.uint32(114).fork()).join();
+    }
+    for (const v of message.rounds) {
+      HistogramBucket.encode(v!, writer.uint32(122).fork()).join();
+    }
+    for (const v of message.longestExamples) {
+      ExampleLength.encode(v!, writer.uint32(130).fork()).join();
+    }
+    for (const v of message.overLengthEffects) {
+      OverLengthEffect.encode(v!, writer.uint32(138).fork()).join();
+    }
+    if (message.maxSeqLength !== 0) {
+      writer.uint32(144).uint32(message.maxSeqLength);
+    }
+    if (message.stepsPerEpoch !== 0) {
+      writer.uint32(152).uint32(message.stepsPerEpoch);
+    }
+    if (message.totalSteps !== 0) {
+      writer.uint32(160).uint32(message.totalSteps);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(168).uint64(message.sizeBytes);
     }
     return writer;
   },
@@ -1002,6 +1778,94 @@ export const DatasetReport: MessageFns<DatasetReport> = {
             message.warnings.push(reader.string());
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.container = reader.int32() as any;
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.compression = reader.int32() as any;
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.kinds.push(ProblemKind.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.lengths.push(HistogramBucket.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.rounds.push(HistogramBucket.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.longestExamples.push(ExampleLength.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.overLengthEffects.push(OverLengthEffect.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.maxSeqLength = reader.uint32();
+            continue;
+          }
+          case 19: {
+            if (tag !== 152) {
+              break;
+            }
+
+            message.stepsPerEpoch = reader.uint32();
+            continue;
+          }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.totalSteps = reader.uint32();
+            continue;
+          }
+          case 21: {
+            if (tag !== 168) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1034,6 +1898,45 @@ export const DatasetReport: MessageFns<DatasetReport> = {
         ? globalThis.Number(object.problem_count)
         : 0,
       warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
+      container: isSet(object.container) ? datasetContainerFromJSON(object.container) : 0,
+      compression: isSet(object.compression) ? datasetCompressionFromJSON(object.compression) : 0,
+      kinds: globalThis.Array.isArray(object?.kinds) ? object.kinds.map((e: any) => ProblemKind.fromJSON(e)) : [],
+      lengths: globalThis.Array.isArray(object?.lengths)
+        ? object.lengths.map((e: any) => HistogramBucket.fromJSON(e))
+        : [],
+      rounds: globalThis.Array.isArray(object?.rounds)
+        ? object.rounds.map((e: any) => HistogramBucket.fromJSON(e))
+        : [],
+      longestExamples: globalThis.Array.isArray(object?.longestExamples)
+        ? object.longestExamples.map((e: any) => ExampleLength.fromJSON(e))
+        : globalThis.Array.isArray(object?.longest_examples)
+        ? object.longest_examples.map((e: any) => ExampleLength.fromJSON(e))
+        : [],
+      overLengthEffects: globalThis.Array.isArray(object?.overLengthEffects)
+        ? object.overLengthEffects.map((e: any) => OverLengthEffect.fromJSON(e))
+        : globalThis.Array.isArray(object?.over_length_effects)
+        ? object.over_length_effects.map((e: any) => OverLengthEffect.fromJSON(e))
+        : [],
+      maxSeqLength: isSet(object.maxSeqLength)
+        ? globalThis.Number(object.maxSeqLength)
+        : isSet(object.max_seq_length)
+        ? globalThis.Number(object.max_seq_length)
+        : 0,
+      stepsPerEpoch: isSet(object.stepsPerEpoch)
+        ? globalThis.Number(object.stepsPerEpoch)
+        : isSet(object.steps_per_epoch)
+        ? globalThis.Number(object.steps_per_epoch)
+        : 0,
+      totalSteps: isSet(object.totalSteps)
+        ? globalThis.Number(object.totalSteps)
+        : isSet(object.total_steps)
+        ? globalThis.Number(object.total_steps)
+        : 0,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
     };
   },
 
@@ -1069,6 +1972,39 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     if (message.warnings?.length) {
       obj.warnings = message.warnings;
     }
+    if (message.container !== undefined) {
+      obj.container = datasetContainerToJSON(message.container);
+    }
+    if (message.compression !== undefined) {
+      obj.compression = datasetCompressionToJSON(message.compression);
+    }
+    if (message.kinds?.length) {
+      obj.kinds = message.kinds.map((e) => ProblemKind.toJSON(e));
+    }
+    if (message.lengths?.length) {
+      obj.lengths = message.lengths.map((e) => HistogramBucket.toJSON(e));
+    }
+    if (message.rounds?.length) {
+      obj.rounds = message.rounds.map((e) => HistogramBucket.toJSON(e));
+    }
+    if (message.longestExamples?.length) {
+      obj.longestExamples = message.longestExamples.map((e) => ExampleLength.toJSON(e));
+    }
+    if (message.overLengthEffects?.length) {
+      obj.overLengthEffects = message.overLengthEffects.map((e) => OverLengthEffect.toJSON(e));
+    }
+    if (message.maxSeqLength !== undefined) {
+      obj.maxSeqLength = Math.round(message.maxSeqLength);
+    }
+    if (message.stepsPerEpoch !== undefined) {
+      obj.stepsPerEpoch = Math.round(message.stepsPerEpoch);
+    }
+    if (message.totalSteps !== undefined) {
+      obj.totalSteps = Math.round(message.totalSteps);
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
     return obj;
   },
 
@@ -1089,6 +2025,445 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     message.problems = object.problems?.map((e) => Problem.fromPartial(e)) || [];
     message.problemCount = object.problemCount ?? 0;
     message.warnings = object.warnings?.map((e) => e) || [];
+    message.container = object.container ?? 0;
+    message.compression = object.compression ?? 0;
+    message.kinds = object.kinds?.map((e) => ProblemKind.fromPartial(e)) || [];
+    message.lengths = object.lengths?.map((e) => HistogramBucket.fromPartial(e)) || [];
+    message.rounds = object.rounds?.map((e) => HistogramBucket.fromPartial(e)) || [];
+    message.longestExamples = object.longestExamples?.map((e) => ExampleLength.fromPartial(e)) || [];
+    message.overLengthEffects = object.overLengthEffects?.map((e) => OverLengthEffect.fromPartial(e)) || [];
+    message.maxSeqLength = object.maxSeqLength ?? 0;
+    message.stepsPerEpoch = object.stepsPerEpoch ?? 0;
+    message.totalSteps = object.totalSteps ?? 0;
+    message.sizeBytes = object.sizeBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseProblemKind(): ProblemKind {
+  return { reason: "", refused: false, count: 0, problems: [] };
+}
+
+export const ProblemKind: MessageFns<ProblemKind> = {
+  encode(message: ProblemKind, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reason !== "") {
+      writer.uint32(10).string(message.reason);
+    }
+    if (message.refused !== false) {
+      writer.uint32(16).bool(message.refused);
+    }
+    if (message.count !== 0) {
+      writer.uint32(24).uint32(message.count);
+    }
+    for (const v of message.problems) {
+      Problem.encode(v!, writer.uint32(34).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProblemKind {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProblemKind();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.refused = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.problems.push(Problem.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ProblemKind {
+    return {
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      refused: isSet(object.refused) ? globalThis.Boolean(object.refused) : false,
+      count: isSet(object.count) ? globalThis.Number(object.count) : 0,
+      problems: globalThis.Array.isArray(object?.problems) ? object.problems.map((e: any) => Problem.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: ProblemKind): unknown {
+    const obj: any = {};
+    if (message.reason !== undefined) {
+      obj.reason = message.reason;
+    }
+    if (message.refused !== undefined) {
+      obj.refused = message.refused;
+    }
+    if (message.count !== undefined) {
+      obj.count = Math.round(message.count);
+    }
+    if (message.problems?.length) {
+      obj.problems = message.problems.map((e) => Problem.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ProblemKind>): ProblemKind {
+    return ProblemKind.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ProblemKind>): ProblemKind {
+    const message = createBaseProblemKind();
+    message.reason = object.reason ?? "";
+    message.refused = object.refused ?? false;
+    message.count = object.count ?? 0;
+    message.problems = object.problems?.map((e) => Problem.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseHistogramBucket(): HistogramBucket {
+  return { from: 0, to: 0, examples: 0 };
+}
+
+export const HistogramBucket: MessageFns<HistogramBucket> = {
+  encode(message: HistogramBucket, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.from !== 0) {
+      writer.uint32(8).uint32(message.from);
+    }
+    if (message.to !== 0) {
+      writer.uint32(16).uint32(message.to);
+    }
+    if (message.examples !== 0) {
+      writer.uint32(24).uint32(message.examples);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HistogramBucket {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHistogramBucket();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.from = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.to = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.examples = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HistogramBucket {
+    return {
+      from: isSet(object.from) ? globalThis.Number(object.from) : 0,
+      to: isSet(object.to) ? globalThis.Number(object.to) : 0,
+      examples: isSet(object.examples) ? globalThis.Number(object.examples) : 0,
+    };
+  },
+
+  toJSON(message: HistogramBucket): unknown {
+    const obj: any = {};
+    if (message.from !== undefined) {
+      obj.from = Math.round(message.from);
+    }
+    if (message.to !== undefined) {
+      obj.to = Math.round(message.to);
+    }
+    if (message.examples !== undefined) {
+      obj.examples = Math.round(message.examples);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HistogramBucket>): HistogramBucket {
+    return HistogramBucket.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HistogramBucket>): HistogramBucket {
+    const message = createBaseHistogramBucket();
+    message.from = object.from ?? 0;
+    message.to = object.to ?? 0;
+    message.examples = object.examples ?? 0;
+    return message;
+  },
+};
+
+function createBaseExampleLength(): ExampleLength {
+  return { line: 0, tokens: 0 };
+}
+
+export const ExampleLength: MessageFns<ExampleLength> = {
+  encode(message: ExampleLength, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.line !== 0) {
+      writer.uint32(8).uint32(message.line);
+    }
+    if (message.tokens !== 0) {
+      writer.uint32(16).uint32(message.tokens);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExampleLength {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExampleLength();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.line = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.tokens = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExampleLength {
+    return {
+      line: isSet(object.line) ? globalThis.Number(object.line) : 0,
+      tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+    };
+  },
+
+  toJSON(message: ExampleLength): unknown {
+    const obj: any = {};
+    if (message.line !== undefined) {
+      obj.line = Math.round(message.line);
+    }
+    if (message.tokens !== undefined) {
+      obj.tokens = Math.round(message.tokens);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExampleLength>): ExampleLength {
+    return ExampleLength.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExampleLength>): ExampleLength {
+    const message = createBaseExampleLength();
+    message.line = object.line ?? 0;
+    message.tokens = object.tokens ?? 0;
+    return message;
+  },
+};
+
+function createBaseOverLengthEffect(): OverLengthEffect {
+  return { policy: 0, examples: 0, lostExamples: 0, lostTokens: 0 };
+}
+
+export const OverLengthEffect: MessageFns<OverLengthEffect> = {
+  encode(message: OverLengthEffect, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.policy !== 0) {
+      writer.uint32(8).int32(message.policy);
+    }
+    if (message.examples !== 0) {
+      writer.uint32(16).uint32(message.examples);
+    }
+    if (message.lostExamples !== 0) {
+      writer.uint32(24).uint32(message.lostExamples);
+    }
+    if (message.lostTokens !== 0) {
+      writer.uint32(32).uint32(message.lostTokens);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OverLengthEffect {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOverLengthEffect();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.policy = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.examples = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lostExamples = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.lostTokens = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): OverLengthEffect {
+    return {
+      policy: isSet(object.policy) ? overLengthPolicyFromJSON(object.policy) : 0,
+      examples: isSet(object.examples) ? globalThis.Number(object.examples) : 0,
+      lostExamples: isSet(object.lostExamples)
+        ? globalThis.Number(object.lostExamples)
+        : isSet(object.lost_examples)
+        ? globalThis.Number(object.lost_examples)
+        : 0,
+      lostTokens: isSet(object.lostTokens)
+        ? globalThis.Number(object.lostTokens)
+        : isSet(object.lost_tokens)
+        ? globalThis.Number(object.lost_tokens)
+        : 0,
+    };
+  },
+
+  toJSON(message: OverLengthEffect): unknown {
+    const obj: any = {};
+    if (message.policy !== undefined) {
+      obj.policy = overLengthPolicyToJSON(message.policy);
+    }
+    if (message.examples !== undefined) {
+      obj.examples = Math.round(message.examples);
+    }
+    if (message.lostExamples !== undefined) {
+      obj.lostExamples = Math.round(message.lostExamples);
+    }
+    if (message.lostTokens !== undefined) {
+      obj.lostTokens = Math.round(message.lostTokens);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<OverLengthEffect>): OverLengthEffect {
+    return OverLengthEffect.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<OverLengthEffect>): OverLengthEffect {
+    const message = createBaseOverLengthEffect();
+    message.policy = object.policy ?? 0;
+    message.examples = object.examples ?? 0;
+    message.lostExamples = object.lostExamples ?? 0;
+    message.lostTokens = object.lostTokens ?? 0;
     return message;
   },
 };
@@ -2066,9 +3441,9 @@ export const DeleteDatasetResponse: MessageFns<DeleteDatasetResponse> = {
 export type DatasetServiceService = typeof DatasetServiceService;
 export const DatasetServiceService = {
   /**
-   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
-   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
-   * arrive whole. Idempotent by request_id, for the same header and file.
+   * Stores a file sent in pieces, as it is: JSONL, JSON, CSV or Parquet, compressed or not. Every example must have the shape of its
+   * format: a file with malformed ones is refused with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of
+   * a file that is refused or does not arrive whole. Idempotent by request_id, for the same header and file.
    */
   uploadDataset: {
     path: "/luthier.v1.DatasetService/UploadDataset" as const,
@@ -2080,7 +3455,7 @@ export const DatasetServiceService = {
       Buffer.from(UploadDatasetResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): UploadDatasetResponse => UploadDatasetResponse.decode(value),
   },
-  /** Reads every line, renders it with a model's tokenizer, and reports every problem and the counts. */
+  /** Reads every example, renders it with a model's tokenizer, and reports every problem and the counts. Stops at once when cancelled. */
   validateDataset: {
     path: "/luthier.v1.DatasetService/ValidateDataset" as const,
     requestStream: false as const,
@@ -2091,6 +3466,20 @@ export const DatasetServiceService = {
     responseSerialize: (value: ValidateDatasetResponse): Buffer =>
       Buffer.from(ValidateDatasetResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ValidateDatasetResponse => ValidateDatasetResponse.decode(value),
+  },
+  /**
+   * As ValidateDataset, with progress, and also for a file that is not stored: it is sent after the header and deleted afterwards.
+   * Malformed examples are part of the report here.
+   */
+  checkDataset: {
+    path: "/luthier.v1.DatasetService/CheckDataset" as const,
+    requestStream: true as const,
+    responseStream: true as const,
+    requestSerialize: (value: CheckDatasetRequest): Buffer => Buffer.from(CheckDatasetRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): CheckDatasetRequest => CheckDatasetRequest.decode(value),
+    responseSerialize: (value: CheckDatasetResponse): Buffer =>
+      Buffer.from(CheckDatasetResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): CheckDatasetResponse => CheckDatasetResponse.decode(value),
   },
   /** Shows the exact tokens and labels of chosen examples. */
   previewExamples: {
@@ -2138,13 +3527,18 @@ export const DatasetServiceService = {
 
 export interface DatasetServiceServer extends UntypedServiceImplementation {
   /**
-   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
-   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
-   * arrive whole. Idempotent by request_id, for the same header and file.
+   * Stores a file sent in pieces, as it is: JSONL, JSON, CSV or Parquet, compressed or not. Every example must have the shape of its
+   * format: a file with malformed ones is refused with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of
+   * a file that is refused or does not arrive whole. Idempotent by request_id, for the same header and file.
    */
   uploadDataset: handleClientStreamingCall<UploadDatasetRequest, UploadDatasetResponse>;
-  /** Reads every line, renders it with a model's tokenizer, and reports every problem and the counts. */
+  /** Reads every example, renders it with a model's tokenizer, and reports every problem and the counts. Stops at once when cancelled. */
   validateDataset: handleUnaryCall<ValidateDatasetRequest, ValidateDatasetResponse>;
+  /**
+   * As ValidateDataset, with progress, and also for a file that is not stored: it is sent after the header and deleted afterwards.
+   * Malformed examples are part of the report here.
+   */
+  checkDataset: handleBidiStreamingCall<CheckDatasetRequest, CheckDatasetResponse>;
   /** Shows the exact tokens and labels of chosen examples. */
   previewExamples: handleUnaryCall<PreviewExamplesRequest, PreviewExamplesResponse>;
   getDataset: handleUnaryCall<GetDatasetRequest, GetDatasetResponse>;
@@ -2155,9 +3549,9 @@ export interface DatasetServiceServer extends UntypedServiceImplementation {
 
 export interface DatasetServiceClient extends Client {
   /**
-   * Stores a JSONL file sent in pieces. Every line must have the shape of its layout: a file with malformed lines is refused
-   * with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of a file that is refused or does not
-   * arrive whole. Idempotent by request_id, for the same header and file.
+   * Stores a file sent in pieces, as it is: JSONL, JSON, CSV or Parquet, compressed or not. Every example must have the shape of its
+   * format: a file with malformed ones is refused with DATASET_INVALID and a violation for each problem, at most 100. Nothing is kept of
+   * a file that is refused or does not arrive whole. Idempotent by request_id, for the same header and file.
    */
   uploadDataset(
     callback: (error: ServiceError | null, response: UploadDatasetResponse) => void,
@@ -2175,7 +3569,7 @@ export interface DatasetServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: UploadDatasetResponse) => void,
   ): ClientWritableStream<UploadDatasetRequest>;
-  /** Reads every line, renders it with a model's tokenizer, and reports every problem and the counts. */
+  /** Reads every example, renders it with a model's tokenizer, and reports every problem and the counts. Stops at once when cancelled. */
   validateDataset(
     request: ValidateDatasetRequest,
     callback: (error: ServiceError | null, response: ValidateDatasetResponse) => void,
@@ -2191,6 +3585,16 @@ export interface DatasetServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ValidateDatasetResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * As ValidateDataset, with progress, and also for a file that is not stored: it is sent after the header and deleted afterwards.
+   * Malformed examples are part of the report here.
+   */
+  checkDataset(): ClientDuplexStream<CheckDatasetRequest, CheckDatasetResponse>;
+  checkDataset(options: Partial<CallOptions>): ClientDuplexStream<CheckDatasetRequest, CheckDatasetResponse>;
+  checkDataset(
+    metadata: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientDuplexStream<CheckDatasetRequest, CheckDatasetResponse>;
   /** Shows the exact tokens and labels of chosen examples. */
   previewExamples(
     request: PreviewExamplesRequest,
@@ -2270,6 +3674,10 @@ function bytesFromBase64(b64: string): Uint8Array {
 
 function base64FromBytes(arr: Uint8Array): string {
   return globalThis.Buffer.from(arr).toString("base64");
+}
+
+function floatToJson(value: number | null | undefined): number | string | null | undefined {
+  return typeof value === "number" && !globalThis.Number.isFinite(value) ? globalThis.String(value) : value;
 }
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;

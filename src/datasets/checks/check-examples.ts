@@ -1,0 +1,198 @@
+/** A data set against a model and a template: every problem, and what training would read. */
+import type { FieldViolation } from '../../errors/luthier-error.ts';
+import type { ModelRegistry } from '../../models/model-registry.ts';
+import { RenderPool } from '../../prompt/render-pool.ts';
+import type { TemplateIdentity } from '../../prompt/renderer.ts';
+import type { Example } from '../example-parser.ts';
+import type { FileLayout } from '../file-layout.ts';
+import { defaultTemplate, type FormatName } from '../formats.ts';
+import { overLengthWarnings } from '../over-length.ts';
+import { ProblemList } from '../problems.ts';
+import type { FilePiece } from '../read-examples.ts';
+import { emptyDataset } from '../receive-upload.ts';
+import { limitOf, type RenderingOptions, refuseDropRounds } from '../tokenize-dataset.ts';
+import { ExampleTokenizer, type TokenizedExample } from '../tokenize-examples.ts';
+import type { Bucket } from './histogram.ts';
+import { type ProblemKind, ProblemKinds } from './kinds.ts';
+import { type OverLengthEffect, OverLengthEffects } from './over-length-effects.ts';
+import { type ExampleLength, TokenCounts, type TokenTotals } from './token-counts.ts';
+
+export interface CheckOptions extends RenderingOptions {
+  readonly perDeviceTrainBatchSize: number;
+  readonly gradientAccumulationSteps: number;
+  readonly numTrainEpochs: number;
+}
+
+/** How far a check is. */
+export interface CheckProgress {
+  readonly readBytes: number;
+  readonly examples: number;
+  readonly problemCount: number;
+}
+
+/** What a data set holds for a model and a template. */
+export interface CheckReport extends TokenTotals {
+  /** Null where nothing could be read. */
+  readonly layout: FileLayout | null;
+  /** Examples read, with problems or without. */
+  readonly examples: number;
+  /** Null for exact ids: no template made them. */
+  readonly template: TemplateIdentity | null;
+  /** What a job would refuse. */
+  readonly problems: ProblemList;
+  readonly kinds: readonly ProblemKind[];
+  readonly warnings: readonly string[];
+  readonly lengths: readonly Bucket[];
+  readonly rounds: readonly Bucket[];
+  readonly longestExamples: readonly ExampleLength[];
+  readonly overLengthEffects: readonly OverLengthEffect[];
+  readonly maxSeqLength: number;
+  readonly stepsPerEpoch: number;
+  readonly totalSteps: number;
+}
+
+/** Longer than any example: nothing is too long for it. */
+const NO_LIMIT = 2 ** 32;
+
+type Limit = Awaited<ReturnType<typeof limitOf>>;
+
+/** The line of a problem, for its place among others; the file's own come last. */
+function lineOf({ field }: FieldViolation): number {
+  const line = /^line\[(\d+)\]/.exec(field)?.[1];
+  return line === undefined ? Number.MAX_SAFE_INTEGER : Number(line);
+}
+
+/** Renders examples of one format and keeps the accounts. */
+class Accounts {
+  readonly counts = new TokenCounts();
+  readonly template: TemplateIdentity | null;
+  readonly #pool: RenderPool | null;
+  readonly #whole: ExampleTokenizer;
+  readonly #limited: ExampleTokenizer;
+  readonly #effects: OverLengthEffects;
+  readonly #maxSeqLength: number;
+
+  private constructor(pool: RenderPool | null, limit: Limit, options: CheckOptions) {
+    this.#pool = pool;
+    this.template = pool?.renderer.template ?? null;
+    this.#maxSeqLength = limit.maxSeqLength;
+    this.#whole = new ExampleTokenizer(pool, { ...options, ...limit, maxSeqLength: NO_LIMIT, overLength: 'error' });
+    this.#limited = new ExampleTokenizer(pool, { ...options, ...limit });
+    this.#effects = new OverLengthEffects(pool, { ...options, ...limit });
+  }
+
+  /** @throws what the registry throws; LuthierError INVALID_REQUEST */
+  static async open(
+    registry: ModelRegistry,
+    format: FormatName,
+    limit: Limit,
+    options: CheckOptions,
+  ): Promise<Accounts> {
+    if (format === 'tokens') {
+      if (options.overLength === 'drop_rounds') refuseDropRounds();
+      return new Accounts(null, limit, options);
+    }
+    const template = defaultTemplate(format, options.template);
+    const renderer = await registry.renderer(options.model, template);
+    const setup = { source: limit.tokenizer, template: template === '' ? null : template };
+    return new Accounts(new RenderPool(renderer, setup), limit, options);
+  }
+
+  async add(examples: readonly Example[]): Promise<readonly FieldViolation[]> {
+    const { kept, problems } = await this.#whole.tokenize(examples);
+    this.counts.addWhole(kept);
+    const isLong = ({ inputIds }: TokenizedExample): boolean => inputIds.length > this.#maxSeqLength;
+    const long = kept.filter(isLong);
+    this.counts.addKept(kept.filter((example) => !isLong(example)));
+    if (long.length === 0) return problems;
+    const limited = await this.#limited.tokenize(long.map(({ example }) => example));
+    this.counts.addKept(limited.kept);
+    await this.#effects.add(long);
+    return [...problems, ...limited.problems];
+  }
+
+  get warnings(): string[] {
+    return overLengthWarnings(this.#limited.counts, this.#maxSeqLength);
+  }
+
+  get overLengthEffects(): OverLengthEffect[] {
+    return this.#effects.results;
+  }
+
+  /** Rejects what is being rendered. */
+  async close(): Promise<void> {
+    await this.#pool?.close();
+  }
+}
+
+/** Optimizer steps, as transformers' Trainer counts them: the last batch and the last group of batches may be smaller. */
+function stepsOf(kept: number, options: CheckOptions): { readonly stepsPerEpoch: number; readonly totalSteps: number } {
+  const batches = Math.ceil(kept / options.perDeviceTrainBatchSize);
+  const stepsPerEpoch = Math.ceil(batches / options.gradientAccumulationSteps);
+  return { stepsPerEpoch, totalSteps: Math.ceil(stepsPerEpoch * options.numTrainEpochs) };
+}
+
+/**
+ * Reads everything once, a piece at a time, and yields its progress after each; returns the report.
+ * @param pieces Read with notices.
+ * @throws LuthierError MODEL_NOT_FOUND, TEMPLATE_NOT_FOUND, TEMPLATE_UNUSABLE, TOKENIZER_UNSUPPORTED, INVALID_REQUEST; the signal's reason, at once
+ */
+export async function* checkExamples(
+  registry: ModelRegistry,
+  pieces: AsyncIterable<FilePiece>,
+  options: CheckOptions,
+  signal: AbortSignal,
+): AsyncGenerator<CheckProgress, CheckReport, undefined> {
+  const limit = await limitOf(registry, options);
+  const problems = new ProblemList();
+  const kinds = new ProblemKinds();
+  const refuse = (found: readonly FieldViolation[]): void => {
+    for (const problem of found) problems.add(problem);
+    kinds.add(true, found);
+  };
+  let accounts: Accounts | null = null;
+  let layout: FileLayout | null = null;
+  let examples = 0;
+  const onAbort = (): void => void accounts?.close();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    for await (const piece of pieces) {
+      signal.throwIfAborted();
+      layout = piece.layout;
+      examples += piece.examples.length;
+      let found = piece.problems;
+      if (layout.format !== null && piece.examples.length > 0) {
+        accounts ??= await Accounts.open(registry, layout.format, limit, options);
+        const rendered = await accounts.add(piece.examples);
+        found = [...found, ...rendered].sort((a, b) => lineOf(a) - lineOf(b));
+      }
+      refuse(found);
+      kinds.add(false, piece.notices);
+      yield { readBytes: piece.bytesRead, examples, problemCount: problems.count };
+    }
+  } catch (error) {
+    // The pool that the signal closed says no more than that it is closed.
+    signal.throwIfAborted();
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    await accounts?.close();
+  }
+  if (examples === 0 && problems.count === 0) refuse([emptyDataset('file')]);
+  const counts = accounts?.counts ?? new TokenCounts();
+  return {
+    ...counts.totals,
+    ...stepsOf(counts.totals.kept, options),
+    layout,
+    examples,
+    template: accounts?.template ?? null,
+    problems,
+    kinds: kinds.list(),
+    warnings: accounts?.warnings ?? [],
+    lengths: counts.lengths,
+    rounds: counts.rounds,
+    longestExamples: counts.longestExamples,
+    overLengthEffects: accounts?.overLengthEffects ?? [],
+    maxSeqLength: limit.maxSeqLength,
+  };
+}

@@ -1,0 +1,27 @@
+/** Bounds of what is read from a file, whoever wrote it. `docs/datasets.md` states them. */
+
+const MEBIBYTE = 2 ** 20;
+
+/** Longest example as it is written, in bytes. */
+export const MAX_EXAMPLE_BYTES = 16 * MEBIBYTE;
+
+/** Lists and objects within each other in one example. */
+export const MAX_DEPTH = 64;
+
+/** Bytes of a file that are read, decoded and parsed at once. */
+export const READ_BYTES = 256 * 1024;
+
+/** A compressed file may grow to this size at any ratio, and beyond it `MAX_EXPANSION` times. */
+export const FREE_EXPANSION_BYTES = 64 * MEBIBYTE;
+
+/** Times that a compressed file may grow. Text seldom passes 20. */
+export const MAX_EXPANSION = 256;
+
+/** Uncompressed bytes of a Parquet row group: it is decoded as a whole. */
+export const MAX_ROW_GROUP_BYTES = 128 * MEBIBYTE;
+
+/** Rows of a Parquet row group. */
+export const MAX_ROW_GROUP_ROWS = 2 ** 20;
+
+/** Heap of the thread that reads a file. A file that needs more is refused. */
+export const READER_HEAP_MEBIBYTES = 384;
