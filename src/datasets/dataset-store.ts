@@ -138,9 +138,13 @@ class Store implements DatasetStore {
   }
 
   open(name: string): ExampleSource {
-    const { format } = this.get(name);
+    const { format, sha256 } = this.get(name);
     const path = join(this.#folderOf(name), DATA_FILE);
-    return { format, read: () => readExamples(createReadStream(path, { highWaterMark: READ_BYTES }), format) };
+    return {
+      format,
+      contentHash: sha256,
+      read: () => readExamples(createReadStream(path, { highWaterMark: READ_BYTES }), format),
+    };
   }
 
   async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset> {

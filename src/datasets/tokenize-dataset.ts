@@ -1,8 +1,9 @@
 /** A whole data set to token ids, piece by piece, on worker threads. */
+import type { TokenizerSource } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { RenderPool } from '../prompt/render-pool.ts';
-import type { TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
+import type { Renderer, TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
 import type { ParsedPiece } from './example-parser.ts';
 import type { FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
@@ -24,6 +25,8 @@ export interface RenderingOptions {
 /** Examples and where they come from. */
 export interface ExampleSource {
   readonly format: FormatName;
+  /** SHA-256 of the bytes; hex. */
+  readonly contentHash: string;
   read(): AsyncIterable<ParsedPiece>;
 }
 
@@ -39,6 +42,15 @@ export interface TokenizedDataset {
 
 /** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
 const BATCH = 1024;
+
+/** Options with everything that they leave to the model. */
+export interface ResolvedRendering {
+  /** Null for exact ids. */
+  readonly renderer: Renderer | null;
+  readonly maxSeqLength: number;
+  readonly vocabSize: number;
+  readonly tokenizer: TokenizerSource;
+}
 
 async function limitOf(registry: ModelRegistry, options: RenderingOptions) {
   const { metadata } = await registry.get(options.model);
@@ -59,6 +71,18 @@ function refuseDropRounds(): never {
   });
 }
 
+/** @throws as `tokenizeDataset` */
+export async function resolveRendering(
+  registry: ModelRegistry,
+  { format }: Pick<ExampleSource, 'format'>,
+  options: RenderingOptions,
+): Promise<ResolvedRendering> {
+  const limit = await limitOf(registry, options);
+  if (format !== 'tokens') return { ...limit, renderer: await registry.renderer(options.model, options.template) };
+  if (options.overLength === 'drop_rounds') refuseDropRounds();
+  return { ...limit, renderer: null };
+}
+
 /**
  * Renders every example and gives what is kept to `keep`, in order. Problems of single examples are collected, not thrown.
  * @param stopAtProblems Ends once there are more problems than can be told.
@@ -68,14 +92,11 @@ export async function tokenizeDataset(
   registry: ModelRegistry,
   source: ExampleSource,
   options: RenderingOptions,
-  keep: (examples: readonly TokenizedExample[]) => void,
+  keep: (examples: readonly TokenizedExample[]) => void | Promise<void>,
   signal: AbortSignal,
   stopAtProblems = false,
 ): Promise<TokenizedDataset> {
-  const limit = await limitOf(registry, options);
-  const exact = source.format === 'tokens';
-  if (exact && options.overLength === 'drop_rounds') refuseDropRounds();
-  const renderer = exact ? null : await registry.renderer(options.model, options.template);
+  const { renderer, ...limit } = await resolveRendering(registry, source, options);
   const setup = { source: limit.tokenizer, template: options.template === '' ? null : options.template };
   const pool = renderer === null ? null : new RenderPool(renderer, setup);
   const problems = new ProblemList();
@@ -90,7 +111,7 @@ export async function tokenizeDataset(
         examples += batch.length;
         const tokenized = await tokenizer.tokenize(batch);
         problems.add(...tokenized.problems);
-        keep(tokenized.kept);
+        await keep(tokenized.kept);
       }
       if (stopAtProblems && problems.full) break;
     }

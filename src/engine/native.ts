@@ -8,6 +8,7 @@ import type {
   BaseModel,
   Engine,
   EstimatedModel,
+  ExampleData,
   GeneratedTokens,
   GenerationRun,
   MergeBase,
@@ -16,7 +17,6 @@ import type {
   ModelMetadata,
   QuantizeRun,
   SamplingConfig,
-  TokenExamples,
   TokenScores,
   TrainingConfig,
   TrainingEstimate,
@@ -77,6 +77,7 @@ function toNativeConfig({
   initAdapterPath,
   maxSteps,
   evalSteps,
+  packingLength,
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
@@ -91,6 +92,7 @@ function toNativeConfig({
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
+    packingLength: packingLength ?? undefined,
     recomputeLayers: String(recomputeLayers),
   };
 }
@@ -213,7 +215,7 @@ class NativeBaseModel implements BaseModel {
     return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder, anyBase)));
   }
 
-  async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun> {
+  async train(config: TrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<TrainingRun> {
     return new NativeRun(await settled(this.#open.train(toNativeConfig(config), train, evaluation)));
   }
 
@@ -275,8 +277,8 @@ class AddonEngine implements Engine {
   async estimateTraining(
     model: EstimatedModel,
     config: TrainingConfig,
-    train: TokenExamples,
-    evaluation: TokenExamples | null,
+    train: ExampleData,
+    evaluation: ExampleData | null,
   ): Promise<TrainingEstimate> {
     const asked = { ...model, embeddingInHostMemory: this.#embeddingInHostMemory };
     return settled(this.#open.estimateTraining(asked, toNativeConfig(config), train, evaluation));

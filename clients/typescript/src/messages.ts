@@ -118,6 +118,7 @@ export {
   ListTrainingJobsResponse,
   LoraSpec,
   MemoryPlan,
+  Packing,
   PauseTrainingJobRequest,
   PauseTrainingJobResponse,
   ResumeTrainingJobRequest,
