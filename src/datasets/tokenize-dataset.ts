@@ -25,7 +25,7 @@ export interface RenderingOptions {
 /** Examples and where they come from. */
 export interface ExampleSource {
   readonly format: FormatName;
-  /** SHA-256 of the bytes; hex. */
+  /** Stands for the examples: equal hashes, equal examples. Of a file its SHA-256; hex. */
   readonly contentHash: string;
   read(): AsyncIterable<ParsedPiece>;
 }

@@ -47,13 +47,13 @@ export async function trainJob(
   const spec = job.spec ?? TrainingSpec.create();
   const prepared = await prepareJob(dependencies, spec, signal);
   try {
-    await run(dependencies, job, spec, prepared, signal);
+    await trainPrepared(dependencies, job, spec, prepared, signal);
   } finally {
     await prepared.prepared.release();
   }
 }
 
-async function run(
+async function trainPrepared(
   dependencies: TrainJobDependencies,
   job: TrainingJob,
   spec: TrainingSpec,

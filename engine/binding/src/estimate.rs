@@ -117,10 +117,9 @@ impl From<TrainingEstimate> for NativeTrainingEstimate {
             tokens: found.tokens as f64,
             label_tokens: found.label_tokens as f64,
             eval_examples: found.eval_examples as f64,
-            packing: found.packing.map(|packing| NativePacking {
-                sequences: packing.sequences as f64,
-                utilization: packing.utilization,
-            }),
+            packing: found
+                .packing
+                .map(|packing| NativePacking { sequences: packing.sequences as f64, utilization: packing.utilization }),
             max_steps: found.max_steps as f64,
             run_tokens: found.run_tokens as f64,
             trainable_parameters: found.trainable_parameters as f64,

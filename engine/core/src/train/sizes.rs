@@ -82,6 +82,7 @@ mod tests {
     use super::super::config::tests::config;
     use super::*;
     use crate::model::TokenExamples;
+    use crate::random::MersenneTwister;
 
     /// Examples of these lengths, of which the last `labelled` positions are learned.
     fn examples(lengths: &[u32], labelled: u32) -> TokenExamples {
@@ -93,6 +94,35 @@ mod tests {
             all.offsets.push(all.input_ids.len() as u32);
         }
         all
+    }
+
+    /// No micro-batch of a packed run is larger, whether examples are cut or not.
+    #[test]
+    fn of_packed_runs() {
+        let mut random = MersenneTwister::new(9);
+        for round in 0..100 {
+            let mut below = |count: u32| random.next_u32() % count;
+            let lengths: Vec<u32> = (0..1 + below(40)).map(|_| 2 + below(30)).collect();
+            let (limit, batch_size) = (4 + below(40), 1 + below(3) as usize);
+            let settings = |packing_length: u32| TrainConfig {
+                packing_length: Some(packing_length as usize),
+                per_device_train_batch_size: batch_size,
+                ..config()
+            };
+            let bound = Sizes::bound(&settings(32), &examples(&lengths, 3), None, limit as usize);
+            let cut: Vec<u32> = lengths.iter().map(|length| *length.min(&limit)).collect();
+            let (cut_examples, packing_length) = (examples(&cut, 3), limit.min(32));
+            let sizes = Sizes::new(&settings(packing_length), &cut_examples, None);
+            assert!(sizes.train.rows <= bound.train.rows && sizes.train.sequences <= bound.train.sequences, "{round}");
+            assert!(sizes.labelled_rows <= sizes.train.rows && sizes.longest() <= bound.longest(), "{round}");
+            let plan = TrainingPlan::new(&settings(packing_length), cut.clone());
+            for batch in plan.order(round % 4).batches() {
+                let tokens: u32 = batch.iter().map(|index| cut[*index as usize]).sum();
+                let labels: usize = batch.iter().map(|index| cut_examples.label_count(*index as usize)).sum();
+                assert!(tokens as usize <= sizes.train.rows && batch.len() <= sizes.train.sequences, "{round}");
+                assert!(labels <= sizes.labelled_rows, "{round}");
+            }
+        }
     }
 
     #[test]
