@@ -3,6 +3,7 @@ import { isIPv6 } from 'node:net';
 import { openAdapterStore } from './adapters/adapter-store-sqlite.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
 import { openDatasetStore } from './datasets/dataset-store.ts';
+import { openTokenCache } from './datasets/token-cache.ts';
 import type { Engine } from './engine/engine.ts';
 import { EngineError } from './engine/errors.ts';
 import { ServerStartError } from './errors/server-start-error.ts';
@@ -106,6 +107,11 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const jobs = new SqliteJobStore(database);
   const inUse = usedByJobs(jobs);
   const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse });
+  const tokenCache = await openTokenCache({
+    folder: folder.tokenCache,
+    maxBytes: options.maxTokenCacheBytes,
+    logger,
+  });
   const adapters = await openAdapterStore({
     database,
     folder: folder.adapters,
@@ -122,6 +128,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     engine,
     registry,
     datasets,
+    tokenCache,
     adapters,
     folder: folder.jobs,
     modelRoots,
@@ -163,7 +170,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const merge = { engine, models: registry, exportRoots };
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
-  const training = { store: jobs, runner, engine, registry, datasets, adapters, modelRoots, maxQueuedJobs, rates };
+  const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
+  const training = { store: jobs, runner, ...sources, maxQueuedJobs, rates };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {

@@ -143,6 +143,12 @@ export const serverConfigSchema = z
       'Largest message received.',
     ),
     maxDatasetBytes: setting(count(1, 2 ** 40).default(2 * GIBIBYTE), 'number', 'BYTES', 'Largest data set.'),
+    maxTokenCacheBytes: setting(
+      count(0, 2 ** 50).default(16 * GIBIBYTE),
+      'number',
+      'BYTES',
+      'Token files that are kept for the next job on the same data; 0 keeps none.',
+    ),
     maxAdapterBytes: setting(count(1, 2 ** 40).default(4 * GIBIBYTE), 'number', 'BYTES', 'Largest uploaded adapter.'),
     maxPromptTokens: setting(
       count(1, 2 ** 24).default(131_072),

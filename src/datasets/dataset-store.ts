@@ -1,5 +1,6 @@
 /** The stored data sets: a file each, and a row that says what it holds. */
 
+import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
@@ -154,11 +155,15 @@ class Store implements DatasetStore {
 
   open(name: string): StoredExamples {
     const dataset = this.get(name);
-    const { format, container, columns, sizeBytes } = dataset;
+    const { format, container, columns, sizeBytes, sha256 } = dataset;
     const path = join(this.#folderOf(name), dataFileName(dataset));
     const read = (signal?: AbortSignal, inspect = false): AsyncIterable<FilePiece> =>
       readFile(path, { format, container, columns, inspect }, signal);
-    return { format, sizeBytes, columns, read };
+    // The same bytes with other columns are other examples.
+    const contentHash = createHash('sha256')
+      .update(JSON.stringify([sha256, container, columns]))
+      .digest('hex');
+    return { format, sizeBytes, columns, contentHash, read };
   }
 
   async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset> {

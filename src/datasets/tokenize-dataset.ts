@@ -1,8 +1,9 @@
 /** A whole data set to token ids, piece by piece, on worker threads. */
+import type { TokenizerSource } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { RenderPool } from '../prompt/render-pool.ts';
-import type { TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
+import type { Renderer, TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
 import type { ParsedPiece } from './example-parser.ts';
 import { defaultTemplate, type FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
@@ -24,6 +25,8 @@ export interface RenderingOptions {
 /** Examples and where they come from. */
 export interface ExampleSource {
   readonly format: FormatName;
+  /** Stands for the examples: equal hashes, equal examples; hex. */
+  readonly contentHash: string;
   /** @param signal Ends the reading at once. */
   read(signal?: AbortSignal): AsyncIterable<ParsedPiece>;
 }
@@ -40,6 +43,15 @@ export interface TokenizedDataset {
 
 /** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
 const BATCH = 1024;
+
+/** Options with everything that they leave to the model. */
+export interface ResolvedRendering {
+  /** Null for exact ids. */
+  readonly renderer: Renderer | null;
+  readonly maxSeqLength: number;
+  readonly vocabSize: number;
+  readonly tokenizer: TokenizerSource;
+}
 
 /** @throws LuthierError MODEL_NOT_FOUND, INVALID_REQUEST */
 export async function limitOf(registry: ModelRegistry, options: Pick<RenderingOptions, 'model' | 'maxSeqLength'>) {
@@ -62,6 +74,20 @@ export function refuseDropRounds(): never {
   });
 }
 
+/** @throws as `tokenizeDataset` */
+export async function resolveRendering(
+  registry: ModelRegistry,
+  { format }: Pick<ExampleSource, 'format'>,
+  options: RenderingOptions,
+): Promise<ResolvedRendering> {
+  const limit = await limitOf(registry, options);
+  if (format !== 'tokens') {
+    return { ...limit, renderer: await registry.renderer(options.model, defaultTemplate(format, options.template)) };
+  }
+  if (options.overLength === 'drop_rounds') refuseDropRounds();
+  return { ...limit, renderer: null };
+}
+
 /**
  * Renders every example and gives what is kept to `keep`, in order. Problems of single examples are collected, not thrown.
  * @param stopAtProblems Ends once there are more problems than can be told.
@@ -71,15 +97,12 @@ export async function tokenizeDataset(
   registry: ModelRegistry,
   source: ExampleSource,
   options: RenderingOptions,
-  keep: (examples: readonly TokenizedExample[]) => void,
+  keep: (examples: readonly TokenizedExample[]) => void | Promise<void>,
   signal: AbortSignal,
   stopAtProblems = false,
 ): Promise<TokenizedDataset> {
-  const limit = await limitOf(registry, options);
-  const exact = source.format === 'tokens';
-  if (exact && options.overLength === 'drop_rounds') refuseDropRounds();
+  const { renderer, ...limit } = await resolveRendering(registry, source, options);
   const template = defaultTemplate(source.format, options.template);
-  const renderer = exact ? null : await registry.renderer(options.model, template);
   const setup = { source: limit.tokenizer, template: template === '' ? null : template };
   const pool = renderer === null ? null : new RenderPool(renderer, setup);
   const problems = new ProblemList();
@@ -94,7 +117,7 @@ export async function tokenizeDataset(
         examples += batch.length;
         const tokenized = await tokenizer.tokenize(batch);
         problems.add(...tokenized.problems);
-        keep(tokenized.kept);
+        await keep(tokenized.kept);
       }
       if (stopAtProblems && problems.full) break;
     }

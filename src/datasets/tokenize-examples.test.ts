@@ -106,6 +106,67 @@ describe('examples that are too long', () => {
     expect(counts).toEqual({ truncated: 1, shortened: 0, dropped: 1 });
   });
 
+  it('whatever the policy: what is kept fits and has something to learn, and every example is kept, counted or told', async () => {
+    const id = fc.integer({ min: 0, max: tokenizer.vocabSize - 1 });
+    const label = fc.oneof(id, fc.constant(-100));
+    const tokens = fc.array(fc.tuple(id, label), { minLength: 1, maxLength: 12 });
+    const round = fc.tuple(
+      fc.string({ maxLength: 6 }),
+      fc.string({ maxLength: 6 }),
+      fc.constantFrom(0 as const, 1 as const),
+    );
+    const rounds = fc.array(round, { minLength: 1, maxLength: 4 });
+    const content = (value: [string, string, 0 | 1][]) =>
+      value.flatMap(([question, answer, weight]) => [user(question), { ...assistant(answer), weight }]);
+    const check = async (
+      overLength: TokenizeOptions['overLength'],
+      exactIds: [number, number][][],
+      texts: [string, string, 0 | 1][][],
+      maxSeqLength: number,
+    ): Promise<void> => {
+      // Exact ids have no rounds.
+      const ids = overLength === 'drop_rounds' ? [] : exactIds;
+      const examples = [
+        ...ids.map((pairs, line) =>
+          exact(
+            pairs.map(([one]) => one),
+            pairs.map(([, one]) => one),
+            line + 1,
+          ),
+        ),
+        ...texts.map((value, line) => conversation(content(value), ids.length + line + 1)),
+      ];
+      const { kept, problems, counts } = await run({ maxSeqLength, overLength }, ...examples);
+      expect(kept.length + problems.length + counts.dropped).toBe(examples.length);
+      for (const one of kept) {
+        expect(one.inputIds.length).toBeLessThanOrEqual(maxSeqLength);
+        expect(one.labels.length).toBe(one.inputIds.length);
+        expect(one.labelTokens).toBe(learnedLabels(one.labels));
+        expect(one.labelTokens).toBeGreaterThan(0);
+      }
+      expect(counts.truncated + counts.shortened).toBeLessThanOrEqual(kept.length);
+      const silent = {
+        error: ['truncated', 'shortened', 'dropped'],
+        truncate: ['shortened'],
+        drop: ['truncated', 'shortened'],
+        drop_rounds: ['truncated'],
+      } as const;
+      for (const count of silent[overLength]) expect(counts[count]).toBe(0);
+      const lines = [...kept.map(({ example }) => example.line)];
+      expect(lines).toEqual(lines.toSorted((a, b) => a - b));
+    };
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom('error', 'truncate', 'drop', 'drop_rounds'),
+        fc.array(tokens, { maxLength: 5 }),
+        fc.array(rounds, { maxLength: 4 }),
+        fc.integer({ min: 1, max: 40 }),
+        check,
+      ),
+      { numRuns: 150 },
+    );
+  });
+
   it('drop: left out and counted', async () => {
     const examples = [exact([1, 2, 3], [-100, 2, 3]), exact([1, 2], [-100, 2], 2)];
     const { kept, counts } = await run({ maxSeqLength: 2, overLength: 'drop' }, ...examples);

@@ -143,6 +143,13 @@ export interface TrainingConfig {
   /** True: torch's order from dataSeed + epoch; false: file order. */
   readonly shuffle: boolean;
   readonly dataSeed: number;
+  /** Micro-batches of examples of about equal lengths, as transformers' LengthGroupedSampler. Not without `shuffle`. */
+  readonly groupByLength: boolean;
+  /**
+   * Whole examples are packed into sequences of at most so many tokens, which are what `perDeviceTrainBatchSize` counts; attention stays within
+   * each example. Null: not packed. Not with `groupByLength`.
+   */
+  readonly packingLength: number | null;
   /**
    * Of how many blocks, the first ones, the backward pass computes activations again instead of keeping them: `auto`: of as few as fit into the
    * memory that is free. More than there are: of all.
@@ -196,8 +203,24 @@ export interface MemoryEstimate {
   readonly suggestions: readonly MemorySuggestion[];
 }
 
+/** What packing makes of the training examples. */
+export interface PackingEstimate {
+  /** Of an epoch. */
+  readonly sequences: number;
+  /** Share of the sequences' places that tokens take. */
+  readonly utilization: number;
+}
+
 /** What a run will be and need. */
 export interface TrainingEstimate {
+  /** Of training, once. */
+  readonly examples: number;
+  readonly tokens: number;
+  /** Labels that are learned. */
+  readonly labelTokens: number;
+  readonly evalExamples: number;
+  /** Null where examples are not packed. */
+  readonly packing: PackingEstimate | null;
   readonly maxSteps: number;
   /** Tokens of all steps. */
   readonly runTokens: number;
@@ -222,6 +245,17 @@ export interface TokenExamples {
   readonly labels: Int32Array;
   readonly offsets: Uint32Array;
 }
+
+/** Examples in a file of the layout of `token-file.ts`, which the engine maps. */
+export interface TokenFile {
+  readonly path: string;
+  /** All of its examples, those that are not held out, or those that are. */
+  readonly part: 'all' | 'train' | 'evaluation';
+  /** Share that is held out: the examples whose stored hash, as a share of the largest, is below. */
+  readonly heldOut: number;
+}
+
+export type ExampleData = TokenExamples | TokenFile;
 
 export interface TrainingStep {
   readonly globalStep: number;
@@ -387,7 +421,7 @@ export interface BaseModel {
   /** @param anyBase Accept one that carries the content hash of another base, if names and shapes fit. */
   loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle>;
   /** OUT_OF_MEMORY before anything is allocated where the run's plan does not fit. */
-  train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun>;
+  train(config: TrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<TrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores>;
   /** Frees the weights once no run uses them. Idempotent; use after close is an error. */
@@ -424,8 +458,8 @@ export interface Engine {
   estimateTraining(
     model: EstimatedModel,
     config: TrainingConfig,
-    train: TokenExamples,
-    evaluation: TokenExamples | null,
+    train: ExampleData,
+    evaluation: ExampleData | null,
   ): Promise<TrainingEstimate>;
   /** Reads and checks an adapter's files without a base model. */
   readAdapter(folder: string): Promise<AdapterInfo>;

@@ -10,6 +10,7 @@ import type {
 
 /** Bytes of a number. */
 const NUMBER = 4;
+const IGNORED_LABEL = -100;
 
 interface FakePlanRequest {
   readonly model: ModelMetadata;
@@ -17,6 +18,7 @@ interface FakePlanRequest {
   readonly config: TrainingConfig;
   readonly targetModules: readonly string[];
   readonly train: TokenExamples;
+  readonly evaluation: TokenExamples | null;
   /** Null: unknown. */
   readonly freeBytes: number | null;
 }
@@ -26,9 +28,32 @@ const countOf = ({ offsets }: TokenExamples): number => Math.max(0, offsets.leng
 const longestOf = ({ offsets }: TokenExamples): number =>
   offsets.reduce((longest, end, index) => Math.max(longest, end - (offsets[index - 1] ?? 0)), 0);
 
+const lengthOf = ({ offsets }: TokenExamples, example: number): number =>
+  (offsets[example + 1] ?? 0) - (offsets[example] ?? 0);
+
+/** Where each sequence ends, in examples: a packed one with the example after which the next does not fit. */
+export function sequenceEnds({ packingLength }: TrainingConfig, train: TokenExamples): readonly number[] {
+  const ends: number[] = [];
+  let tokens = 0;
+  for (let example = 0; example < countOf(train); example++) {
+    tokens += lengthOf(train, example);
+    const next = lengthOf(train, example + 1);
+    if (packingLength !== null && example + 1 < countOf(train) && tokens + next <= packingLength) continue;
+    ends.push(example + 1);
+    tokens = 0;
+  }
+  return ends;
+}
+
+/** Labels that are learned in an example: the first position has nothing before it to be predicted from. */
+export function labelTokensOf({ labels, offsets }: TokenExamples, example: number): number {
+  const learned = labels.subarray((offsets[example] ?? 0) + 1, offsets[example + 1]);
+  return learned.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0);
+}
+
 /** Optimizer steps of an epoch. */
 export function stepsPerEpoch(config: TrainingConfig, train: TokenExamples): number {
-  const batches = Math.ceil(countOf(train) / config.perDeviceTrainBatchSize);
+  const batches = Math.ceil(sequenceEnds(config, train).length / config.perDeviceTrainBatchSize);
   return Math.ceil(batches / config.gradientAccumulationSteps);
 }
 
@@ -36,7 +61,7 @@ type Priced = Pick<MemoryEstimate, 'totalBytes' | 'heldBytes' | 'recomputeLayers
 
 function priced({ model, loaded, config, targetModules, train }: FakePlanRequest, recomputeLayers: number) {
   const kept = model.numHiddenLayers - recomputeLayers + Math.min(recomputeLayers, 1);
-  const rows = config.perDeviceTrainBatchSize * longestOf(train);
+  const rows = config.perDeviceTrainBatchSize * (config.packingLength ?? longestOf(train));
   const trainable = model.numHiddenLayers * targetModules.length * 2 * model.hiddenSize * config.lora.r;
   const weightBytes = model.storedBytes;
   const adapterBytes = 4 * NUMBER * trainable;
@@ -105,7 +130,10 @@ function suggestionsFor(request: FakePlanRequest): MemorySuggestion[] {
 
 /** The plan of a run. */
 export function fakeEstimate(request: FakePlanRequest): TrainingEstimate {
-  const { model, config, targetModules, train, freeBytes } = request;
+  const { model, config, targetModules, train, evaluation, freeBytes } = request;
+  const { packingLength } = config;
+  const sequences = sequenceEnds(config, train).length;
+  const tokens = train.inputIds.length;
   const { plan, fits } = chosen(request);
   const perEpoch = stepsPerEpoch(config, train);
   const maxSteps = config.maxSteps ?? Math.ceil(perEpoch * config.numTrainEpochs);
@@ -113,8 +141,16 @@ export function fakeEstimate(request: FakePlanRequest): TrainingEstimate {
   const advice = suggestions.map(({ description }) => description).join('; or ');
   const refusal = `the run needs ${plan.totalBytes} bytes, ${freeBytes} are free; what would fit: ${advice}`;
   return {
+    examples: countOf(train),
+    tokens,
+    labelTokens: Array.from({ length: countOf(train) }, (_, example) => labelTokensOf(train, example)).reduce(
+      (sum, count) => sum + count,
+      0,
+    ),
+    evalExamples: evaluation === null ? 0 : countOf(evaluation),
+    packing: packingLength === null ? null : { sequences, utilization: tokens / (sequences * packingLength) },
     maxSteps,
-    runTokens: Math.round((train.inputIds.length * maxSteps) / perEpoch),
+    runTokens: Math.round((tokens * maxSteps) / perEpoch),
     trainableParameters: model.numHiddenLayers * targetModules.length * 2 * model.hiddenSize * config.lora.r,
     targetModules,
     memory: {

@@ -14,10 +14,8 @@ import type {
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { writeFakeAdapter } from './fake-adapter.ts';
-import { stepsPerEpoch } from './fake-estimate.ts';
+import { labelTokensOf, sequenceEnds, stepsPerEpoch } from './fake-estimate.ts';
 import { EventQueue } from './fake-events.ts';
-
-const IGNORED_LABEL = -100;
 
 /** Awaited before each step, which counts from 1: what it waits for holds the run, what it throws fails it. */
 export type BeforeStep = (globalStep: number) => void | Promise<void>;
@@ -32,12 +30,6 @@ interface FakeTrainingRequest {
 }
 
 const countOf = (examples: TokenExamples): number => Math.max(0, examples.offsets.length - 1);
-
-function labelTokensOf(examples: TokenExamples, example: number): number {
-  // The first position has nothing before it to be predicted from.
-  const labels = examples.labels.subarray((examples.offsets[example] ?? 0) + 1, examples.offsets[example + 1]);
-  return labels.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0);
-}
 
 /** Refuses what the engine refuses. */
 export function checkExamples(model: ModelMetadata, examples: TokenExamples, what: string): void {
@@ -143,8 +135,10 @@ export class FakeTrainingRun implements TrainingRun {
   #step(globalStep: number): TrainingStep {
     const { config, train } = this.#request;
     const size = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
-    const first = ((globalStep - 1) % this.#stepsPerEpoch) * size;
-    const last = Math.min(first + size, countOf(train));
+    const ends = sequenceEnds(config, train);
+    const firstSequence = ((globalStep - 1) % this.#stepsPerEpoch) * size;
+    const first = ends[firstSequence - 1] ?? 0;
+    const last = ends[Math.min(firstSequence + size, ends.length) - 1] ?? first;
     const examples = Array.from({ length: last - first }, (_, index) => first + index);
     const tokens = (train.offsets[last] ?? 0) - (train.offsets[first] ?? 0);
     return {

@@ -32,6 +32,8 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
+  groupByLength: false,
+  packingLength: null,
   recomputeLayers: 'auto',
   offloadActivations: false,
 };

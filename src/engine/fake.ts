@@ -6,6 +6,7 @@ import type {
   AdapterInfo,
   BaseModel,
   Engine,
+  ExampleData,
   ModelMetadata,
   SamplingConfig,
   TokenExamples,
@@ -16,6 +17,7 @@ import type {
 import { EngineError } from './errors.ts';
 import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
 import { fakeEstimate } from './fake-estimate.ts';
+import { readExamples } from './fake-examples.ts';
 import { type BeforeToken, FakeGenerationRun } from './fake-generation.ts';
 import { fakeMetadata } from './fake-metadata.ts';
 import { type BeforeStep, checkExamples, FakeTrainingRun } from './fake-training.ts';
@@ -45,8 +47,8 @@ interface PlanRequest {
 }
 
 /** Refuses what the engine refuses; the settings with what the initial adapter brings, and the plan. */
-async function planTraining({ evaluation, ...request }: PlanRequest) {
-  const { model, config, train } = request;
+async function planTraining(request: PlanRequest) {
+  const { model, config, train, evaluation } = request;
   if (!Number.isFinite(config.learningRate) || config.learningRate < 0) {
     throw new EngineError('INVALID_ARGUMENT', `learning_rate is ${config.learningRate}; expected a finite number`);
   }
@@ -130,8 +132,10 @@ class FakeModel implements BaseModel {
     return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder, anyBase));
   }
 
-  async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null) {
+  async train(config: TrainingConfig, trainData: ExampleData, evaluationData: ExampleData | null) {
     this.#checkOpen();
+    const train = await readExamples(trainData);
+    const evaluation = evaluationData === null ? null : await readExamples(evaluationData);
     const freeBytes = this.#options.freeBytes ?? null;
     const planned = await planTraining({ model: this.metadata, loaded: true, config, train, evaluation, freeBytes });
     const { refusal } = planned.estimate.memory;
@@ -253,8 +257,10 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
         if (typeof pattern === 'string') readPattern(pattern);
       }
     },
-    estimateTraining: async ({ path, loaded }, config, train, evaluation) => {
+    estimateTraining: async ({ path, loaded }, config, trainData, evaluationData) => {
       const [model, freeBytes] = [metadataAt(path), options.freeBytes ?? null];
+      const train = await readExamples(trainData);
+      const evaluation = evaluationData === null ? null : await readExamples(evaluationData);
       return (await planTraining({ model, loaded, config, train, evaluation, freeBytes })).estimate;
     },
     readAdapter: async (folder) => {

@@ -6,6 +6,7 @@ import type {
   EngineInfo,
   EstimatedModel,
   EvaluationResult,
+  ExampleData,
   GeneratedTokens,
   GgufTokenizerMetadata,
   LoraConfig,
@@ -15,7 +16,6 @@ import type {
   ModelMetadata,
   SamplingConfig,
   SavedAdapter,
-  TokenExamples,
   TokenScores,
   TrainingConfig,
   TrainingEstimate,
@@ -40,11 +40,15 @@ export interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'ex
 }
 
 export interface NativeTrainingConfig
-  extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'recomputeLayers'> {
+  extends Omit<
+    TrainingConfig,
+    'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'packingLength' | 'recomputeLayers'
+  > {
   readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;
+  readonly packingLength: number | undefined;
   /** `auto`, `all` or a number. */
   readonly recomputeLayers: string;
 }
@@ -87,11 +91,7 @@ export interface NativeModel {
   metadata(): NativeModelMetadata;
   weights(): NativeModelWeights;
   loadAdapter(folder: string, anyBase: boolean): Promise<NativeAdapter>;
-  train(
-    config: NativeTrainingConfig,
-    train: TokenExamples,
-    evaluation: TokenExamples | null,
-  ): Promise<NativeTrainingRun>;
+  train(config: NativeTrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<NativeTrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: NativeAdapter | null): NativeGenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: NativeAdapter | null): Promise<TokenScores>;
   close(): void;
@@ -123,8 +123,8 @@ export interface NativeEngine {
   estimateTraining(
     model: NativeEstimatedModel,
     config: NativeTrainingConfig,
-    train: TokenExamples,
-    evaluation: TokenExamples | null,
+    train: ExampleData,
+    evaluation: ExampleData | null,
   ): Promise<TrainingEstimate>;
   readAdapter(folder: string): Promise<AdapterInfo>;
   mergeAdapter(base: NativeMergeBase, adapter: string, format: MergeFormat, folder: string): Promise<MergedModel>;

@@ -8,6 +8,7 @@ import type {
   BaseModel,
   Engine,
   EstimatedModel,
+  ExampleData,
   GeneratedTokens,
   GenerationRun,
   LoraConfig,
@@ -17,7 +18,6 @@ import type {
   ModelMetadata,
   QuantizeRun,
   SamplingConfig,
-  TokenExamples,
   TokenScores,
   TrainingConfig,
   TrainingEstimate,
@@ -88,6 +88,7 @@ function toNativeConfig({
   initAdapterPath,
   maxSteps,
   evalSteps,
+  packingLength,
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
@@ -97,6 +98,7 @@ function toNativeConfig({
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
+    packingLength: packingLength ?? undefined,
     recomputeLayers: String(recomputeLayers),
   };
 }
@@ -219,7 +221,7 @@ class NativeBaseModel implements BaseModel {
     return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder, anyBase)));
   }
 
-  async train(config: TrainingConfig, train: TokenExamples, evaluation: TokenExamples | null): Promise<TrainingRun> {
+  async train(config: TrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<TrainingRun> {
     return new NativeRun(await settled(this.#open.train(toNativeConfig(config), train, evaluation)));
   }
 
@@ -289,8 +291,8 @@ class AddonEngine implements Engine {
   async estimateTraining(
     model: EstimatedModel,
     config: TrainingConfig,
-    train: TokenExamples,
-    evaluation: TokenExamples | null,
+    train: ExampleData,
+    evaluation: ExampleData | null,
   ): Promise<TrainingEstimate> {
     const asked = { ...model, embeddingInHostMemory: this.#embeddingInHostMemory };
     return settled(this.#open.estimateTraining(asked, toNativeConfig(config), train, evaluation));

@@ -38,8 +38,15 @@ interface InitAdapter {
   readonly anyBase: boolean;
 }
 
-/** @param initAdapter From `findInitAdapter`. */
-export function engineConfig(spec: TrainingSpec, initAdapter: InitAdapter | null): TrainingConfig {
+/**
+ * @param initAdapter From `findInitAdapter`.
+ * @param maxSeqLength Of the prepared examples: what is packed is packed into sequences of this length.
+ */
+export function engineConfig(
+  spec: TrainingSpec,
+  initAdapter: InitAdapter | null,
+  maxSeqLength: number,
+): TrainingConfig {
   return {
     lora: loraConfig(spec),
     initAdapterPath: initAdapter?.folder ?? null,
@@ -60,6 +67,8 @@ export function engineConfig(spec: TrainingSpec, initAdapter: InitAdapter | null
     evalSteps: spec.evalSteps ?? null,
     shuffle: spec.shuffle ?? true,
     dataSeed: number(spec.dataSeed),
+    groupByLength: spec.groupByLength,
+    packingLength: spec.packing ? maxSeqLength : null,
     recomputeLayers: spec.gradientCheckpointing ? 'all' : (spec.recomputeLayers ?? 'auto'),
     offloadActivations: spec.offloadActivations,
   };

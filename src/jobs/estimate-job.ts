@@ -17,6 +17,7 @@ export async function estimateJob(
   signal: AbortSignal,
 ): Promise<EstimateTrainingJobResponse> {
   const { prepared, model, estimate } = await prepareJob(dependencies, spec, signal);
+  await prepared.release();
   const { contentHash, storage } = model;
   const { memory, runTokens, maxSteps } = estimate;
   const { recomputeLayers, offloadActivations } = memory;

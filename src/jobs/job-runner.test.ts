@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
+import type { TokenCache } from '../datasets/token-cache.ts';
 import { createFakeEngine } from '../engine/fake.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
@@ -39,6 +40,7 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
     engine: createFakeEngine(),
     registry: {} as ModelRegistry,
     datasets: datasets as DatasetStore,
+    tokenCache: {} as TokenCache,
     adapters: { has: () => false, ...adapters } as ManagedAdapterStore,
     folder,
     modelRoots: [],

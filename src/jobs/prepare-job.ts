@@ -2,6 +2,7 @@
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
 import { type PreparedExamples, prepareExamples } from '../datasets/prepare-examples.ts';
+import type { TokenCache } from '../datasets/token-cache.ts';
 import type { Engine, EstimatedModel, TrainingConfig, TrainingEstimate } from '../engine/engine.ts';
 import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
@@ -13,12 +14,14 @@ export interface PrepareJobDependencies {
   readonly engine: Pick<Engine, 'estimateTraining'>;
   readonly registry: ModelRegistry;
   readonly datasets: DatasetStore;
+  readonly tokenCache: TokenCache;
   readonly adapters: ManagedAdapterStore;
   readonly modelRoots: readonly string[];
 }
 
 /** A job that can be started. */
 export interface PreparedJob {
+  /** To be released. */
   readonly prepared: PreparedExamples;
   readonly config: TrainingConfig;
   readonly model: EstimatedModel;
@@ -30,24 +33,30 @@ export interface PreparedJob {
  * @throws the signal's reason; what data sets, models, adapters and the engine throw
  */
 export async function prepareJob(
-  { engine, registry, datasets, adapters, modelRoots }: PrepareJobDependencies,
+  { engine, registry, datasets, tokenCache, adapters, modelRoots }: PrepareJobDependencies,
   spec: TrainingSpec,
   signal: AbortSignal,
 ): Promise<PreparedJob> {
-  const config = engineConfig(spec, await findInitAdapter(spec.initAdapter, adapters, modelRoots));
+  const initAdapter = await findInitAdapter(spec.initAdapter, adapters, modelRoots);
   const prepared = await prepareExamples(
-    { registry, openDataset: (dataset) => datasets.open(dataset) },
+    { registry, openDataset: (dataset) => datasets.open(dataset), tokenCache },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },
     signal,
   );
-  const { metadata, loaded } = await registry.get(spec.model);
-  const model = {
-    path: metadata.path,
-    storage: weightStorage(spec.loadIn, metadata),
-    loaded: loaded.some(({ loadIn }) => loadIn === spec.loadIn),
-    contentHash: metadata.contentHash,
-  };
-  const estimate = await engine.estimateTraining(model, config, prepared.train, prepared.evaluation);
-  signal.throwIfAborted();
-  return { prepared, config, model, estimate };
+  try {
+    const config = engineConfig(spec, initAdapter, prepared.maxSeqLength);
+    const { metadata, loaded } = await registry.get(spec.model);
+    const model = {
+      path: metadata.path,
+      storage: weightStorage(spec.loadIn, metadata),
+      loaded: loaded.some(({ loadIn }) => loadIn === spec.loadIn),
+      contentHash: metadata.contentHash,
+    };
+    const estimate = await engine.estimateTraining(model, config, prepared.train, prepared.evaluation);
+    signal.throwIfAborted();
+    return { prepared, config, model, estimate };
+  } catch (error) {
+    await prepared.release();
+    throw error;
+  }
 }

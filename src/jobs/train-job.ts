@@ -9,7 +9,7 @@ import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/trai
 import type { EventLog, LoggedEvent } from './job-store.ts';
 import type { MeasuredRates } from './measured-rates.ts';
 import { planMessage } from './plan-message.ts';
-import { type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
+import { type PreparedJob, type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
 
 export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly log: EventLog;
@@ -44,10 +44,24 @@ export async function trainJob(
   job: TrainingJob,
   signal: AbortSignal,
 ): Promise<void> {
+  const spec = job.spec ?? TrainingSpec.create();
+  const prepared = await prepareJob(dependencies, spec, signal);
+  try {
+    await trainPrepared(dependencies, job, spec, prepared, signal);
+  } finally {
+    await prepared.prepared.release();
+  }
+}
+
+async function trainPrepared(
+  dependencies: TrainJobDependencies,
+  job: TrainingJob,
+  spec: TrainingSpec,
+  { prepared, config, estimate }: PreparedJob,
+  signal: AbortSignal,
+): Promise<void> {
   const { log, registry } = dependencies;
   const { name } = job;
-  const spec = job.spec ?? TrainingSpec.create();
-  const { prepared, config, estimate } = await prepareJob(dependencies, spec, signal);
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }

@@ -6,6 +6,8 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import { openDatasetStore } from '../datasets/dataset-store.ts';
 import { prepareExamples } from '../datasets/prepare-examples.ts';
+import { openTokenCache } from '../datasets/token-cache.ts';
+import { readExamples } from '../engine/fake-examples.ts';
 import { DatasetFormat, OverLengthPolicy, type TrainOn } from '../gen/luthier/v1/common.ts';
 import {
   DeleteDatasetRequest,
@@ -197,7 +199,7 @@ describe('upload', () => {
 
 describe('validate', () => {
   it('counts what a model will read', async () => {
-    const { send, method, datasets, registry } = await setUp();
+    const { send, method, datasets, registry, folder } = await setUp();
     const { name } = await send(TEXT);
     const { report } = await method('validateDataset')(
       ValidateDatasetRequest.create({ dataset: name, ...TUTORIAL }),
@@ -205,11 +207,13 @@ describe('validate', () => {
     );
     const spec = { dataset: name, evalDataset: '', validationSplit: 0, trainOn: 'assistant', maxSeqLength: 0 } as const;
     const openDataset = (dataset: string) => datasets.open(dataset);
-    const { train } = await prepareExamples(
-      { registry, openDataset },
+    const tokenCache = await openTokenCache({ folder: join(folder, 'tokens'), maxBytes: 0, logger: silent });
+    const prepared = await prepareExamples(
+      { registry, openDataset, tokenCache },
       { ...spec, ...TUTORIAL, overLength: 'error' },
       context.signal,
     );
+    const train = await readExamples(prepared.train);
     const lengths = [...train.offsets].slice(1).map((end, i) => end - (train.offsets[i] ?? 0));
     expect(report).toMatchObject({
       examples: 3,
@@ -334,49 +338,5 @@ describe('lists and deletion', () => {
     await remove('datasets/free', 'r');
     await expect(remove('datasets/free')).rejects.toMatchObject({ reason: 'DATASET_NOT_FOUND' });
     expect(files()).toEqual(['used']);
-  });
-});
-
-describe('preparing a run', () => {
-  const base = { dataset: 'datasets/a', evalDataset: '', validationSplit: 0, maxSeqLength: 0, ...TUTORIAL } as const;
-
-  it('holds out the last share, or takes a second data set', async () => {
-    const { send, datasets, registry } = await setUp();
-    await send(TEXT, { datasetId: 'a' });
-    const prepare = (more: object) =>
-      prepareExamples(
-        { registry, openDataset: (name) => datasets.open(name) },
-        { ...base, trainOn: 'assistant', overLength: 'error', ...more },
-        context.signal,
-      );
-    const whole = await prepare({});
-    expect(whole).toMatchObject({ evaluation: null, template: { id: 'tutorial' }, warnings: [] });
-    const split = await prepare({ validationSplit: 0.1 });
-    expect([...split.train.inputIds, ...(split.evaluation?.inputIds ?? [])]).toEqual([...whole.train.inputIds]);
-    expect(split.evaluation?.offsets).toHaveLength(2);
-    expect(split.evaluation?.offsets[0]).toBe(0);
-    expect((await prepare({ evalDataset: 'datasets/a' })).evaluation).toEqual(whole.train);
-    await expect(prepare({ validationSplit: 0.9 })).rejects.toMatchObject({
-      violations: [{ field: 'validation_split' }],
-    });
-    await expect(prepare({ maxSeqLength: 5 })).rejects.toMatchObject({ reason: 'SEQUENCE_TOO_LONG' });
-    await expect(prepare({ maxSeqLength: 5, overLength: 'drop' })).rejects.toMatchObject({
-      reason: 'SEQUENCE_TOO_LONG',
-    });
-  });
-
-  it('an example without anything to learn is named by its line', async () => {
-    const { send, datasets, registry } = await setUp();
-    await send('{"input_ids":[1,2],"labels":[1,2]}\n{"input_ids":[1,2],"labels":[1,-100]}\n', { datasetId: 'a' });
-    const preparing = prepareExamples(
-      { registry, openDataset: (name) => datasets.open(name) },
-      { ...base, trainOn: 'assistant', overLength: 'error' },
-      context.signal,
-    );
-    await expect(preparing).rejects.toMatchObject({
-      reason: 'NO_TRAINABLE_TOKENS',
-      message: expect.stringContaining('line[2]'),
-      violations: [{ field: 'line[2]' }],
-    });
   });
 });

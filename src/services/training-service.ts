@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import type { Engine } from '../engine/engine.ts';
 import { defaultTemplate } from '../datasets/formats.ts';
+import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';

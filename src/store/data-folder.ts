@@ -11,6 +11,8 @@ export interface DataFolder {
   readonly databaseFile: string;
   readonly datasets: string;
   readonly adapters: string;
+  /** What can be made again from data sets. */
+  readonly tokenCache: string;
   /** What running jobs write; on the same file system as the rest, so that results are moved and not copied. */
   readonly jobs: string;
   /** Lets another server use the folder. Idempotent. */
@@ -59,7 +61,12 @@ export function isFolderInUse(error: unknown): boolean {
  * @throws ServerStartError where it cannot be made, cannot be written, or is used by another server
  */
 export async function openDataFolder(path: string): Promise<DataFolder> {
-  const folders = { datasets: join(path, 'datasets'), adapters: join(path, 'adapters'), jobs: join(path, 'jobs') };
+  const folders = {
+    datasets: join(path, 'datasets'),
+    adapters: join(path, 'adapters'),
+    tokenCache: join(path, 'token-cache'),
+    jobs: join(path, 'jobs'),
+  };
   let locked: DatabaseSync;
   try {
     await mkdir(path, { recursive: true, mode: 0o700 });

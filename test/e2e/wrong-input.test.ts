@@ -53,7 +53,13 @@ describe('training requests', () => {
     ['less than no dropout', { lora: { loraDropout: -0.1 } }, 'INVALID_ARGUMENT', /lora_dropout.*at least 0/],
     ['dropout that is no number', { lora: { loraDropout: Number.NaN } }, 'INVALID_ARGUMENT', /lora_dropout/],
     ['a compute type that the processor has not', { computeDtype: 'bfloat16' }, 'UNIMPLEMENTED', /float32/],
-    ['packing, which is not built yet', { packing: true }, 'UNIMPLEMENTED', /packing/],
+    [
+      'groups of packed examples',
+      { packing: true, groupByLength: true },
+      'INVALID_ARGUMENT',
+      /group_by_length.*packing/,
+    ],
+    ['groups in the order of the file', { shuffle: false, groupByLength: true }, 'INVALID_ARGUMENT', /group_by_length/],
   ])('%s is refused before a job exists', async (_, more, status, message) => {
     const before = (await server.client.listTrainingJobs()).jobs.length;
     const error: unknown = await create(more).catch((caught: unknown) => caught);

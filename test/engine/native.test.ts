@@ -64,6 +64,8 @@ const config: TrainingConfig = {
   evalSteps: null,
   shuffle: false,
   dataSeed: 0,
+  groupByLength: false,
+  packingLength: null,
   recomputeLayers: 0,
   offloadActivations: false,
 };

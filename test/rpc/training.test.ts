@@ -1,5 +1,5 @@
 /** Training jobs over real gRPC with an engine without a device: the queue, the events, what is refused, what a restart finds. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -44,8 +44,10 @@ async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs
   };
   onTestFinished(stop);
   const upload = async (): Promise<string> => {
-    const lines = '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'.repeat(4);
-    return (await client.uploadDataset([lines], { format: DatasetFormat.DATASET_FORMAT_MESSAGES })).name;
+    const line = (text: string) =>
+      `{"messages":[{"role":"user","content":"${text}"},{"role":"assistant","content":"b"}]}\n`;
+    const lines = ['a', 'b', 'c', 'd'].map(line);
+    return (await client.uploadDataset([lines.join('')], { format: DatasetFormat.DATASET_FORMAT_MESSAGES })).name;
   };
   return { client, upload, stop, dataDir };
 }
@@ -83,7 +85,7 @@ const states = (events: readonly TrainingEvent[]): JobState[] =>
 test('a job goes through its states, keeps its adapter, and every event has its number', async () => {
   const { client, upload } = await start();
   const dataset = await upload();
-  const job = await client.createTrainingJob({ spec: spec(dataset, { output: 'mine', validationSplit: 0.5 }) });
+  const job = await client.createTrainingJob({ spec: spec(dataset, { output: 'mine', validationSplit: 0.4 }) });
   const events = await all(client.watchTrainingJob(job.name));
   expect(states(events)).toEqual([
     JobState.JOB_STATE_QUEUED,
@@ -219,7 +221,7 @@ test('a regular expression that cannot be read makes no job', async () => {
 test('an estimate is what the job then does, and changes nothing', async () => {
   const { client, upload } = await start();
   const dataset = await upload();
-  const job = spec(dataset, { validationSplit: 0.5 });
+  const job = spec(dataset, { validationSplit: 0.4 });
   const estimate = await client.estimateTrainingJob(job);
   expect(estimate).toMatchObject({ fits: true, steps: 2, seconds: undefined, suggestions: [], warnings: [] });
   expect((await client.listTrainingJobs()).jobs).toEqual([]);
@@ -239,6 +241,63 @@ test('an estimate is what the job then does, and changes nothing', async () => {
   const again = await client.estimateTrainingJob(job);
   expect(again.seconds).toBeCloseTo(again.runTokens / 1000);
   expect((await client.estimateTrainingJob({ ...job, gradientCheckpointing: true })).seconds).toBeUndefined();
+});
+
+test('packed examples: fewer steps, the same tokens, and the plan, the estimate and the run agree', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const alone = await client.estimateTrainingJob(spec(dataset));
+  expect(alone).toMatchObject({ steps: 4, plan: { packing: undefined } });
+  const longest = (await client.validateDataset({ dataset, model: 'models/fake' })).longest;
+  const packed = spec(dataset, { packing: true, maxSeqLength: 4 * longest });
+  const estimate = await client.estimateTrainingJob(packed);
+  expect(estimate).toMatchObject({
+    steps: 2,
+    runTokens: alone.runTokens,
+    plan: { packing: { sequences: 1, utilization: 1 } },
+  });
+  const { name } = await client.createTrainingJob({ spec: packed });
+  const events = await all(client.watchTrainingJob(name));
+  const plan = events.flatMap(({ event }) => (event?.$case === 'plan' ? [event.value] : []))[0];
+  expect(plan?.packing).toEqual(estimate.plan?.packing);
+  const steps = events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value] : []));
+  expect(steps.map(({ tokens }) => tokens)).toEqual([estimate.plan?.tokens, estimate.plan?.tokens]);
+  expect((await client.getTrainingJob(name)).spec).toMatchObject({ packing: true, groupByLength: false });
+});
+
+test('groups by length are refused beside what they contradict, by name', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  await client.estimateTrainingJob(spec(dataset, { groupByLength: true }));
+  for (const more of [{ shuffle: false }, { packing: true }]) {
+    await expect(client.estimateTrainingJob(spec(dataset, { groupByLength: true, ...more }))).rejects.toMatchObject({
+      status: 'INVALID_ARGUMENT',
+      violations: [{ field: 'spec.group_by_length' }],
+    });
+  }
+});
+
+test('tokens are kept between an estimate, a job and the next server, and made again where they are broken', async () => {
+  const first = await start();
+  const dataset = await first.upload();
+  await first.client.estimateTrainingJob(spec(dataset));
+  const folder = join(first.dataDir, 'token-cache');
+  const [name = '', ...others] = readdirSync(folder);
+  expect(others).toEqual([]);
+  const made = statSync(join(folder, name)).ino;
+  const train = async (client: LuthierClient): Promise<JobState | undefined> => {
+    const job = await client.createTrainingJob({ spec: spec(dataset) });
+    return states(await all(client.watchTrainingJob(job.name))).at(-1);
+  };
+  expect(await train(first.client)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  await first.stop();
+  const second = await start({ dataDir: first.dataDir });
+  expect(await train(second.client)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  expect(readdirSync(folder)).toEqual([name]);
+  expect(statSync(join(folder, name)).ino).toBe(made);
+  truncateSync(join(folder, name), 200);
+  expect(await train(second.client)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  expect(statSync(join(folder, name)).size).toBeGreaterThan(200);
 });
 
 test('layers are recomputed as asked, or as few as fit', async () => {

@@ -1,5 +1,5 @@
 /** Numbers and tables for people. */
-import { JobState } from '../../typescript/src/index.ts';
+import { JobState, type Packing } from '../../typescript/src/index.ts';
 
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 
@@ -60,3 +60,7 @@ const STATES = new Map<number, string>(
 
 /** Such as `running`. */
 export const stateName = (state: JobState): string => STATES.get(state) ?? 'unknown';
+
+/** What packing makes of examples. */
+export const formatPacking = ({ sequences, utilization }: Packing): string =>
+  `${formatCount(sequences)} sequences, ${(100 * utilization).toFixed(1)} % full`;

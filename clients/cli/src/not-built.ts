@@ -17,7 +17,6 @@ export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   'eval-strategy':
     'Evaluation runs at each epoch, or every --eval-steps, where there is --eval-data or --validation-split.',
   fp16: '',
-  'group-by-length': '',
   'init-lora-weights': '',
   'label-smoothing-factor': '',
   'load-best-model-at-end': '',

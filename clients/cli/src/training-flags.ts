@@ -99,7 +99,7 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
     spec.initAdapter = v;
   }),
-  flag('validation-split', 'number', 'share of the examples held out, in [0, 1)', (spec, v) => {
+  flag('validation-split', 'number', 'share of the examples held out, always the same ones, in [0, 1)', (spec, v) => {
     spec.validationSplit = v;
   }),
   flag('template', 'text', "template of the prompts: an id or a file (default: the model's own)", (spec, v) => {
@@ -114,8 +114,16 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('over-length', 'text', 'error, truncate, drop_rounds or drop (default: error)', (spec, v) => {
     spec.overLength = choice('over-length', OVER_LENGTH, v.replaceAll('-', '_'));
   }),
-  flag('packing', 'boolean', 'many examples in one sequence', (spec, v) => {
-    spec.packing = v;
+  flag(
+    'packing',
+    'boolean',
+    'whole examples together in sequences of --max-seq-length, none seeing another',
+    (spec, v) => {
+      spec.packing = v;
+    },
+  ),
+  flag('group-by-length', 'boolean', 'micro-batches of examples of about equal lengths', (spec, v) => {
+    spec.groupByLength = v;
   }),
   flag(
     'shuffle',

@@ -129,6 +129,7 @@ export {
   ListTrainingJobsResponse,
   LoraSpec,
   MemoryPlan,
+  Packing,
   PauseTrainingJobRequest,
   PauseTrainingJobResponse,
   ResumeTrainingJobRequest,

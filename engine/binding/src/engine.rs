@@ -18,7 +18,8 @@ use napi_derive::napi;
 
 use crate::dto::{NativeAdapterInfo, NativeEngineInfo, NativeMergeBase, NativeMergedModel, NativeModelMetadata};
 use crate::estimate::{NativeEstimatedModel, NativeTrainingEstimate};
-use crate::model::{NativeModel, NativeTokenExamples};
+use crate::examples::{ExampleSource, NativeExamples};
+use crate::model::NativeModel;
 use crate::promise::{background, to_napi};
 use crate::quantization::NativeQuantization;
 use crate::training::{NativeLoraConfig, NativeTrainingConfig};
@@ -124,17 +125,18 @@ impl NativeEngine {
         env: &'env Env,
         model: NativeEstimatedModel,
         config: NativeTrainingConfig,
-        train: NativeTokenExamples,
-        evaluation: Option<NativeTokenExamples>,
+        train: NativeExamples,
+        evaluation: Option<NativeExamples>,
     ) -> napi::Result<Object<'env>> {
         let device = self.0.clone();
-        let (train, evaluation) = (train.into(), evaluation.map(Into::into));
+        let (train, evaluation) = (ExampleSource::from(train), evaluation.map(ExampleSource::from));
         background(env, move || {
             let NativeEstimatedModel { path, storage, embedding_in_host_memory, loaded, content_hash } = model;
             let content_hash = (!config.init_adapter_any_base).then_some(content_hash);
             let initial = config.init_adapter_path.clone().map(|folder| (PathBuf::from(folder), content_hash));
             let (storage, config) = (storage.parse()?, config.try_into()?);
             let (path, embedding) = (PathBuf::from(path), place(embedding_in_host_memory));
+            let (train, evaluation) = (train.open()?, evaluation.map(ExampleSource::open).transpose()?);
             let query = EstimateQuery { path, storage, embedding, loaded, config, train, evaluation, initial };
             Ok(NativeTrainingEstimate::from(device.estimate(&query)?))
         })

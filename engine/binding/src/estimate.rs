@@ -91,7 +91,18 @@ impl From<MemoryEstimate> for NativeMemoryEstimate {
 }
 
 #[napi(object, object_from_js = false)]
+pub struct NativePacking {
+    pub sequences: f64,
+    pub utilization: f64,
+}
+
+#[napi(object, object_from_js = false, use_nullable = true)]
 pub struct NativeTrainingEstimate {
+    pub examples: f64,
+    pub tokens: f64,
+    pub label_tokens: f64,
+    pub eval_examples: f64,
+    pub packing: Option<NativePacking>,
     pub max_steps: f64,
     pub run_tokens: f64,
     pub trainable_parameters: f64,
@@ -102,6 +113,13 @@ pub struct NativeTrainingEstimate {
 impl From<TrainingEstimate> for NativeTrainingEstimate {
     fn from(found: TrainingEstimate) -> Self {
         Self {
+            examples: found.examples as f64,
+            tokens: found.tokens as f64,
+            label_tokens: found.label_tokens as f64,
+            eval_examples: found.eval_examples as f64,
+            packing: found
+                .packing
+                .map(|packing| NativePacking { sequences: packing.sequences as f64, utilization: packing.utilization }),
             max_steps: found.max_steps as f64,
             run_tokens: found.run_tokens as f64,
             trainable_parameters: found.trainable_parameters as f64,

@@ -9,6 +9,7 @@ mod adapter;
 mod dto;
 mod engine;
 mod estimate;
+mod examples;
 mod generation;
 mod gpus;
 mod model;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use luthier_core::device::{Device, LoadedAdapter, LoadedModel, TrainingRequest};
-use luthier_core::model::TokenExamples;
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
-use napi::bindgen_prelude::{ClassInstance, Int32Array, Object, Uint32Array};
+use napi::bindgen_prelude::{ClassInstance, Object, Uint32Array};
 use napi_derive::napi;
 
 use crate::adapter::NativeAdapter;
 use crate::dto::{NativeModelMetadata, NativeModelWeights};
+use crate::examples::{ExampleSource, NativeExamples};
 use crate::generation::{NativeGenerationRun, NativeSampling, NativeTokenScores};
 use crate::promise::{background, on_thread, promise, to_napi};
 use crate::training::{NativeTrainingConfig, NativeTrainingRun};
@@ -40,20 +40,6 @@ fn open_adapter(adapter: AdapterArgument<'_>) -> napi::Result<Option<Arc<LoadedA
     adapter.map(|found| found.open()).transpose()
 }
 
-/// Examples, concatenated. The arrays are copied.
-#[napi(object, object_to_js = false)]
-pub struct NativeTokenExamples {
-    pub input_ids: Uint32Array,
-    pub labels: Int32Array,
-    pub offsets: Uint32Array,
-}
-
-impl From<NativeTokenExamples> for TokenExamples {
-    fn from(found: NativeTokenExamples) -> Self {
-        Self { input_ids: found.input_ids.to_vec(), labels: found.labels.to_vec(), offsets: found.offsets.to_vec() }
-    }
-}
-
 #[napi]
 impl NativeModel {
     #[napi]
@@ -77,15 +63,16 @@ impl NativeModel {
         &self,
         env: &'env Env,
         config: NativeTrainingConfig,
-        train: NativeTokenExamples,
-        evaluation: Option<NativeTokenExamples>,
+        train: NativeExamples,
+        evaluation: Option<NativeExamples>,
     ) -> napi::Result<Object<'env>> {
         let (device, model) = (self.device.clone(), self.open()?);
         let (settle, promise) = promise(env)?;
-        let (train, evaluation) = (train.into(), evaluation.map(Into::into));
+        let (train, evaluation) = (ExampleSource::from(train), evaluation.map(ExampleSource::from));
         let (init_adapter_path, any_base) = (config.init_adapter_path.clone(), config.init_adapter_any_base);
         let prepare = move || {
             let config = config.try_into()?;
+            let (train, evaluation) = (train.open()?, evaluation.map(ExampleSource::open).transpose()?);
             let read = |folder| model.read_adapter(&PathBuf::from(folder), any_base);
             let initial = init_adapter_path.map(read).transpose()?;
             Ok(TrainingRequest { model, config, train, evaluation, initial: initial.map(|(adapter, _)| adapter) })

@@ -79,6 +79,9 @@ pub struct NativeTrainingConfig {
     pub eval_steps: Option<u32>,
     pub shuffle: bool,
     pub data_seed: u32,
+    pub group_by_length: bool,
+    /// Absent: examples are not packed.
+    pub packing_length: Option<u32>,
     /// `auto`, `all` or a number.
     pub recompute_layers: String,
     pub offload_activations: bool,
@@ -106,6 +109,8 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             eval_steps: found.eval_steps.map(u64::from),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
+            group_by_length: found.group_by_length,
+            packing_length: found.packing_length.map(|length| length as usize),
             recompute_layers: found.recompute_layers.parse()?,
             offload_activations: found.offload_activations,
             // The device that trains knows.

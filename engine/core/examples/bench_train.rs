@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use luthier_core::load;
-use luthier_core::model::{BaseModel, LINEAR_MODULES, LinearModule};
+use luthier_core::model::{BaseModel, Examples, LINEAR_MODULES, LinearModule};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Matrix, MatrixMut, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;

@@ -105,6 +105,7 @@ const specSchema = z
       seed: wholeNumber(0, UINT32).default(42),
       dataSeed: wholeNumber(0, UINT32).optional(),
       packing: z.boolean(),
+      groupByLength: z.boolean(),
       computeDtype: z.string(),
       gradientCheckpointing: z.boolean(),
       offloadActivations: z.boolean(),
@@ -115,6 +116,14 @@ const specSchema = z
   .refine((spec) => spec.evalDataset === '' || spec.validationSplit === 0, {
     path: ['validationSplit'],
     message: 'expected 0 where eval_dataset names the held-out examples',
+  })
+  .refine((spec) => !spec.groupByLength || spec.shuffle, {
+    path: ['groupByLength'],
+    message: 'expected false without shuffle: groups are made from a random order',
+  })
+  .refine((spec) => !spec.groupByLength || !spec.packing, {
+    path: ['groupByLength'],
+    message: 'expected false with packing: packed sequences have about equal lengths already',
   })
   .refine((spec) => !spec.gradientCheckpointing || spec.recomputeLayers === undefined, {
     path: ['recomputeLayers'],
@@ -165,7 +174,6 @@ export function refuseNotBuilt(
   { device, computeDtype }: Pick<EngineInfo, 'device' | 'computeDtype'>,
 ): void {
   const wanted: readonly (readonly [boolean, string, string])[] = [
-    [spec.packing, 'spec.packing', 'expected false: packing is not built yet'],
     [
       spec.computeDtype !== '' && spec.computeDtype !== computeDtype,
       'spec.compute_dtype',

@@ -15,7 +15,7 @@ const shape = { batch, length, steps };
 
 const engine = await openNativeEngine({ device: 'cpu', threads, computeType: 'bf16', embeddingInHostMemory: false });
 const base = await engine.loadModel(model, 'stored');
-const run = await base.train(engineConfig(trainingSpec(shape), null), examples(shape), null);
+const run = await base.train(engineConfig(trainingSpec(shape), null, length), examples(shape), null);
 for await (const event of run.events()) {
   if (event.kind === 'step') report({ step: event.step.globalStep, loss: event.step.loss });
 }

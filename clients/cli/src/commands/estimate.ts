@@ -10,7 +10,7 @@ import {
   withSession,
 } from '../connection.ts';
 import { EXIT, exitCodeOf } from '../failure.ts';
-import { formatBytes, formatCount, formatRecord, formatSeconds } from '../format.ts';
+import { formatBytes, formatCount, formatPacking, formatRecord, formatSeconds } from '../format.ts';
 import type { Io } from '../io.ts';
 import { settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
 import type { TrainSettings } from '../train-settings.ts';
@@ -31,11 +31,14 @@ function describe({
   const entries: [string, string][] = [];
   if (plan !== undefined) {
     const held = plan.evalExamples > 0 ? `, ${plan.evalExamples} held out` : '';
+    const { packing } = plan;
+    const packed: [string, string][] = packing === undefined ? [] : [['packed', formatPacking(packing)]];
     entries.push(
       [
         'examples',
         `${plan.examples}${held}, ${formatCount(plan.labelTokens)} of ${formatCount(plan.tokens)} tokens learned`,
       ],
+      ...packed,
       ['steps', `${plan.maxSteps}, ${formatCount(runTokens)} tokens`],
       ['trainable', `${formatCount(plan.trainableParameters)} parameters in ${plan.targetModules.join(', ')}`],
     );

@@ -6,7 +6,7 @@ import {
   type TrainingPlan,
   type TrainingStep,
 } from '../../../typescript/src/index.ts';
-import { formatBytes, formatCount, formatSeconds, stateName } from '../format.ts';
+import { formatBytes, formatCount, formatPacking, formatSeconds, stateName } from '../format.ts';
 import { type Io, type Output, paint } from '../io.ts';
 import { progressBar } from './bar.ts';
 import { lossCurve } from './curve.ts';
@@ -37,13 +37,14 @@ function stepLine(step: TrainingStep): string {
 
 function planLine(plan: TrainingPlan): string {
   const held = plan.evalExamples > 0 ? `, ${plan.evalExamples} held out` : '';
-  const { memory } = plan;
+  const { memory, packing } = plan;
+  const packed = packing === undefined ? '' : `, packed into ${formatPacking(packing)}`;
   const planned =
     memory === undefined
       ? ''
       : `; ${formatBytes(memory.totalBytes)} planned, ${memory.recomputeLayers} of ${memory.layers} layers recomputed`;
   return (
-    `${plan.examples} examples${held}, ${formatCount(plan.labelTokens)} of ${formatCount(plan.tokens)} tokens learned, ` +
+    `${plan.examples} examples${held}${packed}, ${formatCount(plan.labelTokens)} of ${formatCount(plan.tokens)} tokens learned, ` +
     `${plan.maxSteps} steps, ${formatCount(plan.trainableParameters)} trainable parameters in ${plan.targetModules.join(', ')}${planned}`
   );
 }

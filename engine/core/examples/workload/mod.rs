@@ -35,6 +35,8 @@ pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainC
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
+        group_by_length: false,
+        packing_length: None,
         recompute_layers,
         offload_activations: false,
         loss_scaling: None,

@@ -6,7 +6,7 @@ use super::backend::Backend;
 use crate::error::Result;
 use crate::load;
 use crate::lora::peft::read_adapter;
-use crate::model::{TokenExamples, WeightForms};
+use crate::model::{Examples, WeightForms};
 use crate::ops::EmbeddingPlace;
 use crate::quant::WeightStorage;
 use crate::train::{EstimateRequest, TrainConfig, TrainingEstimate};
@@ -21,8 +21,8 @@ pub struct EstimateQuery {
     /// Whether the model is loaded in this form.
     pub loaded: bool,
     pub config: TrainConfig,
-    pub train: TokenExamples,
-    pub evaluation: Option<TokenExamples>,
+    pub train: Box<dyn Examples>,
+    pub evaluation: Option<Box<dyn Examples>>,
     /// Folder of an adapter to start from, and the content hash of the base that it must belong to; without one, any that it fits.
     pub initial: Option<(PathBuf, Option<String>)>,
 }
@@ -38,8 +38,8 @@ impl EstimateQuery {
             weights: &weights,
             loaded: self.loaded,
             config: &self.config,
-            train: &self.train,
-            evaluation: self.evaluation.as_ref(),
+            train: &*self.train,
+            evaluation: self.evaluation.as_deref(),
             initial: initial.as_ref().map(|(adapter, _)| adapter),
         })
     }

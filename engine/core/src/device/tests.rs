@@ -232,12 +232,14 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         eval_steps: None,
         shuffle: false,
         data_seed: 0,
+        group_by_length: false,
+        packing_length: None,
         recompute_layers: Recompute::Layers(0),
         offload_activations: false,
         loss_scaling: None,
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
-    TrainingRequest { model, config, train, evaluation: None, initial: None }
+    TrainingRequest { model, config, train: Box::new(train), evaluation: None, initial: None }
 }
 
 fn start(device: &Device, request: TrainingRequest) -> Result<TrainingRun> {

@@ -9,15 +9,15 @@ use super::model::LoadedModel;
 use super::task::{Task, Turn};
 use crate::error::{EngineError, Result};
 use crate::lora::peft::PeftAdapter;
-use crate::model::TokenExamples;
+use crate::model::Examples;
 use crate::train::{Progress, TrainConfig, TrainingEvent};
 
 /// What to train.
 pub struct TrainingRequest {
     pub model: Arc<LoadedModel>,
     pub config: TrainConfig,
-    pub train: TokenExamples,
-    pub evaluation: Option<TokenExamples>,
+    pub train: Box<dyn Examples>,
+    pub evaluation: Option<Box<dyn Examples>>,
     /// An adapter to start from.
     pub initial: Option<PeftAdapter>,
 }
@@ -32,8 +32,8 @@ pub enum RunEvent {
 /// A request without its model.
 pub(super) struct TrainingInputs {
     pub config: TrainConfig,
-    pub train: TokenExamples,
-    pub evaluation: Option<TokenExamples>,
+    pub train: Box<dyn Examples>,
+    pub evaluation: Option<Box<dyn Examples>>,
     pub initial: Option<PeftAdapter>,
 }
 

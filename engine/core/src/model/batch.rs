@@ -1,119 +1,8 @@
-//! Examples as token ids, and micro-batches packed from them without padding.
+//! Micro-batches packed from examples without padding.
 
-use crate::config::ModelConfig;
-use crate::error::{EngineError, ErrorCode, Result};
+use super::examples::Examples;
+use crate::error::Result;
 use crate::ops::{MemoryPrices, Ops};
-
-/// Label of a position that is not learned.
-pub const IGNORED_LABEL: i32 = -100;
-
-/// Examples, concatenated. Example i is `[offsets[i], offsets[i + 1])`. Labels are not shifted; -100 is ignored.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TokenExamples {
-    pub input_ids: Vec<u32>,
-    pub labels: Vec<i32>,
-    pub offsets: Vec<u32>,
-}
-
-impl TokenExamples {
-    /// Number of examples.
-    pub fn len(&self) -> usize {
-        self.offsets.len().saturating_sub(1)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Ids and labels of one example.
-    pub fn example(&self, index: usize) -> (&[u32], &[i32]) {
-        let range = self.offsets[index] as usize..self.offsets[index + 1] as usize;
-        (&self.input_ids[range.clone()], &self.labels[range])
-    }
-
-    /// Tokens of one example.
-    pub fn example_len(&self, index: usize) -> usize {
-        (self.offsets[index + 1] - self.offsets[index]) as usize
-    }
-
-    /// Labels that are learned in one example: those after the first position.
-    pub fn label_count(&self, index: usize) -> usize {
-        self.example(index).1.iter().skip(1).filter(|label| **label != IGNORED_LABEL).count()
-    }
-
-    /// Checks the examples against a model. `what` names them in messages (`training`, `evaluation`).
-    ///
-    /// Errors, naming the example: `INVALID_ARGUMENT` (no examples, offsets that do not fit, an id or label outside the vocabulary),
-    /// `SEQUENCE_TOO_LONG`, `NO_TRAINABLE_TOKENS`.
-    pub fn validate(&self, config: &ModelConfig, what: &str) -> Result<()> {
-        if self.is_empty() {
-            return Err(EngineError::invalid(format!("there are no {what} examples; give at least one")));
-        }
-        let tokens = self.input_ids.len();
-        let fits = self.offsets[0] == 0 && self.offsets.is_sorted() && self.offsets.last() == Some(&(tokens as u32));
-        if !fits || self.labels.len() != tokens || u32::try_from(tokens).is_err() {
-            return Err(EngineError::invalid(format!(
-                "{what} examples: {tokens} ids, {} labels and offsets from {} to {} do not fit together",
-                self.labels.len(),
-                self.offsets[0],
-                self.offsets[self.len()]
-            )));
-        }
-        let vocabulary = config.vocab_size;
-        for index in 0..self.len() {
-            let (ids, labels) = self.example(index);
-            if let Some(position) = ids.iter().position(|id| *id as usize >= vocabulary) {
-                let id = ids[position];
-                let message = format!(
-                    "{what} example {index}: id {id} at position {position} is outside the vocabulary of {vocabulary}"
-                );
-                return Err(EngineError::invalid(message));
-            }
-            let known =
-                |label: i32| label == IGNORED_LABEL || usize::try_from(label).is_ok_and(|label| label < vocabulary);
-            if let Some(position) = labels.iter().position(|label| !known(*label)) {
-                let label = labels[position];
-                let message = format!(
-                    "{what} example {index}: label {label} at position {position} is neither {IGNORED_LABEL} nor inside the vocabulary of {vocabulary}"
-                );
-                return Err(EngineError::invalid(message));
-            }
-            let limit = config.max_position_embeddings;
-            if ids.len() > limit {
-                let message = format!(
-                    "{what} example {index} has {} tokens; the model's context is {limit}; shorten it",
-                    ids.len()
-                );
-                return Err(EngineError::new(ErrorCode::SequenceTooLong, message));
-            }
-            if self.label_count(index) == 0 {
-                let message = format!(
-                    "{what} example {index} has no trainable token: every label after the first position is {IGNORED_LABEL}"
-                );
-                return Err(EngineError::new(ErrorCode::NoTrainableTokens, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Most tokens that `count` examples have together.
-    pub fn largest_batch(&self, count: usize) -> usize {
-        most_together((0..self.len()).map(|index| self.example_len(index)), count)
-    }
-
-    /// Tokens of the longest example.
-    pub fn longest(&self) -> usize {
-        (0..self.len()).map(|index| self.example_len(index)).max().unwrap_or(0)
-    }
-}
-
-/// The largest sum of `count` numbers.
-pub(crate) fn most_together(numbers: impl Iterator<Item = usize>, count: usize) -> usize {
-    let mut numbers: Vec<usize> = numbers.collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers.iter().take(count).sum()
-}
 
 /// Of the rows of a batch, the last block computes those with a label alone where at least one in so many has none: a row that is left out saves
 /// the products of four matrices, forward and backward, and those that stay are copied a few times, which costs 2 to 4 % of that.
@@ -152,7 +41,7 @@ impl<O: Ops> PackedBatch<O> {
     }
 
     /// Replaces the contents by some of the examples, in the order given.
-    pub fn fill(&mut self, ops: &O, examples: &TokenExamples, indices: &[u32]) -> Result<()> {
+    pub fn fill<E: Examples + ?Sized>(&mut self, ops: &O, examples: &E, indices: &[u32]) -> Result<()> {
         let Self { staging, labelled_rows, targets, .. } = self;
         let each = || indices.iter().map(|index| examples.example(*index as usize));
         staging.clear();
@@ -216,6 +105,7 @@ pub(crate) fn batch_bytes(prices: &dyn MemoryPrices, rows: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::examples::{IGNORED_LABEL, TokenExamples};
     use super::*;
     use crate::ops::cpu::CpuOps;
 

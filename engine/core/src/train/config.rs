@@ -61,6 +61,11 @@ pub struct TrainConfig {
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
+    /// Micro-batches of examples of about equal lengths, as transformers' LengthGroupedSampler. Not without `shuffle`.
+    pub group_by_length: bool,
+    /// Whole examples are packed into sequences of at most so many tokens, which are what micro-batches count; attention stays within each
+    /// example. None: a sequence is an example. Not with `group_by_length`.
+    pub packing_length: Option<usize>,
     pub recompute_layers: Recompute,
     /// The inputs of recomputed blocks, and what takes longest to compute again, wait outside the device's memory, a GPU's in locked memory of
     /// the host: less memory of the device, the same numbers. The processor has one memory and gains nothing.
@@ -102,7 +107,13 @@ impl TrainConfig {
             ("per_device_eval_batch_size", Some(self.per_device_eval_batch_size as u64)),
             ("max_steps", self.max_steps),
             ("eval_steps", self.eval_steps),
+            ("packing_length", self.packing_length.map(|length| length as u64)),
         ];
+        if self.group_by_length && (!self.shuffle || self.packing_length.is_some()) {
+            return Err(EngineError::invalid(
+                "group_by_length is on; expected shuffle with it, whose order it sorts in parts, and no packing",
+            ));
+        }
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((name, _)) => Err(EngineError::invalid(format!("{name} is 0; expected at least 1"))),
             None => self.loss_scaling.map_or(Ok(()), |scaling| scaling.validate()),
@@ -143,6 +154,8 @@ pub(super) mod tests {
             eval_steps: None,
             shuffle: true,
             data_seed: 42,
+            group_by_length: false,
+            packing_length: None,
             recompute_layers: Recompute::Auto,
             offload_activations: false,
             loss_scaling: None,
@@ -184,6 +197,9 @@ pub(super) mod tests {
             ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
             ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
             ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+            ("packing_length", TrainConfig { packing_length: Some(0), ..config() }),
+            ("group_by_length", TrainConfig { group_by_length: true, shuffle: false, ..config() }),
+            ("group_by_length", TrainConfig { group_by_length: true, packing_length: Some(8), ..config() }),
             (
                 "initial_scale",
                 TrainConfig { loss_scaling: Some(LossScaling { initial_scale: -1.0, ..scaling }), ..config() },

@@ -4,10 +4,10 @@ use super::config::TrainConfig;
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
 use super::plan::TrainingPlan;
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraLayout;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{TokenExamples, WeightForms};
+use crate::model::{Examples, WeightForms};
 use crate::ops::Ops;
 
 /// What is to be run.
@@ -17,15 +17,32 @@ pub struct EstimateRequest<'a> {
     /// Whether the weights are on the device.
     pub loaded: bool,
     pub config: &'a TrainConfig,
-    pub train: &'a TokenExamples,
-    pub evaluation: Option<&'a TokenExamples>,
+    pub train: &'a dyn Examples,
+    pub evaluation: Option<&'a dyn Examples>,
     /// An adapter to start from.
     pub initial: Option<&'a PeftAdapter>,
+}
+
+/// What packing makes of the training examples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PackingEstimate {
+    /// Of an epoch.
+    pub sequences: u64,
+    /// Share of the sequences' places that tokens take.
+    pub utilization: f64,
 }
 
 /// Length, size and memory of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingEstimate {
+    /// Of training, once.
+    pub examples: u64,
+    pub tokens: u64,
+    /// Labels that are learned.
+    pub label_tokens: u64,
+    pub eval_examples: u64,
+    /// Where examples are packed.
+    pub packing: Option<PackingEstimate>,
     /// Optimizer steps.
     pub max_steps: u64,
     /// Tokens of all steps; a part of an epoch counts by its micro-batches.
@@ -54,7 +71,16 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
             LoraLayout::for_config(model, &config.lora)?
         }
     };
-    let plan = TrainingPlan::new(config, train.len());
+    let lengths = train.lengths();
+    if let Some(limit) = config.packing_length {
+        check_packable(&lengths, limit)?;
+    }
+    let tokens: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
+    let plan = TrainingPlan::new(config, lengths);
+    let packing = config.packing_length.map(|length| PackingEstimate {
+        sequences: plan.sequences() as u64,
+        utilization: tokens as f64 / (plan.sequences() as f64 * length as f64),
+    });
     let epochs = plan.epochs_done(plan.max_steps() - 1);
     let prices = ops.prices();
     let memory = MemoryRequest {
@@ -69,10 +95,25 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
         evaluation,
     };
     Ok(TrainingEstimate {
+        examples: train.len() as u64,
+        tokens,
+        label_tokens: (0..train.len()).map(|index| train.label_count(index) as u64).sum(),
+        eval_examples: evaluation.map_or(0, Examples::len) as u64,
+        packing,
         max_steps: plan.max_steps(),
-        run_tokens: (train.input_ids.len() as f64 * epochs).round() as u64,
+        run_tokens: (tokens as f64 * epochs).round() as u64,
         trainable_parameters: layout.len() as u64,
         target_modules: layout.target_modules(),
         memory: memory.estimate(),
     })
+}
+
+/// `SEQUENCE_TOO_LONG` for an example that does not fit into a packed sequence.
+fn check_packable(lengths: &[u32], limit: usize) -> Result<()> {
+    let Some(index) = lengths.iter().position(|length| *length as usize > limit) else { return Ok(()) };
+    let message = format!(
+        "training example {index} has {} tokens; packed sequences have {limit}; shorten it, or pack into longer ones",
+        lengths[index]
+    );
+    Err(EngineError::new(ErrorCode::SequenceTooLong, message))
 }

@@ -9,7 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode};
 use crate::lora::{LoraGroup, LoraLayout, LoraModule};
 use crate::model::{
-    Keep, TokenExamples, WeightForms, activation_bytes, batch_bytes, dropout_bytes, head_bytes, rope_angle_count,
+    Examples, Keep, WeightForms, activation_bytes, batch_bytes, dropout_bytes, head_bytes, rope_angle_count,
     scratch_bytes,
 };
 use crate::ops::{MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
@@ -135,8 +135,8 @@ pub(super) struct MemoryRequest<'a> {
     pub loaded: bool,
     pub config: &'a TrainConfig,
     pub layout: &'a LoraLayout,
-    pub train: &'a TokenExamples,
-    pub evaluation: Option<&'a TokenExamples>,
+    pub train: &'a dyn Examples,
+    pub evaluation: Option<&'a dyn Examples>,
 }
 
 impl<'a> MemoryRequest<'a> {

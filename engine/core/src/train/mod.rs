@@ -7,6 +7,8 @@ mod events;
 mod loss_scale;
 mod memory_plan;
 mod meter;
+mod order;
+mod packing;
 #[cfg(test)]
 mod placement_tests;
 mod plan;
@@ -17,10 +19,11 @@ mod trainer;
 mod workspace;
 
 pub use config::{Recompute, TrainConfig};
-pub use estimate::{EstimateRequest, TrainingEstimate, estimate};
+pub use estimate::{EstimateRequest, PackingEstimate, TrainingEstimate, estimate};
 pub use events::{EvaluationResult, Progress, TrainingEvent, TrainingStep};
 pub use loss_scale::LossScaling;
 pub use memory_plan::{MemoryEstimate, MemoryPlan};
+pub use order::EpochOrder;
 pub use plan::TrainingPlan;
 pub use schedule::{LrSchedule, LrSchedulerType};
 pub use suggestions::Suggestion;

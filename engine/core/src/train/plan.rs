@@ -3,33 +3,60 @@
 use std::ops::Range;
 
 use super::config::TrainConfig;
-use crate::model::TokenExamples;
+use super::order::{EpochOrder, length_grouped};
+use super::packing::pack;
+use crate::ops::BatchSizes;
 use crate::random::MersenneTwister;
 
 /// Examples times epochs up to which the largest micro-batch is looked for in the real order.
 const PLANNED: u64 = 1 << 24;
 
-/// Steps and order of a run, as transformers' Trainer makes them.
+/// What sequences are packed into.
+#[derive(Clone, Copy, Debug)]
+struct Packing {
+    /// Tokens of a sequence, at most.
+    length: u32,
+    /// Tokens of the fullest sequences that make up a micro-batch. Sums of sequences are the same in every epoch.
+    largest_batch: usize,
+}
+
+/// Steps and order of a run, as transformers' Trainer makes them. A micro-batch is a number of sequences: examples, or packed from them.
 #[derive(Clone, Debug)]
 pub struct TrainingPlan {
-    examples: usize,
+    /// Tokens of each example.
+    lengths: Vec<u32>,
+    /// Sequences of an epoch.
+    sequences: usize,
     batch_size: usize,
     accumulation: usize,
+    /// None: sequences are examples.
+    packing: Option<Packing>,
+    group_by_length: bool,
     /// Present where examples are shuffled.
     data_seed: Option<u64>,
     max_steps: u64,
 }
 
 impl TrainingPlan {
-    /// A plan for `examples` examples, at least one. `config` must be valid.
-    pub fn new(config: &TrainConfig, examples: usize) -> Self {
+    /// A plan for examples of these lengths, at least one. `config` must be valid, and no example longer than what is packed into.
+    pub fn new(config: &TrainConfig, lengths: Vec<u32>) -> Self {
         let mut plan = Self {
-            examples,
+            sequences: lengths.len(),
+            lengths,
             batch_size: config.per_device_train_batch_size,
             accumulation: config.gradient_accumulation_steps,
+            packing: None,
+            group_by_length: config.group_by_length,
             data_seed: config.shuffle.then_some(config.data_seed),
             max_steps: 0,
         };
+        if let Some(length) = config.packing_length {
+            let length = u32::try_from(length).unwrap_or(u32::MAX);
+            let packed = pack(&plan.in_file_order(), &plan.lengths, length);
+            plan.sequences = packed.len();
+            let tokens = packed.iter().map(|sequence| plan.tokens(sequence));
+            plan.packing = Some(Packing { length, largest_batch: most_together(tokens, plan.batch_size) });
+        }
         let from_epochs = (config.num_train_epochs * plan.steps_per_epoch() as f64).ceil() as u64;
         plan.max_steps = config.max_steps.unwrap_or(from_epochs.max(1));
         plan
@@ -40,9 +67,14 @@ impl TrainingPlan {
         self.max_steps
     }
 
+    /// Sequences of an epoch: examples, or those packed from them, which are equally many in each epoch.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
     /// Micro-batches of an epoch; the last one may be smaller.
     pub fn batches_per_epoch(&self) -> usize {
-        self.examples.div_ceil(self.batch_size)
+        self.sequences.div_ceil(self.batch_size)
     }
 
     /// Optimizer steps of an epoch. A last group of fewer micro-batches is a step too.
@@ -76,34 +108,76 @@ impl TrainingPlan {
         self.epoch(step) as f64 + self.batches(step).end as f64 / self.batches_per_epoch() as f64
     }
 
-    /// Order of the examples in an epoch: file order, or `torch.randperm` of a generator seeded with data_seed + epoch, as accelerate's
-    /// SeedableRandomSampler.
-    pub fn order(&self, epoch: u64) -> Vec<u32> {
-        match self.data_seed {
-            Some(seed) => MersenneTwister::new(seed.wrapping_add(epoch)).permutation(self.examples),
-            None => (0..self.examples as u32).collect(),
+    fn in_file_order(&self) -> Vec<u32> {
+        (0..self.lengths.len() as u32).collect()
+    }
+
+    /// Tokens of some examples.
+    fn tokens(&self, examples: &[u32]) -> usize {
+        examples.iter().map(|index| self.lengths[*index as usize] as usize).sum()
+    }
+
+    /// Examples of an epoch's micro-batches. File order, or `torch.randperm` of a generator seeded with data_seed + epoch, as accelerate's
+    /// SeedableRandomSampler; grouped by length from that. Packed sequences are made anew from each epoch's order and, where that is random,
+    /// shuffled themselves by the same generator.
+    pub fn order(&self, epoch: u64) -> EpochOrder {
+        let mut random = self.data_seed.map(|seed| MersenneTwister::new(seed.wrapping_add(epoch)));
+        let mut permutation = |count: usize| random.as_mut().map(|random| random.permutation(count));
+        let order = permutation(self.lengths.len()).unwrap_or_else(|| self.in_file_order());
+        let Some(Packing { length, .. }) = self.packing else {
+            let grouped = self.group_by_length.then_some(self.batch_size * self.accumulation);
+            let order = match grouped {
+                Some(step) => length_grouped(order, &self.lengths, step),
+                None => order,
+            };
+            return EpochOrder::of_examples(order, self.batch_size);
+        };
+        let mut packed = pack(&order, &self.lengths, length);
+        if let Some(places) = permutation(packed.len()) {
+            packed = places.into_iter().map(|place| std::mem::take(&mut packed[place as usize])).collect();
         }
+        EpochOrder::of_sequences(&packed, self.batch_size)
     }
 
-    /// Positions in the epoch's order that a micro-batch takes.
-    pub fn positions(&self, batch: usize) -> Range<usize> {
-        let first = batch * self.batch_size;
-        first..(first + self.batch_size).min(self.examples)
-    }
-
-    /// Tokens of the run's largest micro-batch; in very long runs an upper bound.
-    pub fn largest_batch(&self, examples: &TokenExamples) -> usize {
+    /// The run's largest micro-batches; an upper bound in very long runs and of packed sequences, whose examples change from epoch to epoch.
+    pub fn largest_batch(&self) -> BatchSizes {
+        let longest = self.lengths.iter().max().map_or(0, |length| *length as usize);
+        if let Some(Packing { largest_batch: rows, .. }) = self.packing {
+            return BatchSizes { sequences: most_within(&self.lengths, rows), longest, rows };
+        }
+        let sequences = self.batch_size.min(self.lengths.len());
         let epochs = match self.data_seed {
             Some(_) => self.max_steps.div_ceil(self.steps_per_epoch() as u64),
             None => 1,
         };
-        if epochs.saturating_mul(self.examples as u64) > PLANNED {
-            return examples.largest_batch(self.batch_size);
-        }
-        let tokens = |batch: &[u32]| batch.iter().map(|index| examples.example_len(*index as usize)).sum();
-        let largest = |epoch| self.order(epoch).chunks(self.batch_size).map(tokens).max();
-        (0..epochs).filter_map(largest).max().unwrap_or(0)
+        let rows = if epochs.saturating_mul(self.lengths.len() as u64) > PLANNED {
+            most_together(self.lengths.iter().map(|length| *length as usize), self.batch_size)
+        } else {
+            (0..epochs)
+                .filter_map(|epoch| self.order(epoch).batches().map(|batch| self.tokens(batch)).max())
+                .max()
+                .unwrap_or(0)
+        };
+        BatchSizes { sequences, longest, rows }
     }
+}
+
+/// The largest sum of `count` numbers.
+pub(super) fn most_together(numbers: impl Iterator<Item = usize>, count: usize) -> usize {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.iter().take(count).sum()
+}
+
+/// How many of the numbers at most have together no more than `sum`.
+pub(super) fn most_within(numbers: &[u32], sum: usize) -> usize {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    let sums = numbers.iter().scan(0, |total, number| {
+        *total += *number as usize;
+        Some(*total)
+    });
+    sums.take_while(|total| *total <= sum).count()
 }
 
 #[cfg(test)]
@@ -118,7 +192,7 @@ mod tests {
             num_train_epochs: epochs,
             ..config()
         };
-        TrainingPlan::new(&settings, examples)
+        TrainingPlan::new(&settings, vec![1; examples])
     }
 
     /// Every example once an epoch, groups of the right size, whatever does not divide evenly.
@@ -133,8 +207,8 @@ mod tests {
                 for step in epoch * plan.steps_per_epoch() as u64..(epoch + 1) * plan.steps_per_epoch() as u64 {
                     assert_eq!(plan.epoch(step), epoch);
                     assert!(!plan.batches(step).is_empty() && plan.batches(step).len() <= accumulation);
-                    for position in plan.batches(step).flat_map(|batch| plan.positions(batch)) {
-                        seen[order[position] as usize] += 1;
+                    for example in plan.batches(step).flat_map(|batch| order.batch(batch)) {
+                        seen[*example as usize] += 1;
                     }
                 }
                 assert_eq!(seen, vec![1; examples], "{examples} examples, batch {batch}, accumulation {accumulation}");
@@ -181,34 +255,95 @@ mod tests {
         assert_eq!(plan(100, 8, 1, 0.5).max_steps(), 7);
         assert_eq!(plan(10, 8, 4, 0.01).max_steps(), 1);
         let settings = TrainConfig { max_steps: Some(50), ..config() };
-        assert_eq!(TrainingPlan::new(&settings, 3).max_steps(), 50);
+        assert_eq!(TrainingPlan::new(&settings, vec![1; 3]).max_steps(), 50);
     }
 
     #[test]
     fn the_largest_micro_batch_is_that_of_the_real_order() {
-        let lengths = [5u32, 1, 1, 5, 2];
-        let mut offsets = vec![0];
-        for length in lengths {
-            offsets.push(offsets[offsets.len() - 1] + length);
-        }
-        let examples = TokenExamples { input_ids: vec![0; 14], labels: vec![0; 14], offsets };
+        let lengths = vec![5u32, 1, 1, 5, 2];
         let settings = TrainConfig { shuffle: false, per_device_train_batch_size: 2, ..config() };
-        assert_eq!(TrainingPlan::new(&settings, 5).largest_batch(&examples), 6);
+        let largest = |settings: &TrainConfig| TrainingPlan::new(settings, lengths.clone()).largest_batch();
+        assert_eq!(largest(&settings), BatchSizes { sequences: 2, longest: 5, rows: 6 });
         let shuffled = TrainConfig { shuffle: true, max_steps: Some(1 << 40), ..settings };
-        assert_eq!(TrainingPlan::new(&shuffled, 5).largest_batch(&examples), 10, "the bound");
-        let plan = TrainingPlan::new(&TrainConfig { max_steps: None, ..shuffled }, 5);
-        let batches = (0..3).flat_map(|epoch| plan.order(epoch).chunks(2).map(<[u32]>::to_vec).collect::<Vec<_>>());
-        let tokens = |batch: Vec<u32>| batch.iter().map(|index| lengths[*index as usize]).sum::<u32>() as usize;
-        assert_eq!(Some(plan.largest_batch(&examples)), batches.map(tokens).max());
+        assert_eq!(largest(&shuffled).rows, 10, "the bound");
+        let shuffled = TrainConfig { max_steps: None, ..shuffled };
+        let plan = TrainingPlan::new(&shuffled, lengths.clone());
+        let tokens = |batch: &[u32]| batch.iter().map(|index| lengths[*index as usize]).sum::<u32>() as usize;
+        let rows = (0..3).filter_map(|epoch| plan.order(epoch).batches().map(tokens).max()).max();
+        assert_eq!(Some(largest(&shuffled).rows), rows);
     }
 
     /// `torch.randperm(10, generator=torch.Generator().manual_seed(42 + epoch))`, torch 2.15.
     #[test]
     fn order_is_torchs() {
-        let plan = TrainingPlan::new(&TrainConfig { shuffle: true, data_seed: 42, ..config() }, 10);
-        assert_eq!(plan.order(0), [2, 6, 1, 8, 4, 5, 0, 9, 3, 7]);
-        assert_eq!(plan.order(1), [8, 4, 9, 0, 5, 1, 6, 7, 2, 3]);
-        let straight = TrainingPlan::new(&TrainConfig { shuffle: false, ..config() }, 4);
-        assert_eq!(straight.order(5), [0, 1, 2, 3]);
+        let plan = TrainingPlan::new(&TrainConfig { shuffle: true, data_seed: 42, ..config() }, vec![1; 10]);
+        assert_eq!(plan.order(0).examples(), [2, 6, 1, 8, 4, 5, 0, 9, 3, 7]);
+        assert_eq!(plan.order(1).examples(), [8, 4, 9, 0, 5, 1, 6, 7, 2, 3]);
+        let straight = TrainingPlan::new(&TrainConfig { shuffle: false, ..config() }, vec![1; 4]);
+        assert_eq!(straight.order(5).examples(), [0, 1, 2, 3]);
+    }
+
+    /// Whatever the lengths: each example once an epoch, the same number of steps in each, micro-batches within what was planned; epochs
+    /// that differ, and the same ones again from the same seed.
+    #[test]
+    fn packed_epochs() {
+        let mut random = MersenneTwister::new(3);
+        for round in 0..50u64 {
+            let lengths: Vec<u32> = (0..20 + random.next_u32() % 200).map(|_| 1 + random.next_u32() % 40).collect();
+            let (batch_size, accumulation) = (1 + round as usize % 4, 1 + round as usize % 3);
+            let settings = TrainConfig {
+                per_device_train_batch_size: batch_size,
+                gradient_accumulation_steps: accumulation,
+                packing_length: Some(64),
+                data_seed: round,
+                ..config()
+            };
+            let plan = TrainingPlan::new(&settings, lengths.clone());
+            let largest = plan.largest_batch();
+            assert!(largest.rows <= batch_size * 64 && largest.longest == *lengths.iter().max().unwrap() as usize);
+            assert!(plan.sequences() < lengths.len());
+            let orders: Vec<EpochOrder> = (0..3).map(|epoch| plan.order(epoch)).collect();
+            assert!(orders[0] != orders[1] && orders[1] != orders[2]);
+            for (epoch, order) in orders.iter().enumerate() {
+                assert_eq!(*order, TrainingPlan::new(&settings, lengths.clone()).order(epoch as u64));
+                assert_eq!(order.batches().count(), plan.batches_per_epoch());
+                for batch in order.batches() {
+                    assert!(
+                        !batch.is_empty() && batch.len() <= largest.sequences && plan.tokens(batch) <= largest.rows
+                    );
+                }
+                let mut seen = order.examples().to_vec();
+                seen.sort_unstable();
+                assert_eq!(seen, plan.in_file_order());
+            }
+            assert_eq!(plan.max_steps(), 3 * plan.batches_per_epoch().div_ceil(accumulation) as u64);
+        }
+    }
+
+    #[test]
+    fn packed_without_shuffling_sequences_follow_the_file() {
+        let settings =
+            TrainConfig { packing_length: Some(6), shuffle: false, per_device_train_batch_size: 2, ..config() };
+        let plan = TrainingPlan::new(&settings, vec![4, 3, 2, 3, 6]);
+        assert!((0..2).all(|epoch| plan.order(epoch).batches().eq([&[0, 2, 1, 3][..], &[4]])));
+        assert_eq!(plan.largest_batch(), BatchSizes { sequences: 4, longest: 6, rows: 12 });
+    }
+
+    /// Groups are made for whole steps, as Trainer makes them.
+    #[test]
+    fn grouped_by_length() {
+        let lengths: Vec<u32> = (0..40).map(|index| 1 + index * 7919 % 37).collect();
+        let settings = TrainConfig {
+            group_by_length: true,
+            per_device_train_batch_size: 2,
+            gradient_accumulation_steps: 2,
+            ..config()
+        };
+        let plan = TrainingPlan::new(&settings, lengths.clone());
+        let random = MersenneTwister::new(settings.data_seed + 1).permutation(40);
+        assert_eq!(plan.order(1).examples(), length_grouped(random, &lengths, 4));
+        assert_eq!(plan.max_steps(), 30);
+        let first = plan.order(0).batch(0)[0];
+        assert_eq!(lengths[first as usize], 37);
     }
 }

@@ -1,8 +1,8 @@
 //! Sizes of a run's largest micro-batches: what its memory follows from.
 
 use super::config::TrainConfig;
-use super::plan::TrainingPlan;
-use crate::model::{IGNORED_LABEL, TokenExamples, most_together};
+use super::plan::{TrainingPlan, most_together, most_within};
+use crate::model::{Examples, IGNORED_LABEL};
 use crate::ops::BatchSizes;
 
 /// Sizes of the largest micro-batches.
@@ -18,9 +18,9 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// Of a run.
-    pub fn new(config: &TrainConfig, train: &TokenExamples, evaluation: Option<&TokenExamples>) -> Self {
+    pub fn new(config: &TrainConfig, train: &dyn Examples, evaluation: Option<&dyn Examples>) -> Self {
         let mut sizes = Self::bound(config, train, evaluation, usize::MAX);
-        sizes.train.rows = TrainingPlan::new(config, train.len()).largest_batch(train);
+        sizes.train = TrainingPlan::new(config, train.lengths()).largest_batch();
         sizes.evaluation.rows = evaluation.map_or(0, |all| largest_in_order(all, config.per_device_eval_batch_size));
         sizes
     }
@@ -36,41 +36,53 @@ impl Sizes {
     }
 
     /// No less than those of a run whose examples are cut to `limit` tokens, whichever of them are left and however they are ordered then.
-    pub fn bound(
-        config: &TrainConfig,
-        train: &TokenExamples,
-        evaluation: Option<&TokenExamples>,
-        limit: usize,
-    ) -> Self {
-        let (count, evaluation_count) = (config.per_device_train_batch_size, config.per_device_eval_batch_size);
-        let batch = |all: &TokenExamples, count: usize| BatchSizes {
-            sequences: count.min(all.len()),
-            longest: all.longest().min(limit),
-            rows: most_together((0..all.len()).map(|index| all.example_len(index).min(limit)), count),
-        };
-        let labels = |all: &TokenExamples, count| {
-            let learned =
-                |index| all.example(index).1.iter().take(limit).skip(1).filter(|label| **label != IGNORED_LABEL);
-            most_together((0..all.len()).map(|index| learned(index).count()), count)
-        };
+    pub fn bound(config: &TrainConfig, train: &dyn Examples, evaluation: Option<&dyn Examples>, limit: usize) -> Self {
+        let count = config.per_device_train_batch_size;
+        let packed = config.packing_length.map(|length| count * length.min(limit));
+        let training = Part::new(train, count, packed, limit);
+        let evaluation = evaluation.map(|all| Part::new(all, config.per_device_eval_batch_size, None, limit));
         Self {
-            train: batch(train, count),
-            evaluation: evaluation.map_or_else(BatchSizes::default, |all| batch(all, evaluation_count)),
-            labelled_rows: evaluation.map_or(0, |all| labels(all, evaluation_count)).max(labels(train, count)),
+            train: training.batch,
+            evaluation: evaluation.as_ref().map_or_else(BatchSizes::default, |part| part.batch),
+            labelled_rows: evaluation.map_or(0, |part| part.labelled_rows).max(training.labelled_rows),
+        }
+    }
+}
+
+/// Bounds on the batches of one kind.
+struct Part {
+    batch: BatchSizes,
+    labelled_rows: usize,
+}
+
+impl Part {
+    /// Of batches of `count` examples or, packed, of at most `packed` tokens; examples are cut to `limit` tokens.
+    fn new(all: &dyn Examples, count: usize, packed: Option<usize>, limit: usize) -> Self {
+        let lengths: Vec<u32> = (0..all.len()).map(|index| all.example_len(index).min(limit) as u32).collect();
+        let learned = |index| all.example(index).1.iter().take(limit).skip(1).filter(|label| **label != IGNORED_LABEL);
+        let labels = (0..all.len()).map(|index| learned(index).count());
+        let sequences = packed.map_or(count.min(all.len()), |tokens| most_within(&lengths, tokens));
+        let most = most_together(lengths.iter().map(|length| *length as usize), sequences);
+        let rows = packed.map_or(most, |tokens| most.min(tokens));
+        let longest = all.longest().min(limit);
+        Self {
+            batch: BatchSizes { sequences, longest, rows },
+            labelled_rows: most_together(labels, sequences).min(rows),
         }
     }
 }
 
 /// Most tokens of a batch of `count` examples taken in file order.
-fn largest_in_order(examples: &TokenExamples, count: usize) -> usize {
-    let tokens = |first: usize| examples.offsets[(first + count).min(examples.len())] - examples.offsets[first];
-    (0..examples.len()).step_by(count).map(tokens).max().unwrap_or(0) as usize
+fn largest_in_order(examples: &dyn Examples, count: usize) -> usize {
+    examples.lengths().chunks(count).map(|batch| batch.iter().map(|length| *length as usize).sum()).max().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::config::tests::config;
     use super::*;
+    use crate::model::TokenExamples;
+    use crate::random::MersenneTwister;
 
     /// Examples of these lengths, of which the last `labelled` positions are learned.
     fn examples(lengths: &[u32], labelled: u32) -> TokenExamples {
@@ -82,6 +94,35 @@ mod tests {
             all.offsets.push(all.input_ids.len() as u32);
         }
         all
+    }
+
+    /// No micro-batch of a packed run is larger, whether examples are cut or not.
+    #[test]
+    fn of_packed_runs() {
+        let mut random = MersenneTwister::new(9);
+        for round in 0..100 {
+            let mut below = |count: u32| random.next_u32() % count;
+            let lengths: Vec<u32> = (0..1 + below(40)).map(|_| 2 + below(30)).collect();
+            let (limit, batch_size) = (4 + below(40), 1 + below(3) as usize);
+            let settings = |packing_length: u32| TrainConfig {
+                packing_length: Some(packing_length as usize),
+                per_device_train_batch_size: batch_size,
+                ..config()
+            };
+            let bound = Sizes::bound(&settings(32), &examples(&lengths, 3), None, limit as usize);
+            let cut: Vec<u32> = lengths.iter().map(|length| *length.min(&limit)).collect();
+            let (cut_examples, packing_length) = (examples(&cut, 3), limit.min(32));
+            let sizes = Sizes::new(&settings(packing_length), &cut_examples, None);
+            assert!(sizes.train.rows <= bound.train.rows && sizes.train.sequences <= bound.train.sequences, "{round}");
+            assert!(sizes.labelled_rows <= sizes.train.rows && sizes.longest() <= bound.longest(), "{round}");
+            let plan = TrainingPlan::new(&settings(packing_length), cut.clone());
+            for batch in plan.order(round % 4).batches() {
+                let tokens: u32 = batch.iter().map(|index| cut[*index as usize]).sum();
+                let labels: usize = batch.iter().map(|index| cut_examples.label_count(*index as usize)).sum();
+                assert!(tokens as usize <= sizes.train.rows && batch.len() <= sizes.train.sequences, "{round}");
+                assert!(labels <= sizes.labelled_rows, "{round}");
+            }
+        }
     }
 
     #[test]

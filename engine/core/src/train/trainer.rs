@@ -10,13 +10,14 @@ use super::evaluation::EvaluationSums;
 use super::events::{Progress, TrainingEvent, TrainingStep};
 use super::loss_scale::LossScaler;
 use super::meter::Meter;
+use super::order::EpochOrder;
 use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
 use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::{LoraAdapter, LoraConfig};
-use crate::model::{BaseModel, Dropout, Keep, TokenExamples};
+use crate::model::{BaseModel, Dropout, Examples, Keep};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -28,8 +29,8 @@ pub struct Trainer<O: Ops> {
     config: TrainConfig,
     plan: TrainingPlan,
     schedule: LrSchedule,
-    train: TokenExamples,
-    evaluation: Option<TokenExamples>,
+    train: Box<dyn Examples>,
+    evaluation: Option<Box<dyn Examples>>,
     workspace: Workspace<O>,
     estimate: TrainingEstimate,
     meter: Meter,
@@ -41,7 +42,7 @@ pub struct Trainer<O: Ops> {
     /// Steps that were not skipped: optimizer and learning rate count these, as transformers' Trainer does.
     updates: u64,
     /// Order of the examples in an epoch.
-    order: (u64, Vec<u32>),
+    order: (u64, EpochOrder),
     phase: Phase,
 }
 
@@ -75,8 +76,8 @@ impl<O: Ops> Trainer<O> {
         ops: Arc<O>,
         base: Arc<BaseModel<O>>,
         config: TrainConfig,
-        train: TokenExamples,
-        evaluation: Option<TokenExamples>,
+        train: impl Examples + 'static,
+        evaluation: Option<Box<dyn Examples>>,
         initial: Option<PeftAdapter>,
     ) -> Result<Self> {
         let estimate = estimate(
@@ -87,7 +88,7 @@ impl<O: Ops> Trainer<O> {
                 loaded: true,
                 config: &config,
                 train: &train,
-                evaluation: evaluation.as_ref(),
+                evaluation: evaluation.as_deref(),
                 initial: initial.as_ref(),
             },
         )?;
@@ -101,7 +102,7 @@ impl<O: Ops> Trainer<O> {
             }
             None => LoraAdapter::new(&*ops, &base.config, &config.lora)?,
         };
-        let plan = TrainingPlan::new(&config, train.len());
+        let plan = TrainingPlan::new(&config, train.lengths());
         let keep =
             Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
         let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
@@ -117,7 +118,7 @@ impl<O: Ops> Trainer<O> {
             ops,
             config,
             plan,
-            train,
+            train: Box::new(train),
             evaluation,
             workspace,
             estimate,
@@ -179,9 +180,9 @@ impl<O: Ops> Trainer<O> {
         let Some(batch) = group.batches.next() else {
             return Err(EngineError::internal("a step without micro-batches"));
         };
-        let indices = &self.order.1[self.plan.positions(batch)];
+        let indices = self.order.1.batch(batch);
         let (grad_scale, dropout) = (self.loss_scale() / group.label_tokens as f64, self.dropout(batch));
-        let loss_sum = self.workspace.accumulate(&self.train, indices, grad_scale, dropout)?;
+        let loss_sum = self.workspace.accumulate(&*self.train, indices, grad_scale, dropout)?;
         group.loss_sum += loss_sum;
         group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
         if !group.batches.is_empty() {
@@ -210,7 +211,7 @@ impl<O: Ops> Trainer<O> {
             self.order = (plan.epoch(step), plan.order(plan.epoch(step)));
         }
         let batches = plan.batches(step);
-        let examples = batches.clone().flat_map(|batch| &self.order.1[plan.positions(batch)]);
+        let examples = batches.clone().flat_map(|batch| self.order.1.batch(batch));
         let label_tokens = examples.map(|index| self.train.label_count(*index as usize) as u64).sum();
         self.workspace.clear_gradients()?;
         Ok(Group { batches, loss_sum: 0.0, tokens: 0, label_tokens })
@@ -274,7 +275,7 @@ impl<O: Ops> Trainer<O> {
         let step = self.global_step;
         let (loss_sum, label_tokens) = self
             .workspace
-            .evaluate(examples, &indices)
+            .evaluate(&**examples, &indices)
             .map_err(|error| non_finite_in(error, &format!("evaluation after step {step}")))?;
         sums.add(loss_sum, label_tokens, indices.len());
         if end < examples.len() {

@@ -6,7 +6,7 @@ use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::model::{
-    Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, Examples, HeadScratch, Keep, PackedBatch, Scratch, rope_angles,
 };
 use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
 
@@ -70,7 +70,7 @@ impl<O: Ops> Workspace<O> {
     /// Errors: `NON_FINITE_LOSS`, with the place where the forward pass broke; the gradients are then unchanged.
     pub fn accumulate(
         &mut self,
-        examples: &TokenExamples,
+        examples: &dyn Examples,
         indices: &[u32],
         grad_scale: f64,
         dropout: Option<Dropout>,
@@ -107,7 +107,7 @@ impl<O: Ops> Workspace<O> {
     /// Σ cross-entropy over the labels of the given examples, and their number. No gradients.
     ///
     /// Errors: `NON_FINITE_LOSS`.
-    pub fn evaluate(&mut self, examples: &TokenExamples, indices: &[u32]) -> Result<(f64, usize)> {
+    pub fn evaluate(&mut self, examples: &dyn Examples, indices: &[u32]) -> Result<(f64, usize)> {
         let Self { ops, base, adapter, angles, batch, scratch, head, .. } = self;
         let activations = self.evaluation_activations.as_mut().unwrap_or(&mut self.activations);
         let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout: None };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use luthier_core::model::BaseModel;
+use luthier_core::model::{BaseModel, Examples};
 use luthier_core::ops::cuda::{CudaOps, NumberType};
 use luthier_core::ops::{EmbeddingPlace, Ops};
 use luthier_core::train::{Progress, Recompute, TrainConfig, Trainer};
@@ -33,7 +33,7 @@ fn run(
     evaluation: Option<[usize; 2]>,
 ) -> [u64; 2] {
     let before = ops.memory();
-    let evaluation = evaluation.map(|lengths| examples(&lengths, 30, VOCABULARY));
+    let evaluation = evaluation.map(|lengths| Box::new(examples(&lengths, 30, VOCABULARY)) as Box<dyn Examples>);
     let train = examples(&[500, 300, 450, 90], 200, VOCABULARY);
     let what = format!("{:?}, {config:?}", base.forms.layers[0][0]);
     let mut trainer = Trainer::new(ops.clone(), base, config, train, evaluation, None).unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use luthier_core::ModelConfig;
-use luthier_core::model::{Dropout, IGNORED_LABEL, LinearModule, TokenExamples};
+use luthier_core::model::{Dropout, Examples, IGNORED_LABEL, LinearModule, TokenExamples};
 use luthier_core::ops::{Ops, View, ViewMut};
 
 use super::model::{Computation, DROPOUT, PATTERNS, examples, few_labels, folder, peft};

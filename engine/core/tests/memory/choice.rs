@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use luthier_core::model::{BaseModel, TokenExamples};
+use luthier_core::model::{BaseModel, Examples, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{
@@ -102,7 +102,7 @@ fn told(bench: &Bench, config: &TrainConfig, loaded: bool, evaluation: Option<&T
         loaded,
         config,
         train: &long(),
-        evaluation,
+        evaluation: evaluation.map(|found| found as &dyn Examples),
         initial: None,
     };
     estimate(&*bench.ops, &request).unwrap().memory

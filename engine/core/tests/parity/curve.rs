@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::lora::peft::PeftAdapter;
+use luthier_core::model::Examples;
 use luthier_core::ops::Ops;
 use luthier_core::train::{Progress, Trainer, TrainingEvent};
 use serde_json::Value;
@@ -18,7 +19,7 @@ fn number(value: &Value, name: &str) -> f64 {
 pub fn every_step<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
     let base = golden.model(&*ops);
     let initial = Some(golden.adapter("init_adapter"));
-    let evaluation = Some(golden.evaluation());
+    let evaluation: Option<Box<dyn Examples>> = Some(Box::new(golden.evaluation()));
     let mut trainer = Trainer::new(ops, base, golden.config(), golden.train(), evaluation, initial).unwrap();
     let mut curve = golden.expected["curve"].as_array().unwrap().iter();
     let mut evaluations = golden.expected["evaluations"].as_array().unwrap().iter();

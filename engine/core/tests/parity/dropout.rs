@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::PeftAdapter;
+use luthier_core::model::Examples;
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{EvaluationResult, Recompute, TrainConfig, Trainer, TrainingPlan, TrainingStep};
@@ -37,7 +38,7 @@ fn run(settings: Settings) -> (Vec<TrainingStep>, Vec<EvaluationResult>, PeftAda
     };
     let (base, initial) = (golden.model(&*ops), golden.adapter("init_adapter"));
     let mut trainer =
-        Trainer::new(ops, base, config, golden.train(), Some(golden.evaluation()), Some(initial)).unwrap();
+        Trainer::new(ops, base, config, golden.train(), Some(Box::new(golden.evaluation())), Some(initial)).unwrap();
     let (steps, evaluations) = finish(&mut trainer);
     (steps, evaluations, trainer.adapter().unwrap())
 }
@@ -90,7 +91,7 @@ fn memory() {
     let config = golden.model(&CpuOps::<f32>::new(1)).config.clone();
     let train = golden.train();
     let rows =
-        TrainingPlan::new(&TrainConfig { max_steps: Some(6), ..golden.config() }, train.len()).largest_batch(&train);
+        TrainingPlan::new(&TrainConfig { max_steps: Some(6), ..golden.config() }, train.lengths()).largest_batch().rows;
     let widest = config.hidden_size.max(config.intermediate_size).max(config.query_size());
     let (extra, expected) = (bytes(0.5) - bytes(0.0), (rows * widest * size_of::<f32>()) as u64);
     // Allocations have room to be aligned.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::lora::LoraAdapter;
-use luthier_core::model::{Activations, Decoder, HeadScratch, Keep, PackedBatch, Scratch, rope_angles};
+use luthier_core::model::{Activations, Decoder, Examples, HeadScratch, Keep, PackedBatch, Scratch, rope_angles};
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Element, Ops, View};
 use luthier_core::train::TrainingPlan;
@@ -19,14 +19,14 @@ fn first_group<O: Ops>(ops: Arc<O>, case: &str) {
     let (base, examples, config) = (golden.model(ops), golden.train(), golden.config());
     let adapter = LoraAdapter::from_peft(ops, &base.config, &golden.adapter("init_adapter")).unwrap();
     let layout = &adapter.layout;
-    let plan = TrainingPlan::new(&config, examples.len());
+    let plan = TrainingPlan::new(&config, examples.lengths());
     let order = plan.order(0);
-    let batches: Vec<&[u32]> = plan.batches(0).map(|batch| &order[plan.positions(batch)]).collect();
+    let batches: Vec<&[u32]> = plan.batches(0).map(|batch| order.batch(batch)).collect();
     let labels: usize = batches.iter().copied().flatten().map(|index| examples.label_count(*index as usize)).sum();
     assert_eq!(labels as u64, golden.expected["label_tokens"].as_u64().unwrap());
 
     // As the trainer does it, but before anything is clipped.
-    let rows = plan.largest_batch(&examples);
+    let rows = plan.largest_batch().rows;
     let angles = rope_angles(ops, &base.config, examples.longest()).unwrap();
     let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None };
     let mut batch = PackedBatch::new(ops, rows).unwrap();

@@ -87,6 +87,8 @@ impl Golden {
             eval_steps: config["eval_steps"].as_u64(),
             shuffle: config["shuffle"].as_bool().unwrap(),
             data_seed: count(&config["data_seed"]),
+            group_by_length: false,
+            packing_length: None,
             recompute_layers: Recompute::Layers(0),
             offload_activations: false,
             loss_scaling: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::lora::peft::PeftAdapter;
-use luthier_core::model::TokenExamples;
+use luthier_core::model::{Examples, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::train::{EvaluationResult, Progress, Recompute, TrainConfig, Trainer, TrainingEvent, TrainingStep};
@@ -15,6 +15,7 @@ type Run = Trainer<CpuOps<f64>>;
 fn start(golden: &Golden, config: TrainConfig, evaluation: Option<TokenExamples>) -> Run {
     let ops = Arc::new(CpuOps::<f64>::new(2));
     let base = golden.model(&*ops);
+    let evaluation = evaluation.map(|found| Box::new(found) as Box<dyn Examples>);
     Trainer::new(ops, base, config, golden.train(), evaluation, Some(golden.adapter("init_adapter"))).unwrap()
 }
 
@@ -65,6 +66,63 @@ fn accumulation_equals_one_big_batch() {
         }
         assert!(largest_difference(&adapter, &big_adapter) < 1e-6);
     }
+}
+
+/// All examples as one micro-batch each, and packed into sequences of several: the same steps, gradients and adapter, since none sees another.
+fn packed_as_one_by_one<O: Ops>(ops: &Arc<O>, tolerance: f64) {
+    let golden = Golden::open("tied");
+    let run = |packing_length: Option<usize>| {
+        let config = TrainConfig {
+            per_device_train_batch_size: 1,
+            gradient_accumulation_steps: 100,
+            max_steps: Some(4),
+            packing_length,
+            ..golden.config()
+        };
+        let base = golden.model(&**ops);
+        let initial = Some(golden.adapter("init_adapter"));
+        let mut trainer = Trainer::new(ops.clone(), base, config, golden.train(), None, initial).unwrap();
+        let packing = trainer.estimate().packing;
+        (finish(&mut trainer).0, trainer.adapter().unwrap(), packing)
+    };
+    let (steps, adapter, none) = run(None);
+    let train = golden.train();
+    let length = 3 * train.longest();
+    let (packed, packed_adapter, packing) = run(Some(length));
+    let packing = packing.unwrap();
+    assert!(none.is_none() && packing.sequences * 2 < train.len() as u64, "{packing:?}");
+    let places = packing.sequences as f64 * length as f64;
+    close("utilization", packing.utilization, train.input_ids.len() as f64 / places, 1e-12);
+    assert_eq!((steps.len(), packed.len()), (4, 4));
+    for (found, expected) in packed.iter().zip(&steps) {
+        close("loss", found.loss, expected.loss, tolerance);
+        close("grad_norm", found.grad_norm, expected.grad_norm, 10.0 * tolerance);
+        assert_eq!((found.tokens, found.label_tokens), (expected.tokens, expected.label_tokens));
+        assert_eq!(found.epoch, expected.epoch);
+    }
+    assert!(largest_difference(&packed_adapter, &adapter) < 1e-5);
+}
+
+#[test]
+fn packing_changes_no_loss_and_no_gradient() {
+    packed_as_one_by_one(&Arc::new(CpuOps::<f64>::new(2)), 1e-12);
+    packed_as_one_by_one(&Arc::new(CpuOps::<f32>::new(2)), 2e-6);
+}
+
+#[test]
+fn a_packed_run_takes_every_example_and_its_steps_are_planned() {
+    let golden = Golden::open("tied");
+    let length = 2 * golden.train().longest();
+    let config =
+        TrainConfig { packing_length: Some(length), max_steps: None, num_train_epochs: 2.0, ..golden.config() };
+    let mut trainer = start(&golden, config, Some(golden.evaluation()));
+    let estimate = trainer.estimate().clone();
+    let (steps, evaluations) = finish(&mut trainer);
+    assert_eq!((steps.len() as u64, steps.last().unwrap().epoch), (estimate.max_steps, 2.0));
+    assert_eq!(steps.iter().map(|step| step.tokens).sum::<u64>(), estimate.run_tokens);
+    assert_eq!(estimate.run_tokens, 2 * golden.train().input_ids.len() as u64);
+    assert!(evaluations.iter().all(|result| result.examples == estimate.eval_examples));
+    assert_eq!((estimate.examples, estimate.tokens), (golden.train().len() as u64, estimate.run_tokens / 2));
 }
 
 #[test]

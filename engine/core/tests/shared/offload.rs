@@ -80,6 +80,8 @@ fn config(recompute_layers: usize, offload_activations: bool) -> TrainConfig {
         eval_steps: Some(1),
         shuffle: false,
         data_seed: 0,
+        group_by_length: false,
+        packing_length: None,
         recompute_layers: Recompute::Layers(recompute_layers),
         offload_activations,
         loss_scaling: None,
@@ -97,7 +99,7 @@ struct Outcome {
 fn run<O: Ops>(ops: &Arc<O>, base: &Arc<BaseModel<O>>, config: TrainConfig, evaluation: u32) -> Outcome {
     let (train, evaluation) = (examples(&[11, 3, 5, 9, 2, 7, 13, 4]), examples(&[5, evaluation]));
     let before = ops.memory();
-    let mut trainer = Trainer::new(ops.clone(), base.clone(), config, train, Some(evaluation), None).unwrap();
+    let mut trainer = Trainer::new(ops.clone(), base.clone(), config, train, Some(Box::new(evaluation)), None).unwrap();
     let memory = ops.memory();
     let (allocated, pinned) =
         (memory.allocated_bytes - before.allocated_bytes, memory.pinned_host_bytes - before.pinned_host_bytes);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use luthier_core::lora::{LoraAdapter, LoraLayout, LoraTargets, LowRank};
 use luthier_core::model::{
-    Activations, BaseModel, Decoder, Dropout, HeadScratch, IGNORED_LABEL, Keep, LinearModule, PackedBatch, Scratch,
-    TensorSource, TokenExamples, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, Examples, HeadScratch, IGNORED_LABEL, Keep, LinearModule, PackedBatch,
+    Scratch, TensorSource, TokenExamples, rope_angles,
 };
 use luthier_core::ops::{Element, Ops, View, ViewMut};
 use luthier_core::random::MersenneTwister;

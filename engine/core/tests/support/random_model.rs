@@ -138,6 +138,8 @@ pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layer
         eval_steps: None,
         shuffle: true,
         data_seed: 3,
+        group_by_length: false,
+        packing_length: None,
         recompute_layers,
         offload_activations: false,
         loss_scaling: None,

@@ -185,7 +185,11 @@ export interface TrainingSpec {
   dataset: string;
   /** `datasets/{id}`, or empty. */
   evalDataset: string;
-  /** Share of the examples held out for evaluation, in [0, 1), the last ones; refused with eval_dataset. */
+  /**
+   * Share of the examples held out for evaluation, in [0, 1): about so many, those whose hash is lowest. The hash is that of an example's
+   * messages or ids, so that an example is always on the same side, whatever the order and however many there are, and so are its duplicates.
+   * Refused with eval_dataset, and where one side is empty.
+   */
   validationSplit: number;
   /** The adapter's id; empty: the job's. */
   output: string;
@@ -270,7 +274,10 @@ export interface TrainingSpec {
   dataSeed?:
     | number
     | undefined;
-  /** Many examples in one sequence. Not built yet. */
+  /**
+   * Whole examples in sequences of max_seq_length tokens, which are what per_device_train_batch_size counts. Attention stays within each
+   * example, so that losses and gradients are those of the examples alone. Evaluation is not packed.
+   */
   packing: boolean;
   /**
    * What activations are computed in: the server's own type, which is also what nothing stands for: `float32` on the processor, `bfloat16` or
@@ -288,7 +295,14 @@ export interface TrainingSpec {
    */
   offloadActivations: boolean;
   /** Of how many blocks, the first ones; more than there are: of all. Absent: of as few as fit into the memory that is free. */
-  recomputeLayers?: number | undefined;
+  recomputeLayers?:
+    | number
+    | undefined;
+  /**
+   * Micro-batches of examples of about equal lengths: transformers' LengthGroupedSampler, its generator seeded with data_seed + epoch. Refused
+   * without shuffle and with packing.
+   */
+  groupByLength: boolean;
 }
 
 /** A job. */
@@ -359,7 +373,19 @@ export interface TrainingPlan {
   targetModules: string[];
   template: Template | undefined;
   baseModelHash: string;
-  memory: MemoryPlan | undefined;
+  memory:
+    | MemoryPlan
+    | undefined;
+  /** With packing. */
+  packing: Packing | undefined;
+}
+
+/** What packing makes of the training examples. */
+export interface Packing {
+  /** Of an epoch, in each the same number. */
+  sequences: number;
+  /** Share of the sequences' places that tokens take. */
+  utilization: number;
 }
 
 /** Bytes on the device at a job's peak, by part. All below 2^53. */
@@ -1188,6 +1214,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     gradientCheckpointing: false,
     offloadActivations: false,
     recomputeLayers: undefined,
+    groupByLength: false,
   };
 }
 
@@ -1294,6 +1321,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     }
     if (message.recomputeLayers !== undefined) {
       writer.uint32(272).uint32(message.recomputeLayers);
+    }
+    if (message.groupByLength !== false) {
+      writer.uint32(280).bool(message.groupByLength);
     }
     return writer;
   },
@@ -1583,6 +1613,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.recomputeLayers = reader.uint32();
             continue;
           }
+          case 35: {
+            if (tag !== 280) {
+              break;
+            }
+
+            message.groupByLength = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1735,6 +1773,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.recompute_layers)
         ? globalThis.Number(object.recompute_layers)
         : undefined,
+      groupByLength: isSet(object.groupByLength)
+        ? globalThis.Boolean(object.groupByLength)
+        : isSet(object.group_by_length)
+        ? globalThis.Boolean(object.group_by_length)
+        : false,
     };
   },
 
@@ -1842,6 +1885,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.recomputeLayers !== undefined) {
       obj.recomputeLayers = Math.round(message.recomputeLayers);
     }
+    if (message.groupByLength !== undefined) {
+      obj.groupByLength = message.groupByLength;
+    }
     return obj;
   },
 
@@ -1884,6 +1930,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.gradientCheckpointing = object.gradientCheckpointing ?? false;
     message.offloadActivations = object.offloadActivations ?? false;
     message.recomputeLayers = object.recomputeLayers ?? undefined;
+    message.groupByLength = object.groupByLength ?? false;
     return message;
   },
 };
@@ -2534,6 +2581,7 @@ function createBaseTrainingPlan(): TrainingPlan {
     template: undefined,
     baseModelHash: "",
     memory: undefined,
+    packing: undefined,
   };
 }
 
@@ -2568,6 +2616,9 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
     }
     if (message.memory !== undefined) {
       MemoryPlan.encode(message.memory, writer.uint32(82).fork()).join();
+    }
+    if (message.packing !== undefined) {
+      Packing.encode(message.packing, writer.uint32(90).fork()).join();
     }
     return writer;
   },
@@ -2665,6 +2716,14 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
             message.memory = MemoryPlan.decode(reader, reader.uint32());
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.packing = Packing.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2713,6 +2772,7 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
         ? globalThis.String(object.base_model_hash)
         : "",
       memory: isSet(object.memory) ? MemoryPlan.fromJSON(object.memory) : undefined,
+      packing: isSet(object.packing) ? Packing.fromJSON(object.packing) : undefined,
     };
   },
 
@@ -2748,6 +2808,9 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
     if (message.memory !== undefined) {
       obj.memory = MemoryPlan.toJSON(message.memory);
     }
+    if (message.packing !== undefined) {
+      obj.packing = Packing.toJSON(message.packing);
+    }
     return obj;
   },
 
@@ -2770,6 +2833,94 @@ export const TrainingPlan: MessageFns<TrainingPlan> = {
     message.memory = (object.memory !== undefined && object.memory !== null)
       ? MemoryPlan.fromPartial(object.memory)
       : undefined;
+    message.packing = (object.packing !== undefined && object.packing !== null)
+      ? Packing.fromPartial(object.packing)
+      : undefined;
+    return message;
+  },
+};
+
+function createBasePacking(): Packing {
+  return { sequences: 0, utilization: 0 };
+}
+
+export const Packing: MessageFns<Packing> = {
+  encode(message: Packing, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.sequences !== 0) {
+      writer.uint32(8).uint32(message.sequences);
+    }
+    if (message.utilization !== 0) {
+      writer.uint32(17).double(message.utilization);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Packing {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePacking();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.sequences = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.utilization = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Packing {
+    return {
+      sequences: isSet(object.sequences) ? globalThis.Number(object.sequences) : 0,
+      utilization: isSet(object.utilization) ? globalThis.Number(object.utilization) : 0,
+    };
+  },
+
+  toJSON(message: Packing): unknown {
+    const obj: any = {};
+    if (message.sequences !== undefined) {
+      obj.sequences = Math.round(message.sequences);
+    }
+    if (message.utilization !== undefined) {
+      obj.utilization = floatToJson(message.utilization);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Packing>): Packing {
+    return Packing.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Packing>): Packing {
+    const message = createBasePacking();
+    message.sequences = object.sequences ?? 0;
+    message.utilization = object.utilization ?? 0;
     return message;
   },
 };
