@@ -1,4 +1,4 @@
-import { ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
+import { ADAPTER_FOLDER_COLUMN, ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
 import { DATASET_TABLE } from '../datasets/dataset-store.ts';
 import { JOB_TABLES } from '../jobs/job-store-sqlite.ts';
 import { REQUEST_TABLE } from './sqlite-request-log.ts';
@@ -7,4 +7,10 @@ import { REQUEST_TABLE } from './sqlite-request-log.ts';
  * The database's history: entry n brings version n to version n + 1. Entries are never changed or removed once released; every part
  * adds its own at the end.
  */
-export const MIGRATIONS: readonly string[] = [REQUEST_TABLE, DATASET_TABLE, ADAPTER_TABLE, JOB_TABLES];
+export const MIGRATIONS: readonly string[] = [
+  REQUEST_TABLE,
+  DATASET_TABLE,
+  ADAPTER_TABLE,
+  JOB_TABLES,
+  ADAPTER_FOLDER_COLUMN,
+];

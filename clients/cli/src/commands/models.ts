@@ -112,7 +112,7 @@ export function modelsCommand(io: Io): Command {
   ahead.description("quantize a model ahead of use, into a new folder on the server's machine");
   const types = [...QUANTIZATION_TYPES.keys()];
   ahead.addOption(new Option('--to <type>', 'what linear layers become').choices(types).default('nf4-double'));
-  ahead.requiredOption('--out <folder>', 'must not exist yet');
+  ahead.requiredOption('--out <folder>', 'it must be empty or not exist yet');
   withConnection(ahead).action((model: string, options: QuantizeFlags) =>
     withSession(io, options, (session) => quantize(session, model, options)),
   );
