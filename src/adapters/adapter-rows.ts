@@ -42,6 +42,7 @@ export class AdapterRows {
   readonly #byName;
   readonly #byJob;
   readonly #list;
+  readonly #byBase;
   readonly #byFolder;
   readonly #put;
   readonly #delete;
@@ -51,6 +52,7 @@ export class AdapterRows {
     this.#byName = database.prepare('SELECT * FROM adapters WHERE name = ?');
     this.#byJob = database.prepare('SELECT * FROM adapters WHERE training_job = ?');
     this.#list = database.prepare('SELECT * FROM adapters WHERE name > ? ORDER BY name LIMIT ?');
+    this.#byBase = database.prepare('SELECT name FROM adapters WHERE base_model = ? ORDER BY name');
     this.#byFolder = database.prepare('SELECT 1 FROM adapters WHERE folder = ?');
     this.#put = database.prepare('REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
     this.#delete = database.prepare('DELETE FROM adapters WHERE name = ?');
@@ -66,6 +68,11 @@ export class AdapterRows {
 
   list(after: string, count: number): StoredAdapter[] {
     return this.#list.all(after, count).map((row) => this.#adapter(row as unknown as Row));
+  }
+
+  /** Of the adapters with a base. */
+  namesOf(baseModel: string): string[] {
+    return this.#byBase.all(baseModel).map(({ name }) => String(name));
   }
 
   /** Writes a row, in place of one with the same name. */

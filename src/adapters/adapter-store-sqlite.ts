@@ -69,6 +69,8 @@ export interface ManagedAdapterStore extends AdapterStore {
   has(name: string): boolean;
   /** By name, ascending. @param after The last name of the page before; empty: from the start. */
   list(after: string, count: number): readonly StoredAdapter[];
+  /** Names of those with a base. @param model `models/{id}` */
+  namesOf(model: string): readonly string[];
   /** Takes over what a run wrote. @throws LuthierError ADAPTER_EXISTS, ADAPTER_CORRUPT */
   adopt(spec: AdoptionSpec): Promise<StoredAdapter>;
   /**
@@ -112,6 +114,10 @@ class SqliteAdapterStore implements ManagedAdapterStore {
 
   list(after: string, count: number): readonly StoredAdapter[] {
     return this.#rows.list(after, count);
+  }
+
+  namesOf(model: string): readonly string[] {
+    return this.#rows.namesOf(model);
   }
 
   async acquire(adapter: string, base: ModelLease): Promise<AdapterLease> {
@@ -233,6 +239,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     const name = `${PREFIX}${id}`;
     const isThere = this.has(name);
     if (isThere && !overwrite) throw adapterExists(name);
+    await this.#options.models.keep(facts.baseModel);
     const sizeBytes = await syncAdapterFiles(folder);
     // Beside the old one, under a name that no id has.
     const target = join(this.#options.folder, isThere ? `${id}~${randomUUID()}` : id);

@@ -11,7 +11,7 @@ import { isForOtherBase, type StoredAdapter } from './adapter-store.ts';
 
 export interface MergeDependencies {
   readonly engine: Pick<Engine, 'mergeAdapter'>;
-  readonly models: Pick<ModelRegistry, 'get'>;
+  readonly models: Pick<ModelRegistry, 'get' | 'checkFiles'>;
   /** Folders that clients may have written to. */
   readonly exportRoots: readonly string[];
 }
@@ -39,7 +39,9 @@ export async function mergeAdapter(
   { engine, models, exportRoots }: MergeDependencies,
   { adapter, baseModel, loadIn, format, path }: MergeSpec,
 ): Promise<{ readonly path: string; readonly sizeBytes: number; readonly warnings: readonly string[] }> {
-  const registered = await models.get(baseModel === '' ? adapter.baseModel : baseModel);
+  const asked = baseModel === '' ? adapter.baseModel : baseModel;
+  await models.checkFiles(asked);
+  const registered = await models.get(asked);
   checkBaseHash(adapter.name, adapter.origin.baseModelHash, { registered });
   const { metadata } = registered;
   const base = {

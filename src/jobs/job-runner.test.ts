@@ -37,7 +37,7 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
   const runner = new JobRunner({
     store,
     engine: createFakeEngine(),
-    registry: {} as ModelRegistry,
+    registry: { checkFiles: async () => undefined } as unknown as ModelRegistry,
     datasets: datasets as DatasetStore,
     adapters: { has: () => false, ...adapters } as ManagedAdapterStore,
     folder,
