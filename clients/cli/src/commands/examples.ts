@@ -1,5 +1,6 @@
 /** `luthier validate` and `preview`: what a model would learn from a data set. */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { Command } from 'commander';
 import {
   DatasetFormat,
@@ -25,6 +26,7 @@ import { modelName, resourceName } from '../names.ts';
 import { parseTokenIds } from '../prompt-input.ts';
 import { choice, FORMATS, OVER_LENGTH, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
+import { previewPage } from '../view/preview-page.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
 interface ExampleFlags extends ConnectionOptions {
@@ -97,6 +99,15 @@ function describe(report: DatasetReport): string[] {
 
 interface PreviewFlags extends ExampleFlags {
   readonly index?: string;
+  readonly html?: string;
+}
+
+function writePage(file: string, page: string): void {
+  try {
+    writeFileSync(file, page);
+  } catch (error) {
+    throw new CliError(`--html: ${file} cannot be written: ${(error as Error).message}`);
+  }
 }
 
 async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {
@@ -113,7 +124,12 @@ async function preview(session: Session, data: string, options: PreviewFlags): P
     indices,
     format: formatOf(options),
   });
+  if (options.html !== undefined) writePage(options.html, previewPage(response, data, options.model));
   if (session.json) return printJson(session, PreviewExamplesResponse, response);
+  if (options.html !== undefined) {
+    const shown = response.examples.map(({ index }) => index).join(', ');
+    return printLines(session, [`wrote ${resolve(options.html)}, with examples ${shown}`]);
+  }
   for (const example of response.examples) await printLines(session, [maskPreview(session.io.stdout, example), '']);
 }
 
@@ -135,6 +151,7 @@ export function previewCommand(io: Io): Command {
     'the exact tokens of examples; what is learned stands out in colour',
   );
   command.option('--index <n,…>', 'which examples, from 0 (default: the first three)');
+  command.option('--html <file>', 'write one page that a browser shows, instead');
   return withExamples(command).action((data: string, options: PreviewFlags) =>
     withSession(io, options, (session) => preview(session, data, options)),
   );

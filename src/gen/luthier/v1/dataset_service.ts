@@ -136,6 +136,8 @@ export interface ExamplePreview {
   index: number;
   tokens: PreviewToken[];
   labelTokens: number;
+  /** What the ids decode to, control tokens included. */
+  text: string;
 }
 
 /** One token of an example. */
@@ -147,6 +149,14 @@ export interface PreviewToken {
   label: number;
   /** `prompt`, `answer`, `end` or, for exact ids, `tokens`. */
   segment: string;
+  /** The token as the vocabulary writes it, such as `Ġthe`, `▁the` or `<0x0A>`. */
+  piece: string;
+  /**
+   * Where it stands in the example's text: the first of its characters, and the one behind the last, counted in Unicode code points. Tokens
+   * whose bytes make up one character together all have that character; one that adds nothing has start and end alike.
+   */
+  start: number;
+  end: number;
 }
 
 export interface GetDatasetRequest {
@@ -1381,7 +1391,7 @@ export const PreviewExamplesResponse: MessageFns<PreviewExamplesResponse> = {
 };
 
 function createBaseExamplePreview(): ExamplePreview {
-  return { index: 0, tokens: [], labelTokens: 0 };
+  return { index: 0, tokens: [], labelTokens: 0, text: "" };
 }
 
 export const ExamplePreview: MessageFns<ExamplePreview> = {
@@ -1394,6 +1404,9 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     }
     if (message.labelTokens !== 0) {
       writer.uint32(24).uint32(message.labelTokens);
+    }
+    if (message.text !== "") {
+      writer.uint32(34).string(message.text);
     }
     return writer;
   },
@@ -1435,6 +1448,14 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
             message.labelTokens = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1456,6 +1477,7 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
         : isSet(object.label_tokens)
         ? globalThis.Number(object.label_tokens)
         : 0,
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
     };
   },
 
@@ -1470,6 +1492,9 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     if (message.labelTokens !== undefined) {
       obj.labelTokens = Math.round(message.labelTokens);
     }
+    if (message.text !== undefined) {
+      obj.text = message.text;
+    }
     return obj;
   },
 
@@ -1481,12 +1506,13 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     message.index = object.index ?? 0;
     message.tokens = object.tokens?.map((e) => PreviewToken.fromPartial(e)) || [];
     message.labelTokens = object.labelTokens ?? 0;
+    message.text = object.text ?? "";
     return message;
   },
 };
 
 function createBasePreviewToken(): PreviewToken {
-  return { id: 0, text: "", label: 0, segment: "" };
+  return { id: 0, text: "", label: 0, segment: "", piece: "", start: 0, end: 0 };
 }
 
 export const PreviewToken: MessageFns<PreviewToken> = {
@@ -1502,6 +1528,15 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     }
     if (message.segment !== "") {
       writer.uint32(34).string(message.segment);
+    }
+    if (message.piece !== "") {
+      writer.uint32(42).string(message.piece);
+    }
+    if (message.start !== 0) {
+      writer.uint32(48).uint32(message.start);
+    }
+    if (message.end !== 0) {
+      writer.uint32(56).uint32(message.end);
     }
     return writer;
   },
@@ -1551,6 +1586,30 @@ export const PreviewToken: MessageFns<PreviewToken> = {
             message.segment = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.piece = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.start = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.end = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1569,6 +1628,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
       text: isSet(object.text) ? globalThis.String(object.text) : "",
       label: isSet(object.label) ? globalThis.Number(object.label) : 0,
       segment: isSet(object.segment) ? globalThis.String(object.segment) : "",
+      piece: isSet(object.piece) ? globalThis.String(object.piece) : "",
+      start: isSet(object.start) ? globalThis.Number(object.start) : 0,
+      end: isSet(object.end) ? globalThis.Number(object.end) : 0,
     };
   },
 
@@ -1586,6 +1648,15 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     if (message.segment !== undefined) {
       obj.segment = message.segment;
     }
+    if (message.piece !== undefined) {
+      obj.piece = message.piece;
+    }
+    if (message.start !== undefined) {
+      obj.start = Math.round(message.start);
+    }
+    if (message.end !== undefined) {
+      obj.end = Math.round(message.end);
+    }
     return obj;
   },
 
@@ -1598,6 +1669,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     message.text = object.text ?? "";
     message.label = object.label ?? 0;
     message.segment = object.segment ?? "";
+    message.piece = object.piece ?? "";
+    message.start = object.start ?? 0;
+    message.end = object.end ?? 0;
     return message;
   },
 };
