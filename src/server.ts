@@ -20,6 +20,7 @@ import { MeasuredRates } from './jobs/measured-rates.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
+import { ImportedModels } from './models/imported-models.ts';
 import { RpcServer } from './rpc/rpc-server.ts';
 import { createAdapterService } from './services/adapter-service.ts';
 import { createDatasetService } from './services/dataset-service.ts';
@@ -102,10 +103,18 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
 
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
-  const registry = createModelRegistry({ engine, models: options.models, roots: options.modelRoots, logger });
-  parts.add(() => registry.close());
   const jobs = new SqliteJobStore(database);
   const inUse = usedByJobs(jobs);
+  const imports = new ImportedModels(database);
+  const registry = createModelRegistry({
+    engine,
+    models: options.models,
+    roots: options.modelRoots,
+    imports,
+    inUse,
+    logger,
+  });
+  parts.add(() => registry.close());
   const datasets = await openDatasetStore({ database, folder: folder.datasets, inUse });
   const tokenCache = await openTokenCache({
     folder: folder.tokenCache,
@@ -144,6 +153,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const modelService = createModelService({
     registry,
     engine,
+    requestLog,
+    adaptersOf: (model) => adapters.namesOf(model),
     version,
     maxMessageBytes: options.maxMessageBytes,
     modelRoots: options.modelRoots,

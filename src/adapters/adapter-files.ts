@@ -1,10 +1,11 @@
 /** A PEFT adapter's files: copied in and out, whole or not at all. */
 import { constants } from 'node:fs';
-import { copyFile, mkdir, readdir, rm, rmdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { copyFile, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { checkPath } from '../models/allowed-path.ts';
-import { isTaken, makeWritingFolder, moveIntoPlace, sync } from '../store/durable-folders.ts';
+import { sync } from '../store/durable-folders.ts';
+import { NewFolder } from '../store/new-folder.ts';
 
 /** The settings of an adapter. */
 export const CONFIG_FILE = 'adapter_config.json';
@@ -56,64 +57,21 @@ export async function copyFromPath(path: string, roots: readonly string[], folde
   }
 }
 
-function notEmpty(path: string): LuthierError {
-  return new LuthierError(
-    'EXPORT_TARGET_NOT_EMPTY',
-    `${path} is there already and not an empty folder; choose another path or empty it`,
-    { resource: { type: 'path', name: path } },
-  );
-}
-
-/** Clears the way where an empty folder stands there. */
-async function removeEmptyFolder(path: string): Promise<void> {
-  try {
-    await rmdir(path);
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return;
-    throw isTaken(error) || codeOf(error) === 'ENOTDIR' ? notEmpty(path) : error;
-  }
-}
-
-/**
- * Makes a folder that a client named; it appears whole or not at all.
- * @param fill Writes into an empty folder, through to the disk.
- * @returns The folder, and what `fill` gave.
- * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY
- */
-export async function writeFolderAt<Result>(
-  path: string,
-  roots: readonly string[],
-  fill: (folder: string) => Promise<Result>,
-): Promise<{ readonly path: string; readonly result: Result }> {
-  const target = await checkPath(path, roots);
-  await mkdir(dirname(target), { recursive: true });
-  await removeEmptyFolder(target);
-  const writing = await makeWritingFolder(dirname(target));
-  try {
-    const result = await fill(writing);
-    await moveIntoPlace(writing, target).catch((error: unknown) => {
-      throw isTaken(error) ? notEmpty(target) : error;
-    });
-    return { path: target, result };
-  } finally {
-    await rm(writing, { recursive: true, force: true });
-  }
-}
-
 /**
  * Copies an adapter's files to a folder that a client named; it appears whole or not at all.
  * @returns The folder and its bytes.
- * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY
+ * @throws LuthierError PATH_NOT_ALLOWED, and those of `NewFolder.open`
  */
 export async function copyToPath(
   folder: string,
   path: string,
   roots: readonly string[],
 ): Promise<{ readonly path: string; readonly sizeBytes: number }> {
-  const { path: target, result } = await writeFolderAt(path, roots, async (writing) => {
-    for (const name of await adapterFileNames(folder))
-      await copyFile(join(folder, name), join(writing, name), constants.COPYFILE_FICLONE);
-    return syncAdapterFiles(writing);
-  });
-  return { path: target, sizeBytes: result };
+  await using written = await NewFolder.open(await checkPath(path, roots));
+  for (const name of await adapterFileNames(folder)) {
+    await copyFile(join(folder, name), join(written.path, name), constants.COPYFILE_FICLONE);
+  }
+  const sizeBytes = await syncAdapterFiles(written.path);
+  await written.finish();
+  return { path: written.target, sizeBytes };
 }

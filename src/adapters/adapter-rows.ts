@@ -1,5 +1,5 @@
 /** The table of adapters. */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import type { AdapterInfo, AdapterMetadata } from '../engine/engine.ts';
 import type { StoredAdapter } from './adapter-store.ts';
@@ -17,6 +17,10 @@ export const ADAPTER_TABLE = `CREATE TABLE adapters (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX adapters_by_training_job ON adapters (training_job)`;
 
+/** The folder's own name: one adapter takes another's place by one change of its row. */
+export const ADAPTER_FOLDER_COLUMN = `ALTER TABLE adapters ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+UPDATE adapters SET folder = substr(name, length('adapters/') + 1)`;
+
 interface Row {
   readonly name: string;
   readonly base_model: string;
@@ -26,17 +30,21 @@ interface Row {
   readonly size_bytes: number;
   readonly training_job: string;
   readonly create_time: number;
+  /** Of the adapters' folder. */
+  readonly folder: string;
 }
 
 const PREFIX = 'adapters/';
 
-/** Reads and writes rows. `folder` holds the adapters' own folders, each named by its id. */
+/** Reads and writes rows. `folder` holds the adapters' own folders. */
 export class AdapterRows {
   readonly #folder: string;
   readonly #byName;
   readonly #byJob;
   readonly #list;
-  readonly #insert;
+  readonly #byBase;
+  readonly #byFolder;
+  readonly #put;
   readonly #delete;
 
   constructor(database: DatabaseSync, folder: string) {
@@ -44,7 +52,9 @@ export class AdapterRows {
     this.#byName = database.prepare('SELECT * FROM adapters WHERE name = ?');
     this.#byJob = database.prepare('SELECT * FROM adapters WHERE training_job = ?');
     this.#list = database.prepare('SELECT * FROM adapters WHERE name > ? ORDER BY name LIMIT ?');
-    this.#insert = database.prepare('INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?)');
+    this.#byBase = database.prepare('SELECT name FROM adapters WHERE base_model = ? ORDER BY name');
+    this.#byFolder = database.prepare('SELECT 1 FROM adapters WHERE folder = ?');
+    this.#put = database.prepare('REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
     this.#delete = database.prepare('DELETE FROM adapters WHERE name = ?');
   }
 
@@ -60,8 +70,14 @@ export class AdapterRows {
     return this.#list.all(after, count).map((row) => this.#adapter(row as unknown as Row));
   }
 
-  insert(adapter: StoredAdapter): void {
-    this.#insert.run(
+  /** Of the adapters with a base. */
+  namesOf(baseModel: string): string[] {
+    return this.#byBase.all(baseModel).map(({ name }) => String(name));
+  }
+
+  /** Writes a row, in place of one with the same name. */
+  put(adapter: StoredAdapter): void {
+    this.#put.run(
       adapter.name,
       adapter.baseModel,
       JSON.stringify(adapter.info),
@@ -70,6 +86,7 @@ export class AdapterRows {
       adapter.sizeBytes,
       adapter.trainingJob,
       adapter.createTime.getTime(),
+      basename(adapter.folder),
     );
   }
 
@@ -77,9 +94,9 @@ export class AdapterRows {
     this.#delete.run(name);
   }
 
-  /** Where the files of `adapters/{id}` lie. */
-  folderOf(name: string): string {
-    return join(this.#folder, name.slice(PREFIX.length));
+  /** Whether a folder of this name holds an adapter's files. */
+  ownsFolder(name: string): boolean {
+    return this.#byFolder.get(name) !== undefined;
   }
 
   #adapter(row: Row): StoredAdapter {
@@ -92,7 +109,7 @@ export class AdapterRows {
       sizeBytes: row.size_bytes,
       trainingJob: row.training_job,
       createTime: new Date(row.create_time),
-      folder: this.folderOf(row.name),
+      folder: join(this.#folder, row.folder),
     };
   }
 }

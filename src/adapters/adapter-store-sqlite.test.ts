@@ -1,4 +1,5 @@
 import {
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -9,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
@@ -68,7 +69,7 @@ function adapterEngine() {
   return { engine: withAdapters, loads, open: () => open };
 }
 
-async function setUp(used = '') {
+async function setUp(used = '', beforeChange: (root: string) => void = () => undefined) {
   const root = mkdtempSync(join(tmpdir(), 'luthier-adapters-'));
   onTestFinished(() => rmSync(root, { recursive: true, force: true }));
   const folders = { models: join(root, 'models'), exports: join(root, 'exports'), runs: join(root, 'runs') };
@@ -84,7 +85,10 @@ async function setUp(used = '') {
     models: registry,
     modelRoots: [folders.models],
     exportRoots: [folders.exports],
-    inUse: async (name: string) => name === used,
+    inUse: async (name: string) => {
+      beforeChange(root);
+      return name === used;
+    },
   };
   const store = await openAdapterStore(options);
   const write = (parent: string, name: string, config = 'plain'): string => {
@@ -104,7 +108,19 @@ async function setUp(used = '') {
       origin: ORIGIN,
     });
   const stored = () => readdirSync(options.folder).sort();
-  return { ...folders, store, registry, loads, open, write, adopt, stored, reopen: () => openAdapterStore(options) };
+  /** Another server on a copy of everything. */
+  const openCopy = async (copy: string) => {
+    onTestFinished(() => rmSync(copy, { recursive: true, force: true }));
+    const database = openDatabase(join(copy, 'test.db'));
+    onTestFinished(() => database.close());
+    const folder = join(copy, 'adapters');
+    return {
+      store: await openAdapterStore({ ...options, database, folder }),
+      stored: () => readdirSync(folder).sort(),
+    };
+  };
+  const reopen = () => openAdapterStore(options);
+  return { root, ...folders, store, registry, loads, open, write, adopt, stored, reopen, openCopy };
 }
 
 describe('adoption', () => {
@@ -227,9 +243,34 @@ describe('import', () => {
       reason: 'ADAPTER_CORRUPT',
     });
     expect(store.get('a').trainingJob).toBe('trainingJobs/a');
-    await again();
-    expect(store.get('a').trainingJob).toBe('');
-    expect(stored()).toEqual(['a']);
+    const [, other] = await Promise.all([again(), again()]);
+    expect(store.get('a')).toEqual(other.adapter);
+    expect(other.adapter.trainingJob).toBe('');
+    expect(stored()).toEqual([basename(store.get('a').folder)]);
+    await store.delete('a');
+    expect(stored()).toEqual([]);
+  });
+
+  it('a server that ends while a name is given again has one of the two afterwards, whole', async () => {
+    const moments: string[] = [];
+    const { root, store, models, write, adopt, openCopy } = await setUp('', (root) => {
+      moments.push(`${root}-${moments.length}`);
+      cpSync(root, moments.at(-1) ?? '', { recursive: true });
+    });
+    await adopt('a');
+    const path = write(models, 'x', JSON.stringify(ORIGIN));
+    const { adapter } = await store.import(path, { ...SPEC, id: 'a', overwrite: true });
+    // As it was when the new folder was in and the row still the old one's.
+    expect(moments).toHaveLength(1);
+    const before = await openCopy(moments[0] ?? '');
+    expect(before.store.get('a').trainingJob).toBe('trainingJobs/a');
+    expect(readdirSync(before.store.get('a').folder)).toHaveLength(2);
+    expect(before.stored()).toEqual(['a']);
+    // As it would be with the new row and the old folder not deleted yet.
+    write(join(root, 'adapters'), 'a');
+    const after = await openCopy(root);
+    expect(after.store.get('a')).toEqual(adapter);
+    expect(after.stored()).toEqual([basename(adapter.folder)]);
   });
 
   it('a link inside the folder does not lead out of the roots', async () => {

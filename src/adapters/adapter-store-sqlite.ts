@@ -1,6 +1,7 @@
 /** The adapter store: folders in the data folder, rows in SQLite, what is used in memory. */
 import { randomUUID } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
@@ -68,6 +69,8 @@ export interface ManagedAdapterStore extends AdapterStore {
   has(name: string): boolean;
   /** By name, ascending. @param after The last name of the page before; empty: from the start. */
   list(after: string, count: number): readonly StoredAdapter[];
+  /** Names of those with a base. @param model `models/{id}` */
+  namesOf(model: string): readonly string[];
   /** Takes over what a run wrote. @throws LuthierError ADAPTER_EXISTS, ADAPTER_CORRUPT */
   adopt(spec: AdoptionSpec): Promise<StoredAdapter>;
   /**
@@ -119,6 +122,10 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     return this.#rows.list(after, count);
   }
 
+  namesOf(model: string): readonly string[] {
+    return this.#rows.namesOf(model);
+  }
+
   async acquire(adapter: string, base: ModelLease): Promise<AdapterLease> {
     return this.#loaded.acquire(this.get(adapter), base);
   }
@@ -155,14 +162,8 @@ class SqliteAdapterStore implements ManagedAdapterStore {
       const { name: baseModel, metadata } = base.registered;
       // Where another base was accepted, that is the one it is used with from now on.
       const baseModelHash = origin.baseModelHash === '' ? '' : metadata.contentHash;
-      if (overwrite && id !== '' && this.has(PREFIX + id)) await this.delete(PREFIX + id);
-      const adapter = await this.#add(folder, id, {
-        baseModel,
-        info,
-        origin: { ...origin, baseModelHash },
-        templateVersion: '',
-        trainingJob: '',
-      });
+      const facts = { baseModel, info, origin: { ...origin, baseModelHash }, templateVersion: '', trainingJob: '' };
+      const adapter = await this.#add(folder, id, facts, overwrite);
       return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
     } finally {
       await rm(folder, { recursive: true, force: true });
@@ -179,16 +180,17 @@ class SqliteAdapterStore implements ManagedAdapterStore {
 
   async delete(adapter: string): Promise<void> {
     const { name, folder } = this.get(adapter);
-    if (await this.#options.inUse(name)) throw adapterInUse(name, 'a training job');
-    // After the wait: from here to the deletion nobody can come in between.
-    if (this.#loaded.users(name) > 0) throw adapterInUse(name, 'a call');
-    this.#rows.delete(name);
-    this.#loaded.forget(name);
+    await this.#whileUnused(name, () => this.#rows.delete(name));
     await removeFolder(folder);
   }
 
   close(): void {
     this.#loaded.close();
+  }
+
+  /** Deletes folders that no row names. */
+  removeLeftovers(): Promise<void> {
+    return removeLeftovers(this.#options.folder, (name) => this.#rows.ownsFolder(name));
   }
 
   async #read(folder: string): Promise<AdapterInfo> {
@@ -211,25 +213,55 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     });
   }
 
+  /**
+   * Changes an adapter's row while nothing uses it; nobody can come in between.
+   * @throws LuthierError ADAPTER_IN_USE
+   */
+  async #whileUnused<Result>(name: string, change: () => Result): Promise<Result> {
+    if (await this.#options.inUse(name)) throw adapterInUse(name, 'a training job');
+    if (this.#loaded.users(name) > 0) throw adapterInUse(name, 'a call');
+    const result = change();
+    this.#loaded.forget(name);
+    return result;
+  }
+
+  /** Gives a name to another adapter. @returns The one that had it. */
+  #replace(adapter: StoredAdapter): Promise<StoredAdapter | null> {
+    return this.#whileUnused(adapter.name, () => {
+      const replaced = this.#rows.find(adapter.name);
+      this.#rows.put(adapter);
+      return replaced;
+    });
+  }
+
+  /** Moves a folder in and makes its row; the row decides which adapter there is, at any moment and after a crash. */
   async #add(
     folder: string,
     asked: string,
     facts: Pick<StoredAdapter, 'baseModel' | 'info' | 'origin' | 'templateVersion' | 'trainingJob'>,
+    overwrite = false,
   ): Promise<StoredAdapter> {
-    const name = `${PREFIX}${asked === '' ? `a-${randomUUID()}` : asked}`;
-    if (this.has(name)) throw adapterExists(name);
+    const id = asked === '' ? `a-${randomUUID()}` : asked;
+    const name = `${PREFIX}${id}`;
+    const isThere = this.has(name);
+    if (isThere && !overwrite) throw adapterExists(name);
+    await this.#options.models.keep(facts.baseModel);
     const sizeBytes = await syncAdapterFiles(folder);
-    const target = this.#rows.folderOf(name);
+    // Beside the old one, under a name that no id has.
+    const target = join(this.#options.folder, isThere ? `${id}~${randomUUID()}` : id);
     await moveIntoPlace(folder, target).catch((error: unknown) => {
       throw isTaken(error) ? adapterExists(name) : error;
     });
     const adapter = { ...facts, name, sizeBytes, createTime: new Date(), folder: target };
+    let replaced: StoredAdapter | null = null;
     try {
-      this.#rows.insert(adapter);
+      if (isThere) replaced = await this.#replace(adapter);
+      else this.#rows.put(adapter);
     } catch (error) {
       await removeFolder(target);
       throw error;
     }
+    if (replaced !== null) await removeFolder(replaced.folder);
     return adapter;
   }
 }
@@ -249,6 +281,6 @@ function takeWarnings(origin: AdapterMetadata, baseModel: string, contentHash: s
 export async function openAdapterStore(options: AdapterStoreOptions): Promise<ManagedAdapterStore> {
   await mkdir(options.folder, { recursive: true });
   const store = new SqliteAdapterStore(options);
-  await removeLeftovers(options.folder, (id) => store.has(`${PREFIX}${id}`));
+  await store.removeLeftovers();
   return store;
 }

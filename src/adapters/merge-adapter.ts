@@ -2,15 +2,16 @@
 import type { Engine, MergedModel, MergeFormat } from '../engine/engine.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { LoadIn } from '../gen/luthier/v1/common.ts';
+import { checkPath } from '../models/allowed-path.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
+import { NewFolder } from '../store/new-folder.ts';
 import { checkBaseHash } from './adapter-errors.ts';
-import { writeFolderAt } from './adapter-files.ts';
 import { isForOtherBase, type StoredAdapter } from './adapter-store.ts';
 
 export interface MergeDependencies {
   readonly engine: Pick<Engine, 'mergeAdapter'>;
-  readonly models: Pick<ModelRegistry, 'get'>;
+  readonly models: Pick<ModelRegistry, 'get' | 'checkFiles'>;
   /** Folders that clients may have written to. */
   readonly exportRoots: readonly string[];
 }
@@ -32,13 +33,15 @@ function mergeWarnings({ dequantizedFrom, hasTokenizer }: MergedModel, base: str
 
 /**
  * The folder appears whole or not at all.
- * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY, ADAPTER_MISMATCH, MODEL_UNSUPPORTED, STORAGE_FULL
+ * @throws LuthierError PATH_NOT_ALLOWED, those of `NewFolder.open`, ADAPTER_MISMATCH, MODEL_UNSUPPORTED, STORAGE_FULL
  */
 export async function mergeAdapter(
   { engine, models, exportRoots }: MergeDependencies,
   { adapter, baseModel, loadIn, format, path }: MergeSpec,
 ): Promise<{ readonly path: string; readonly sizeBytes: number; readonly warnings: readonly string[] }> {
-  const registered = await models.get(baseModel === '' ? adapter.baseModel : baseModel);
+  const asked = baseModel === '' ? adapter.baseModel : baseModel;
+  await models.checkFiles(asked);
+  const registered = await models.get(asked);
   checkBaseHash(adapter.name, adapter.origin.baseModelHash, { registered });
   const { metadata } = registered;
   const base = {
@@ -46,13 +49,10 @@ export async function mergeAdapter(
     contentHash: isForOtherBase(adapter) ? null : metadata.contentHash,
     storage: weightStorage(loadIn, metadata),
   };
-  const written = await writeFolderAt(path, exportRoots, async (folder) => {
-    try {
-      return await engine.mergeAdapter(base, adapter.folder, format, folder);
-    } catch (error) {
-      throw toLuthierError(error);
-    }
+  await using written = await NewFolder.open(await checkPath(path, exportRoots));
+  const merged = await engine.mergeAdapter(base, adapter.folder, format, written.path).catch((error: unknown) => {
+    throw toLuthierError(error);
   });
-  const { path: target, result } = written;
-  return { path: target, sizeBytes: result.bytes, warnings: mergeWarnings(result, registered.name) };
+  await written.finish();
+  return { path: written.target, sizeBytes: merged.bytes, warnings: mergeWarnings(merged, registered.name) };
 }

@@ -2,6 +2,7 @@
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { Renderer, SegmentKind, TrainOn } from '../prompt/renderer.ts';
+import { tokenOffsets } from '../tokenizer/token-offsets.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Example, ParsedPiece } from './example-parser.ts';
 import { ProblemList, problemsError } from './problems.ts';
@@ -16,6 +17,11 @@ interface PreviewedToken {
   readonly label: number;
   /** `tokens` for exact ids. */
   readonly segment: SegmentKind | 'tokens';
+  /** As the vocabulary writes it. */
+  readonly piece: string;
+  /** Its characters in the example's text, in Unicode code points: the first, and the one behind the last. */
+  readonly start: number;
+  readonly end: number;
 }
 
 export interface PreviewedExample {
@@ -23,6 +29,8 @@ export interface PreviewedExample {
   readonly tokens: readonly PreviewedToken[];
   /** Positions that are learned. */
   readonly labelTokens: number;
+  /** What the ids decode to. */
+  readonly text: string;
 }
 
 /** Shown where no example is named. */
@@ -102,11 +110,15 @@ export function previewExample(
 ): PreviewedExample {
   const rendered = render(example, renderer, trainOn);
   checkIds(rendered, example.line, tokenizer.vocabSize);
-  const tokens = tokenizer.pieces(rendered.inputIds).map(({ id, text }, position) => ({
+  const { inputIds, labels, segments } = rendered;
+  const offsets = tokenOffsets(tokenizer, inputIds);
+  const tokens = tokenizer.pieces(inputIds).map(({ id, text }, position) => ({
     id,
     text,
-    label: rendered.labels[position] ?? 0,
-    segment: rendered.segments[position] ?? 'tokens',
+    label: labels[position] ?? 0,
+    segment: segments[position] ?? 'tokens',
+    piece: tokenizer.idToPiece(id) ?? '',
+    ...(offsets[position] ?? { start: 0, end: 0 }),
   }));
-  return { index: example.index, tokens, labelTokens: learnedLabels(rendered.labels) };
+  return { index: example.index, tokens, labelTokens: learnedLabels(labels), text: tokenizer.decode(inputIds) };
 }

@@ -442,6 +442,11 @@ export interface Engine {
   info(): EngineInfo;
   /** Reads headers only. `path`: a .gguf file or a Hugging Face folder. */
   readMetadata(path: string): Promise<ModelMetadata>;
+  /**
+   * Bytes of the device's memory that a model's weights take in each form: `BaseModel.loadedBytes`, rounded up as the device allocates.
+   * Reads headers only, whether or not each weight fits the form. Errors: those of `readMetadata`.
+   */
+  weightBytes(path: string, storages: readonly WeightStorage[]): Promise<readonly number[]>;
   /** MODEL_UNSUPPORTED where a weight does not fit the storage type, such as a number beyond the range of f16. */
   loadModel(path: string, storage: WeightStorage): Promise<BaseModel>;
   /**

@@ -237,6 +237,10 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
       await options.beforeLoad?.(path, storage);
       return new FakeModel(metadata, storage, options, runs);
     },
+    weightBytes: async (path, storages) => {
+      const { storedBytes } = metadataAt(path);
+      return storages.map(() => storedBytes);
+    },
     quantizeModel: (path, storage, folder) => {
       const { storedBytes } = metadataAt(path);
       let cancelled = false;

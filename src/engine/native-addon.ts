@@ -117,6 +117,11 @@ export interface NativeEngine {
   info(): Omit<EngineInfo, 'deviceReason' | 'gpus'>;
   readMetadata(path: string): Promise<NativeModelMetadata>;
   loadModel(path: string, storage: WeightStorage, embeddingInHostMemory: boolean): Promise<NativeModel>;
+  weightBytes(
+    path: string,
+    storages: readonly WeightStorage[],
+    embeddingInHostMemory: boolean,
+  ): Promise<readonly number[]>;
   /** Throws INVALID_ARGUMENT for an unknown storage type. */
   quantizeModel(path: string, storage: WeightStorage, folder: string): NativeQuantization;
   checkTargets(lora: NativeLoraConfig): void;

@@ -275,6 +275,10 @@ class AddonEngine implements Engine {
     return new NativeBaseModel(await settled(this.#open.loadModel(path, storage, this.#embeddingInHostMemory)));
   }
 
+  async weightBytes(path: string, storages: readonly WeightStorage[]): Promise<readonly number[]> {
+    return settled(this.#open.weightBytes(path, storages, this.#embeddingInHostMemory));
+  }
+
   quantizeModel(path: string, storage: WeightStorage, folder: string): QuantizeRun {
     const run = this.#open.quantizeModel(path, storage, folder);
     return { progress: () => run.progress(), cancel: () => run.cancel(), finished: settled(run.run()) };

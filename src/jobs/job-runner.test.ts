@@ -38,7 +38,7 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
   const runner = new JobRunner({
     store,
     engine: createFakeEngine(),
-    registry: {} as ModelRegistry,
+    registry: { checkFiles: async () => undefined } as unknown as ModelRegistry,
     datasets: datasets as DatasetStore,
     tokenCache: {} as TokenCache,
     adapters: { has: () => false, ...adapters } as ManagedAdapterStore,

@@ -38,6 +38,8 @@ export async function prepareJob(
   signal: AbortSignal,
 ): Promise<PreparedJob> {
   const initAdapter = await findInitAdapter(spec.initAdapter, adapters, modelRoots);
+  // A job may have waited for long.
+  await registry.checkFiles(spec.model);
   const prepared = await prepareExamples(
     { registry, openDataset: (dataset) => datasets.open(dataset), tokenCache },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },

@@ -6,6 +6,7 @@ import type { Renderer } from '../prompt/renderer.ts';
 import type { TokenizerPool } from '../tokenizer/pool.ts';
 import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { ModelLease, RegisteredModel } from './model-registry.ts';
+import type { ModelReading } from './read-model.ts';
 import { weightStorage } from './weight-storage.ts';
 
 /** Renderers kept: clients may bring templates of their own without end. The oldest goes first. */
@@ -20,12 +21,21 @@ interface Form {
   users: number;
 }
 
+/** What a model asks of others. */
+export interface ModelEntryOptions {
+  readonly engine: Engine;
+  /** Awaited before weights are loaded; what it throws fails the load. */
+  readonly beforeLoad: () => Promise<void>;
+  /** When the model was imported; null: it was not. */
+  readonly importTime: () => Date | null;
+}
+
 /** One base model: what its files say, its weights while somebody needs them, its tokenizer and its renderers. */
 export class ModelEntry {
   readonly id: string;
   readonly path: string;
-  readonly #engine: Engine;
-  #metadata: ModelMetadata;
+  readonly #options: ModelEntryOptions;
+  #reading: ModelReading;
   readonly #forms = new Map<LoadIn, Form>();
   /** Forms of files that were replaced, until their last user lets go. */
   readonly #outdated = new Set<Form>();
@@ -33,11 +43,20 @@ export class ModelEntry {
   #pool: Promise<TokenizerPool> | null = null;
   readonly #renderers = new Map<string, Promise<Renderer>>();
 
-  constructor(id: string, engine: Engine, metadata: ModelMetadata, path: string) {
+  constructor(id: string, path: string, reading: ModelReading, options: ModelEntryOptions) {
     this.id = id;
     this.path = path;
-    this.#engine = engine;
-    this.#metadata = metadata;
+    this.#reading = reading;
+    this.#options = options;
+  }
+
+  /** What the files said when they were read last. */
+  get reading(): ModelReading {
+    return this.#reading;
+  }
+
+  get #metadata(): ModelMetadata {
+    return this.#reading.metadata;
   }
 
   registered(): RegisteredModel {
@@ -45,6 +64,8 @@ export class ModelEntry {
     return {
       name: `models/${this.id}`,
       metadata: this.#metadata,
+      hasChatTemplate: this.#reading.hasChatTemplate,
+      importTime: this.#options.importTime(),
       loaded: forms.flatMap(({ loadIn, model, users }) =>
         model === null ? [] : [{ loadIn, storageType: model.storageType, loadedBytes: model.loadedBytes, users }],
       ),
@@ -74,6 +95,14 @@ export class ModelEntry {
       );
     }
     this.#free();
+  }
+
+  /** Takes what the files say now: what was made from the old ones is void. */
+  refresh(reading: ModelReading): void {
+    const isOther = reading.metadata.contentHash !== this.#metadata.contentHash;
+    this.#reading = reading;
+    this.#forgetSettings();
+    if (isOther) this.#retireForms(null);
   }
 
   async close(): Promise<void> {
@@ -127,9 +156,15 @@ export class ModelEntry {
 
   async #load(form: Form): Promise<BaseModel> {
     try {
-      const model = await this.#engine.loadModel(this.path, weightStorage(form.loadIn, this.#metadata));
-      if (model.metadata.contentHash !== this.#metadata.contentHash) this.#filesChanged(form);
-      this.#metadata = model.metadata;
+      const { engine, beforeLoad } = this.#options;
+      await beforeLoad();
+      const model = await engine.loadModel(this.path, weightStorage(form.loadIn, this.#metadata));
+      // The files were replaced between the last look and this one.
+      if (model.metadata.contentHash !== this.#metadata.contentHash) {
+        this.#forgetSettings();
+        this.#retireForms(form);
+      }
+      this.#reading = { ...this.#reading, metadata: model.metadata };
       form.model = model;
       return model;
     } catch (error) {
@@ -138,12 +173,19 @@ export class ModelEntry {
     }
   }
 
-  /** The files were replaced since they were registered: what was made from the old ones is void, other forms of the weights, too. */
-  #filesChanged(loaded: Form): void {
-    void this.#pool?.then((pool) => pool.close());
+  /** Tokenizer and templates are made anew when they are asked for. */
+  #forgetSettings(): void {
+    void this.#pool?.then(
+      (pool) => pool.close(),
+      () => undefined,
+    );
     this.#pool = null;
     this.#tokenizer = null;
     this.#renderers.clear();
+  }
+
+  /** Weights of the old files are nobody's form any more, but for one that was just loaded. */
+  #retireForms(loaded: Form | null): void {
     for (const form of [...this.#forms.values()].filter((other) => other !== loaded && other.model !== null)) {
       this.#forms.delete(form.loadIn);
       if (form.users === 0) form.model?.close();

@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -31,12 +40,29 @@ test('progress comes first, then what was written; the folder appears whole', as
   expect(readdirSync(join(root, 'deep'))).toEqual(['out']);
 });
 
-test('a folder that exists is refused, also an empty one, and so is a path outside of the roots', async () => {
+test('an empty folder is filled; one with a file is refused, and so is a path outside of the roots', async () => {
   const { root, start } = setUp();
-  mkdirSync(join(root, 'there'));
-  await expect(events(start('there'))).rejects.toMatchObject({ reason: 'EXPORT_TARGET_NOT_EMPTY' });
+  mkdirSync(join(root, 'empty'));
+  await events(start('empty'));
+  expect(readdirSync(join(root, 'empty'))).toEqual(['config.json']);
+  await expect(events(start('empty'))).rejects.toMatchObject({ reason: 'EXPORT_TARGET_NOT_EMPTY' });
   await expect(events(start('/elsewhere/out'))).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
-  expect(readdirSync(root)).toEqual(['there']);
+  expect(readdirSync(root)).toEqual(['empty']);
+});
+
+test('a file where a folder should be, or above it, is said', async () => {
+  const { root, start } = setUp();
+  writeFileSync(join(root, 'file'), '');
+  await expect(events(start('file'))).rejects.toMatchObject({ reason: 'EXPORT_TARGET_NOT_EMPTY' });
+  for (const [path, parent] of [
+    ['file/out', 'file'],
+    ['file/deep/out', 'file/deep'],
+  ] as const) {
+    await expect(events(start(path))).rejects.toMatchObject({
+      reason: 'INVALID_REQUEST',
+      message: expect.stringContaining(`${join(root, parent)} cannot be made: a file stands in its way`),
+    });
+  }
 });
 
 test('a folder that appears meanwhile is not replaced', async () => {

@@ -1,10 +1,7 @@
-import { lstat, mkdir, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Engine, WeightStorage } from '../engine/engine.ts';
-import { LuthierError } from '../errors/luthier-error.ts';
 import { QuantizeModelResponse } from '../gen/luthier/v1/model_service.ts';
-import { isTaken, makeWritingFolder, moveIntoPlace } from '../store/durable-folders.ts';
+import { NewFolder } from '../store/new-folder.ts';
 import { checkPath } from './allowed-path.ts';
 
 /** Between two reports. */
@@ -21,52 +18,32 @@ export interface QuantizeOptions {
   readonly signal: AbortSignal;
 }
 
-const taken = (path: string): LuthierError =>
-  new LuthierError('EXPORT_TARGET_NOT_EMPTY', `${path} is there already; choose a folder that does not exist yet`, {
-    resource: { type: 'path', name: path },
-  });
-
-const exists = (path: string): Promise<boolean> =>
-  lstat(path).then(
-    () => true,
-    () => false,
-  );
-
 /**
  * Writes a quantized model to a folder that a client named: beside its place first, so that it appears whole or not at all. Yields progress, then
  * what was written. A failure, an abort and leaving the loop wait for the engine to let go, and leave nothing behind.
- * @throws LuthierError PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY; EngineError STORAGE_FULL and those of the base
+ * @throws LuthierError PATH_NOT_ALLOWED, and those of `NewFolder.open`; EngineError STORAGE_FULL and those of the base
  */
 export async function* quantizeModel(options: QuantizeOptions): AsyncGenerator<QuantizeModelResponse> {
   const { engine, base, storage, signal } = options;
-  const target = await checkPath(options.path, options.roots);
-  if (await exists(target)) throw taken(target);
-  await mkdir(dirname(target), { recursive: true });
-  const writing = await makeWritingFolder(dirname(target));
+  await using written = await NewFolder.open(await checkPath(options.path, options.roots));
+  const run = engine.quantizeModel(base, storage, written.path);
+  const finished = run.finished;
+  // Whoever awaits it below reports its failure.
+  finished.catch(() => undefined);
+  const cancel = (): void => run.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
   try {
-    const run = engine.quantizeModel(base, storage, writing);
-    const finished = run.finished;
-    // Whoever awaits it below reports its failure.
-    finished.catch(() => undefined);
-    const cancel = (): void => run.cancel();
-    signal.addEventListener('abort', cancel, { once: true });
-    try {
-      signal.throwIfAborted();
-      let sizeBytes: number | null = null;
-      while (sizeBytes === null) {
-        sizeBytes = await Promise.race([finished, wait(PROGRESS_MS, null)]);
-        yield QuantizeModelResponse.create({ event: { $case: 'progress', value: run.progress() } });
-      }
-      await moveIntoPlace(writing, target).catch((error: unknown) => {
-        throw isTaken(error) ? taken(target) : error;
-      });
-      yield QuantizeModelResponse.create({ event: { $case: 'finished', value: { path: target, sizeBytes } } });
-    } finally {
-      signal.removeEventListener('abort', cancel);
-      run.cancel();
-      await finished.catch(() => undefined);
+    signal.throwIfAborted();
+    let sizeBytes: number | null = null;
+    while (sizeBytes === null) {
+      sizeBytes = await Promise.race([finished, wait(PROGRESS_MS, null)]);
+      yield QuantizeModelResponse.create({ event: { $case: 'progress', value: run.progress() } });
     }
+    await written.finish();
+    yield QuantizeModelResponse.create({ event: { $case: 'finished', value: { path: written.target, sizeBytes } } });
   } finally {
-    await rm(writing, { recursive: true, force: true });
+    signal.removeEventListener('abort', cancel);
+    run.cancel();
+    await finished.catch(() => undefined);
   }
 }

@@ -274,6 +274,14 @@ describe('preview', () => {
     expect(learned).toHaveLength(third?.labelTokens ?? -1);
     const answer = third?.tokens.filter(({ segment }) => segment === 'answer').map(({ text }) => text) ?? [];
     expect(answer.join('')).toContain('d');
+    const characters = [...(third?.text ?? '')];
+    expect(characters.length).toBeGreaterThan(10);
+    for (const { text, piece, start, end } of third?.tokens ?? []) {
+      expect(piece).not.toBe('');
+      // Bytes that are no text of their own share one character.
+      if (/^<0x/.test(text)) expect(end - start).toBe(1);
+      else expect(characters.slice(start, end).join('')).toBe(text);
+    }
   });
 
   it('inline text, exact ids: no template is needed', async () => {

@@ -1,23 +1,33 @@
 import { z } from 'zod';
+import { MODEL_ID } from '../config/schema.ts';
 import type { Engine, WeightStorage } from '../engine/engine.ts';
-import { LuthierError } from '../errors/luthier-error.ts';
 import {
+  DeleteModelRequest,
+  DeleteModelResponse,
   GetServerInfoResponse,
   Gpu,
+  ImportModelRequest,
+  ImportModelResponse,
   type ModelServiceService,
   QuantizationType,
 } from '../gen/luthier/v1/model_service.ts';
-import type { ModelRegistry } from '../models/model-registry.ts';
+import type { KnownModel, ModelRegistry } from '../models/model-registry.ts';
 import { quantizeModel } from '../models/quantize-model.ts';
 import { TEMPLATE_NAMES } from '../prompt/template-names.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
+import type { RequestLog } from '../store/request-log.ts';
+import { answerOnce } from './answer-once.ts';
 import { modelMessage } from './model-message.ts';
-import { loadInField, member, page, requestId, resourceName } from './validate/fields.ts';
+import { pageByName } from './page-token.ts';
+import { expected, loadInField, member, page, requestId, resourceName } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 
 export interface ModelServiceDependencies {
   readonly registry: ModelRegistry;
-  readonly engine: Pick<Engine, 'info' | 'quantizeModel'>;
+  readonly engine: Pick<Engine, 'info' | 'quantizeModel' | 'weightBytes'>;
+  readonly requestLog: RequestLog;
+  /** Names of the stored adapters whose base is `models/{id}`. */
+  readonly adaptersOf: (model: string) => readonly string[];
   readonly version: string;
   readonly maxMessageBytes: number;
   readonly modelRoots: readonly string[];
@@ -26,13 +36,22 @@ export interface ModelServiceDependencies {
   readonly activeGenerations: () => number;
 }
 
-const DEFAULT_PAGE_SIZE = 50;
-
 const name = resourceName('a model: `models/{id}` or a path');
 const listSchema = z.object(page);
 const getSchema = z.object({ name });
 const loadSchema = z.object({ name, requestId, loadIn: loadInField });
 const unloadSchema = z.object({ name, requestId });
+const deleteSchema = z.object({ name, requestId });
+const importSchema = z.object({
+  requestId,
+  modelId: z
+    .string()
+    .refine(
+      (id) => id === '' || MODEL_ID.test(id),
+      expected('at most 63 letters, digits, ".", "_" and "-", the first a letter or digit'),
+    ),
+  path: resourceName('a path: a .gguf file or a Hugging Face folder'),
+});
 
 const quantizeSchema = z.object({
   name,
@@ -51,36 +70,43 @@ function quantizedStorage(type: QuantizationType): WeightStorage {
   }
 }
 
-/** The name behind a page token: the last one of the page before. */
-function nameOfToken(token: string): string {
-  if (token === '') return '';
-  const last = Buffer.from(token, 'base64url').toString();
-  if (last.startsWith('models/')) return last;
-  throw new LuthierError('INVALID_REQUEST', 'page_token is none that ListModels gave', {
-    violations: [{ field: 'page_token', description: 'expected a next_page_token of ListModels', reason: '' }],
-  });
-}
-
 /** ModelService over the registry. */
 export function createModelService(dependencies: ModelServiceDependencies): HandlersOf<typeof ModelServiceService> {
-  const { registry, engine } = dependencies;
+  const { registry, engine, requestLog } = dependencies;
+  const message = (model: KnownModel) => modelMessage({ engine, registry }, model);
   return {
     listModels: async (request) => {
-      const { pageSize, pageToken } = parseRequest(listSchema, request);
-      const after = nameOfToken(pageToken);
+      const page = parseRequest(listSchema, request);
       await registry.ready();
-      const rest = registry.list().filter((model) => model.name > after);
-      const shown = rest.slice(0, pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize);
-      const last = rest.length > shown.length ? (shown.at(-1)?.name ?? '') : '';
-      return {
-        models: await Promise.all(shown.map(modelMessage)),
-        nextPageToken: Buffer.from(last).toString('base64url'),
-      };
+      const all = registry.list();
+      const { items, nextPageToken } = pageByName(page, 'models/', (after, count) =>
+        all.filter(({ name }) => name > after).slice(0, count),
+      );
+      return { models: await Promise.all(items.map(message)), nextPageToken };
     },
 
     getModel: async (request) => {
       const { name } = parseRequest(getSchema, request);
-      return { model: await modelMessage(await registry.get(name)) };
+      return { model: await message(await registry.get(name)) };
+    },
+
+    importModel: async (request) => {
+      const { requestId, modelId, path } = parseRequest(importSchema, request);
+      const call = { requestId, method: 'ImportModel', request: ImportModelRequest.encode(request).finish() };
+      return answerOnce(requestLog, call, ImportModelResponse, async () => ({
+        model: await message(await registry.import(path, modelId)),
+      }));
+    },
+
+    deleteModel: async (request) => {
+      const { name, requestId } = parseRequest(deleteSchema, request);
+      const call = { requestId, method: 'DeleteModel', request: DeleteModelRequest.encode(request).finish() };
+      return answerOnce(requestLog, call, DeleteModelResponse, async () => {
+        const deleted = await registry.delete(name);
+        const left = dependencies.adaptersOf(deleted);
+        const warning = `${left.join(', ')} ${left.length === 1 ? 'has' : 'have'} ${deleted} as base: import it again under this name, or name its path as model, to use ${left.length === 1 ? 'it' : 'them'}`;
+        return { warnings: left.length === 0 ? [] : [warning] };
+      });
     },
 
     // Loading what is loaded changes nothing, so `request_id` has nothing to remember; the same holds for unloading.
@@ -88,17 +114,18 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
       const { name, loadIn } = parseRequest(loadSchema, request);
       const lease = await registry.acquire(name, loadIn);
       lease.release();
-      const model = await modelMessage(await registry.get(lease.registered.name));
+      const model = await message(await registry.get(lease.registered.name));
       return { model: { ...model, storageType: lease.model.storageType } };
     },
 
     unloadModel: async (request) => {
       const { name } = parseRequest(unloadSchema, request);
-      return { model: await modelMessage(await registry.unload(name)) };
+      return { model: await message(await registry.unload(name)) };
     },
 
     quantizeModel: async function* (request, { signal }) {
       const { name, type, path } = parseRequest(quantizeSchema, request);
+      await registry.checkFiles(name);
       const { metadata } = await registry.get(name);
       const storage = quantizedStorage(type);
       const roots = dependencies.exportRoots;

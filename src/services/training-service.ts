@@ -82,6 +82,7 @@ export function createTrainingService(
     const engine = dependencies.engine.info();
     refuseNotBuilt(spec, engine);
     refuseWithoutUse(spec, engine.device);
+    await registry.checkFiles(spec.model);
     const { metadata } = await registry.get(spec.model);
     checkTargets(dependencies.engine, spec, metadata.linearModules);
     const { format } = datasets.open(spec.dataset);
@@ -164,10 +165,10 @@ export function createTrainingService(
   };
 }
 
-/** Whether a job that has not ended needs a data set or an adapter. */
+/** Whether a job that has not ended names a model, a data set or an adapter so. */
 export function usedByJobs(store: JobStore): (resource: string) => Promise<boolean> {
   return async (resource) =>
     (await store.unfinished()).some(({ spec }) =>
-      [spec?.dataset, spec?.evalDataset, spec?.initAdapter].includes(resource),
+      [spec?.model, spec?.dataset, spec?.evalDataset, spec?.initAdapter].includes(resource),
     );
 }

@@ -1,6 +1,7 @@
-import { ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
+import { ADAPTER_FOLDER_COLUMN, ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
 import { DATASET_LAYOUT_COLUMNS, DATASET_TABLE } from '../datasets/dataset-store.ts';
 import { JOB_TABLES } from '../jobs/job-store-sqlite.ts';
+import { IMPORTED_MODEL_TABLE } from '../models/imported-models.ts';
 import { REQUEST_TABLE } from './sqlite-request-log.ts';
 
 /**
@@ -13,4 +14,6 @@ export const MIGRATIONS: readonly string[] = [
   ADAPTER_TABLE,
   JOB_TABLES,
   DATASET_LAYOUT_COLUMNS,
+  ADAPTER_FOLDER_COLUMN,
+  IMPORTED_MODEL_TABLE,
 ];

@@ -470,6 +470,16 @@ describe('forms of the weights', () => {
     expect(sizes.get('stored')).toBe(model.metadata.storedBytes);
     const order = ['stored', 'bf16', 'int8', 'nf4'].map((storage) => sizes.get(storage) ?? 0);
     expect(order).toEqual([...order].sort((a, b) => b - a));
+    const prices = await engine.weightBytes(folder, ['stored', 'bf16', 'int8', 'nf4']);
+    expect(prices).toHaveLength(4);
+    // Rounded up, for each of its pieces.
+    for (const [index, price] of prices.entries()) {
+      expect(price).toBeGreaterThanOrEqual(order[index] ?? Number.NaN);
+      expect(price).toBeLessThan((order[index] ?? Number.NaN) + 10_000);
+    }
+    await expect(engine.weightBytes(join(folder, 'none'), ['stored'])).rejects.toMatchObject({
+      code: 'MODEL_NOT_FOUND',
+    });
   });
 
   it('refuses an unknown one by name', async () => {

@@ -295,6 +295,18 @@ export class LuthierClient {
     return this.#read(models.ModelServiceService.listModels, models.ListModelsRequest, request, options);
   }
 
+  /** Remembers a model by a path on the server's machine, also when the server starts again; nothing is copied. */
+  async importModel(request: DeepPartial<models.ImportModelRequest>, options: CallOptions = {}): Promise<models.Model> {
+    const method = models.ModelServiceService.importModel;
+    const { model } = await this.#change(method, models.ImportModelRequest, request, options);
+    return required(model, 'model');
+  }
+
+  /** Forgets an import; its files stay. */
+  deleteModel(name: string, options: CallOptions = {}): Promise<models.DeleteModelResponse> {
+    return this.#change(models.ModelServiceService.deleteModel, models.DeleteModelRequest, { name }, options);
+  }
+
   /** Brings a model into memory, its weights as stored or as `loadIn` says. */
   async loadModel(name: string, options: LoadOptions = {}): Promise<models.Model> {
     const method = models.ModelServiceService.loadModel;

@@ -85,11 +85,15 @@ export {
   TopLogit,
 } from './gen/luthier/v1/generation_service.ts';
 export {
+  DeleteModelRequest,
+  DeleteModelResponse,
   GetModelRequest,
   GetModelResponse,
   GetServerInfoRequest,
   GetServerInfoResponse,
   Gpu,
+  ImportModelRequest,
+  ImportModelResponse,
   ListModelsRequest,
   ListModelsResponse,
   LoadedWeights,
@@ -103,6 +107,7 @@ export {
   QuantizeProgress,
   UnloadModelRequest,
   UnloadModelResponse,
+  WeightMemory,
 } from './gen/luthier/v1/model_service.ts';
 export {
   DetokenizeRequest,

@@ -105,6 +105,23 @@ impl NativeEngine {
         })
     }
 
+    /// Bytes that the weights take in each form, without loading them.
+    #[napi]
+    pub fn weight_bytes<'env>(
+        &self,
+        env: &'env Env,
+        path: String,
+        storages: Vec<String>,
+        embedding_in_host_memory: bool,
+    ) -> napi::Result<Object<'env>> {
+        let device = self.0.clone();
+        background(env, move || {
+            let storages = storages.iter().map(|storage| storage.parse()).collect::<Result<Vec<_>>>()?;
+            let bytes = device.weight_bytes(Path::new(&path), &storages, place(embedding_in_host_memory))?;
+            Ok(bytes.into_iter().map(|bytes| bytes as f64).collect::<Vec<_>>())
+        })
+    }
+
     /// Writes nothing until the result is run. `path`: a Hugging Face folder; `folder`: an empty one that exists.
     #[napi]
     pub fn quantize_model(&self, path: String, storage: String, folder: String) -> napi::Result<NativeQuantization> {

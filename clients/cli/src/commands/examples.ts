@@ -1,5 +1,6 @@
 /** `luthier preview`, and what `validate` shares with it: what a model would learn from a data set. */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { DatasetFormat, PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
 import {
@@ -18,6 +19,7 @@ import { parseTokenIds } from '../prompt-input.ts';
 import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 import { choice, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
+import { previewPage } from '../view/preview-page.ts';
 
 /** Options of both commands. */
 export interface ExampleFlags extends ConnectionOptions {
@@ -51,6 +53,15 @@ export function commonOf(options: ExampleFlags) {
 interface PreviewFlags extends ExampleFlags {
   readonly index?: string;
   readonly format?: string;
+  readonly html?: string;
+}
+
+function writePage(file: string, page: string): void {
+  try {
+    writeFileSync(file, page);
+  } catch (error) {
+    throw new CliError(`--html: ${file} cannot be written: ${(error as Error).message}`);
+  }
 }
 
 async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {
@@ -67,7 +78,12 @@ async function preview(session: Session, data: string, options: PreviewFlags): P
     indices,
     format: fileOptions({ format: options.format }).format ?? DatasetFormat.DATASET_FORMAT_UNSPECIFIED,
   });
+  if (options.html !== undefined) writePage(options.html, previewPage(response, data, options.model));
   if (session.json) return printJson(session, PreviewExamplesResponse, response);
+  if (options.html !== undefined) {
+    const shown = response.examples.map(({ index }) => index).join(', ');
+    return printLines(session, [`wrote ${resolve(options.html)}, with examples ${shown}`]);
+  }
   for (const example of response.examples) await printLines(session, [maskPreview(session.io.stdout, example), '']);
 }
 
@@ -78,6 +94,7 @@ export function previewCommand(io: Io): Command {
   );
   command.option('--format <format>', FILE_FLAGS_HELP.format);
   command.option('--index <n,…>', 'which examples, from 0 (default: the first three)');
+  command.option('--html <file>', 'write one page that a browser shows, instead');
   return withExamples(command).action((data: string, options: PreviewFlags) =>
     withSession(io, options, (session) => preview(session, data, options)),
   );

@@ -1,9 +1,7 @@
 /** An example with its label mask in colour: what is learned stands out. */
 import type { ExamplePreview, PreviewToken } from '../../../typescript/src/index.ts';
 import { type Output, paint } from '../io.ts';
-
-/** Labels of this value are not learned. */
-const IGNORED = -100;
+import { IGNORED, visible } from './visible.ts';
 
 /** Two shades each for learned and ignored text, so that neighbouring tokens can be told apart. */
 const LEARNED = [
@@ -11,13 +9,6 @@ const LEARNED = [
   ['black', 'bgGreenBright'],
 ] as const;
 const GIVEN = ['gray', 'dim'] as const;
-
-/** Line ends as a sign and a line end, other control characters as signs: the picture keeps its shape. */
-const visible = (text: string): string =>
-  text
-    .replaceAll('\n', '⏎\n')
-    .replaceAll('\t', '→')
-    .replace(/[^\P{Cc}\n]/gu, '·');
 
 function paintToken(stream: Output, token: PreviewToken, index: number): string {
   const learned = token.label !== IGNORED;

@@ -12,7 +12,7 @@ use crate::generate::{OpsModel, OpsSequence};
 #[cfg(any(feature = "cuda", test))]
 use crate::lora::LoraAdapter;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, TensorSource};
+use crate::model::{BaseModel, TensorSource, WeightForms};
 use crate::ops::cpu::CpuOps;
 use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
@@ -38,6 +38,9 @@ pub(super) trait Backend: Send + Sync {
     ///
     /// Errors: those of [`estimate`].
     fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate>;
+
+    /// Bytes of the device's memory that these weights would take here, as [`Weights::bytes`] counts them.
+    fn price(&self, weights: &WeightForms) -> u64;
 }
 
 /// A model's weights where its device computes: the one copy that trains, generates and scores.
@@ -120,6 +123,10 @@ impl Backend for Processor {
     fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
         estimate(&*self.ops, request)
     }
+
+    fn price(&self, weights: &WeightForms) -> u64 {
+        weights.bytes(&*self.ops.prices())
+    }
 }
 
 /// Both read the same tensors.
@@ -176,6 +183,10 @@ impl<O: Ops> Backend for Accelerator<O> {
 
     fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
         estimate(&*self.ops, request)
+    }
+
+    fn price(&self, weights: &WeightForms) -> u64 {
+        weights.bytes(&*self.ops.prices())
     }
 }
 

@@ -371,6 +371,28 @@ fn weights_count_as_they_are_held() {
 }
 
 #[test]
+fn what_weights_take_is_known_before_they_are_loaded() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/parity/golden/untied/model");
+    let storages = [
+        WeightStorage::Stored,
+        WeightStorage::Bf16,
+        WeightStorage::F16,
+        WeightStorage::Int8,
+        WeightStorage::Nf4 { double_quant: true },
+    ];
+    for device in [Device::open(1).unwrap(), accelerator()] {
+        let prices = device.weight_bytes(&path, &storages, EmbeddingPlace::Device).unwrap();
+        for (storage, price) in storages.into_iter().zip(prices) {
+            let held = device.load(&path, storage, EmbeddingPlace::Device).unwrap().weight_bytes();
+            // Each of some dozens of pieces is rounded up to 256 bytes.
+            assert!((held..held + 256 * 40).contains(&price), "{storage:?}: {price}, held are {held}");
+        }
+    }
+    let nothing = Device::open(1).unwrap().weight_bytes(&path.join("none"), &storages, EmbeddingPlace::Device);
+    assert_eq!(nothing.unwrap_err().code, ErrorCode::ModelNotFound);
+}
+
+#[test]
 fn a_dropped_run_ends() {
     let device = Device::open(1).unwrap();
     drop(start(&device, request(tiny(&device))).unwrap());

@@ -18,6 +18,8 @@ use super::task::Task;
 use super::training::{TrainingRequest, TrainingRun, TrainingTask};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::generate::{SamplingConfig, Scoring, Session, TokenScores};
+use crate::load;
+use crate::model::WeightForms;
 use crate::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{CudaOps, NumberType};
@@ -96,6 +98,16 @@ impl Device {
     /// Errors: those of [`crate::load::open`], of an adapter's files and of [`crate::train::estimate`].
     pub fn estimate(&self, query: &EstimateQuery) -> Result<TrainingEstimate> {
         query.estimate(&*self.backend)
+    }
+
+    /// Bytes of this device's memory that a model's weights take in each form: [`LoadedModel::weight_bytes`], rounded up as the device
+    /// allocates. Reads headers only, on the calling thread.
+    ///
+    /// Errors: those of [`crate::load::open`].
+    pub fn weight_bytes(&self, path: &Path, storages: &[WeightStorage], embedding: EmbeddingPlace) -> Result<Vec<u64>> {
+        let files = load::open(path)?;
+        let stored = WeightForms::read(&*files, WeightStorage::Stored, embedding)?;
+        Ok(storages.iter().map(|storage| self.backend.price(&stored.converted(*storage))).collect())
     }
 
     /// Starts a run; `started` is told once everything is checked and allocated, or why not.

@@ -17,6 +17,7 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
+import { Timestamp } from "../../google/protobuf/timestamp.ts";
 import { LoadIn, loadInFromJSON, loadInToJSON } from "./common.ts";
 
 export const protobufPackage = "luthier.v1";
@@ -104,7 +105,10 @@ export interface Model {
   vocabSize: number;
   hiddenSize: number;
   numHiddenLayers: number;
-  /** SHA-256 over configuration and tensors; hex. */
+  /**
+   * SHA-256 over configuration and tensors; hex. Known of every model, as it is computed when a path is first named; of an import it is that of
+   * the files that were imported.
+   */
   contentHash: string;
   /** Whether the files carry a chat template. */
   hasChatTemplate: boolean;
@@ -117,6 +121,24 @@ export interface Model {
   users: number;
   /** Every form of the weights that is in memory. */
   loadedWeights: LoadedWeights[];
+  /** Absent: named by the server's own settings, or by path since the server started. */
+  importTime:
+    | Date
+    | undefined;
+  /** What the weights take on the server's device in each form, by the prices that the engine plans with. Empty where the files cannot be read. */
+  weightMemory: WeightMemory[];
+  /**
+   * How an import's files differ from those that were imported, and what to do; empty: they do not. It is neither loaded nor trained from until
+   * then.
+   */
+  changed: string;
+}
+
+/** Memory of a model's weights in one form. */
+export interface WeightMemory {
+  loadIn: LoadIn;
+  /** Bytes on the device; of weights that are mapped, bytes of the files. Below 2^53. */
+  weightBytes: number;
 }
 
 /** One form of a model's weights in memory. */
@@ -148,6 +170,30 @@ export interface GetModelRequest {
 
 export interface GetModelResponse {
   model: Model | undefined;
+}
+
+export interface ImportModelRequest {
+  /** A UUID; repeating a request with it gives the first answer. */
+  requestId: string;
+  /** At most 63 letters, digits, ".", "_" and "-", the first a letter or digit. Empty: the one that the path has, or one made from it. */
+  modelId: string;
+  /** A `.gguf` file or a Hugging Face folder under one of the server's model roots. */
+  path: string;
+}
+
+export interface ImportModelResponse {
+  model: Model | undefined;
+}
+
+export interface DeleteModelRequest {
+  /** `models/{id}`, or its path. */
+  name: string;
+  requestId: string;
+}
+
+export interface DeleteModelResponse {
+  /** Adapters that are left without their base, for people. */
+  warnings: string[];
 }
 
 export interface LoadModelRequest {
@@ -261,6 +307,9 @@ function createBaseModel(): Model {
     loadedBytes: 0,
     users: 0,
     loadedWeights: [],
+    importTime: undefined,
+    weightMemory: [],
+    changed: "",
   };
 }
 
@@ -319,6 +368,15 @@ export const Model: MessageFns<Model> = {
     }
     for (const v of message.loadedWeights) {
       LoadedWeights.encode(v!, writer.uint32(146).fork()).join();
+    }
+    if (message.importTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.importTime), writer.uint32(154).fork()).join();
+    }
+    for (const v of message.weightMemory) {
+      WeightMemory.encode(v!, writer.uint32(162).fork()).join();
+    }
+    if (message.changed !== "") {
+      writer.uint32(170).string(message.changed);
     }
     return writer;
   },
@@ -480,6 +538,30 @@ export const Model: MessageFns<Model> = {
             message.loadedWeights.push(LoadedWeights.decode(reader, reader.uint32()));
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.importTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.weightMemory.push(WeightMemory.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.changed = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -560,6 +642,17 @@ export const Model: MessageFns<Model> = {
         : globalThis.Array.isArray(object?.loaded_weights)
         ? object.loaded_weights.map((e: any) => LoadedWeights.fromJSON(e))
         : [],
+      importTime: isSet(object.importTime)
+        ? fromJsonTimestamp(object.importTime)
+        : isSet(object.import_time)
+        ? fromJsonTimestamp(object.import_time)
+        : undefined,
+      weightMemory: globalThis.Array.isArray(object?.weightMemory)
+        ? object.weightMemory.map((e: any) => WeightMemory.fromJSON(e))
+        : globalThis.Array.isArray(object?.weight_memory)
+        ? object.weight_memory.map((e: any) => WeightMemory.fromJSON(e))
+        : [],
+      changed: isSet(object.changed) ? globalThis.String(object.changed) : "",
     };
   },
 
@@ -619,6 +712,15 @@ export const Model: MessageFns<Model> = {
     if (message.loadedWeights?.length) {
       obj.loadedWeights = message.loadedWeights.map((e) => LoadedWeights.toJSON(e));
     }
+    if (message.importTime !== undefined) {
+      obj.importTime = message.importTime.toISOString();
+    }
+    if (message.weightMemory?.length) {
+      obj.weightMemory = message.weightMemory.map((e) => WeightMemory.toJSON(e));
+    }
+    if (message.changed !== undefined) {
+      obj.changed = message.changed;
+    }
     return obj;
   },
 
@@ -645,6 +747,102 @@ export const Model: MessageFns<Model> = {
     message.loadedBytes = object.loadedBytes ?? 0;
     message.users = object.users ?? 0;
     message.loadedWeights = object.loadedWeights?.map((e) => LoadedWeights.fromPartial(e)) || [];
+    message.importTime = object.importTime ?? undefined;
+    message.weightMemory = object.weightMemory?.map((e) => WeightMemory.fromPartial(e)) || [];
+    message.changed = object.changed ?? "";
+    return message;
+  },
+};
+
+function createBaseWeightMemory(): WeightMemory {
+  return { loadIn: 0, weightBytes: 0 };
+}
+
+export const WeightMemory: MessageFns<WeightMemory> = {
+  encode(message: WeightMemory, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.loadIn !== 0) {
+      writer.uint32(8).int32(message.loadIn);
+    }
+    if (message.weightBytes !== 0) {
+      writer.uint32(16).uint64(message.weightBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WeightMemory {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWeightMemory();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.loadIn = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.weightBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WeightMemory {
+    return {
+      loadIn: isSet(object.loadIn)
+        ? loadInFromJSON(object.loadIn)
+        : isSet(object.load_in)
+        ? loadInFromJSON(object.load_in)
+        : 0,
+      weightBytes: isSet(object.weightBytes)
+        ? globalThis.Number(object.weightBytes)
+        : isSet(object.weight_bytes)
+        ? globalThis.Number(object.weight_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: WeightMemory): unknown {
+    const obj: any = {};
+    if (message.loadIn !== undefined) {
+      obj.loadIn = loadInToJSON(message.loadIn);
+    }
+    if (message.weightBytes !== undefined) {
+      obj.weightBytes = Math.round(message.weightBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WeightMemory>): WeightMemory {
+    return WeightMemory.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WeightMemory>): WeightMemory {
+    const message = createBaseWeightMemory();
+    message.loadIn = object.loadIn ?? 0;
+    message.weightBytes = object.weightBytes ?? 0;
     return message;
   },
 };
@@ -1090,6 +1288,340 @@ export const GetModelResponse: MessageFns<GetModelResponse> = {
   fromPartial(object: DeepPartial<GetModelResponse>): GetModelResponse {
     const message = createBaseGetModelResponse();
     message.model = (object.model !== undefined && object.model !== null) ? Model.fromPartial(object.model) : undefined;
+    return message;
+  },
+};
+
+function createBaseImportModelRequest(): ImportModelRequest {
+  return { requestId: "", modelId: "", path: "" };
+}
+
+export const ImportModelRequest: MessageFns<ImportModelRequest> = {
+  encode(message: ImportModelRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.requestId !== "") {
+      writer.uint32(10).string(message.requestId);
+    }
+    if (message.modelId !== "") {
+      writer.uint32(18).string(message.modelId);
+    }
+    if (message.path !== "") {
+      writer.uint32(26).string(message.path);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportModelRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportModelRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.modelId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportModelRequest {
+    return {
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+      modelId: isSet(object.modelId)
+        ? globalThis.String(object.modelId)
+        : isSet(object.model_id)
+        ? globalThis.String(object.model_id)
+        : "",
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+    };
+  },
+
+  toJSON(message: ImportModelRequest): unknown {
+    const obj: any = {};
+    if (message.requestId !== undefined) {
+      obj.requestId = message.requestId;
+    }
+    if (message.modelId !== undefined) {
+      obj.modelId = message.modelId;
+    }
+    if (message.path !== undefined) {
+      obj.path = message.path;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportModelRequest>): ImportModelRequest {
+    return ImportModelRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportModelRequest>): ImportModelRequest {
+    const message = createBaseImportModelRequest();
+    message.requestId = object.requestId ?? "";
+    message.modelId = object.modelId ?? "";
+    message.path = object.path ?? "";
+    return message;
+  },
+};
+
+function createBaseImportModelResponse(): ImportModelResponse {
+  return { model: undefined };
+}
+
+export const ImportModelResponse: MessageFns<ImportModelResponse> = {
+  encode(message: ImportModelResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.model !== undefined) {
+      Model.encode(message.model, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportModelResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportModelResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.model = Model.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportModelResponse {
+    return { model: isSet(object.model) ? Model.fromJSON(object.model) : undefined };
+  },
+
+  toJSON(message: ImportModelResponse): unknown {
+    const obj: any = {};
+    if (message.model !== undefined) {
+      obj.model = Model.toJSON(message.model);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportModelResponse>): ImportModelResponse {
+    return ImportModelResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportModelResponse>): ImportModelResponse {
+    const message = createBaseImportModelResponse();
+    message.model = (object.model !== undefined && object.model !== null) ? Model.fromPartial(object.model) : undefined;
+    return message;
+  },
+};
+
+function createBaseDeleteModelRequest(): DeleteModelRequest {
+  return { name: "", requestId: "" };
+}
+
+export const DeleteModelRequest: MessageFns<DeleteModelRequest> = {
+  encode(message: DeleteModelRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(18).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteModelRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteModelRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteModelRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: DeleteModelRequest): unknown {
+    const obj: any = {};
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    if (message.requestId !== undefined) {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteModelRequest>): DeleteModelRequest {
+    return DeleteModelRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteModelRequest>): DeleteModelRequest {
+    const message = createBaseDeleteModelRequest();
+    message.name = object.name ?? "";
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
+function createBaseDeleteModelResponse(): DeleteModelResponse {
+  return { warnings: [] };
+}
+
+export const DeleteModelResponse: MessageFns<DeleteModelResponse> = {
+  encode(message: DeleteModelResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.warnings) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteModelResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteModelResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteModelResponse {
+    return {
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: DeleteModelResponse): unknown {
+    const obj: any = {};
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteModelResponse>): DeleteModelResponse {
+    return DeleteModelResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteModelResponse>): DeleteModelResponse {
+    const message = createBaseDeleteModelResponse();
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
@@ -2385,7 +2917,7 @@ export const ModelServiceService = {
     responseSerialize: (value: ListModelsResponse): Buffer => Buffer.from(ListModelsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListModelsResponse => ListModelsResponse.decode(value),
   },
-  /** A registered model, or a path under one of the server's model roots, which registers it. */
+  /** A registered model, or a path under one of the server's model roots, which registers it until the server ends. */
   getModel: {
     path: "/luthier.v1.ModelService/GetModel" as const,
     requestStream: false as const,
@@ -2394,6 +2926,33 @@ export const ModelServiceService = {
     requestDeserialize: (value: Buffer): GetModelRequest => GetModelRequest.decode(value),
     responseSerialize: (value: GetModelResponse): Buffer => Buffer.from(GetModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetModelResponse => GetModelResponse.decode(value),
+  },
+  /**
+   * Remembers a model by path, also when the server starts again. Its files stay where they are and are read from there. Importing the same
+   * path again takes the files as they are now. A base named by path that an adapter is stored for is imported by itself. Idempotent by
+   * request_id.
+   */
+  importModel: {
+    path: "/luthier.v1.ModelService/ImportModel" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ImportModelRequest): Buffer => Buffer.from(ImportModelRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ImportModelRequest => ImportModelRequest.decode(value),
+    responseSerialize: (value: ImportModelResponse): Buffer => Buffer.from(ImportModelResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ImportModelResponse => ImportModelResponse.decode(value),
+  },
+  /**
+   * Forgets an import, and frees its memory; never touches its files. Refused with MODEL_IN_USE while a job or stream uses it. Idempotent by
+   * request_id.
+   */
+  deleteModel: {
+    path: "/luthier.v1.ModelService/DeleteModel" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: DeleteModelRequest): Buffer => Buffer.from(DeleteModelRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): DeleteModelRequest => DeleteModelRequest.decode(value),
+    responseSerialize: (value: DeleteModelResponse): Buffer => Buffer.from(DeleteModelResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): DeleteModelResponse => DeleteModelResponse.decode(value),
   },
   /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel: {
@@ -2405,7 +2964,7 @@ export const ModelServiceService = {
     responseSerialize: (value: LoadModelResponse): Buffer => Buffer.from(LoadModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): LoadModelResponse => LoadModelResponse.decode(value),
   },
-  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it. Refused with MODEL_IN_USE, and nothing changes, while a job or stream uses it. Idempotent. */
   unloadModel: {
     path: "/luthier.v1.ModelService/UnloadModel" as const,
     requestStream: false as const,
@@ -2417,7 +2976,7 @@ export const ModelServiceService = {
   },
   /**
    * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
-   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * server's export roots that is empty or does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
    * ends the work and leaves nothing behind.
    */
   quantizeModel: {
@@ -2444,15 +3003,26 @@ export const ModelServiceService = {
 
 export interface ModelServiceServer extends UntypedServiceImplementation {
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
-  /** A registered model, or a path under one of the server's model roots, which registers it. */
+  /** A registered model, or a path under one of the server's model roots, which registers it until the server ends. */
   getModel: handleUnaryCall<GetModelRequest, GetModelResponse>;
+  /**
+   * Remembers a model by path, also when the server starts again. Its files stay where they are and are read from there. Importing the same
+   * path again takes the files as they are now. A base named by path that an adapter is stored for is imported by itself. Idempotent by
+   * request_id.
+   */
+  importModel: handleUnaryCall<ImportModelRequest, ImportModelResponse>;
+  /**
+   * Forgets an import, and frees its memory; never touches its files. Refused with MODEL_IN_USE while a job or stream uses it. Idempotent by
+   * request_id.
+   */
+  deleteModel: handleUnaryCall<DeleteModelRequest, DeleteModelResponse>;
   /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel: handleUnaryCall<LoadModelRequest, LoadModelResponse>;
-  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it. Refused with MODEL_IN_USE, and nothing changes, while a job or stream uses it. Idempotent. */
   unloadModel: handleUnaryCall<UnloadModelRequest, UnloadModelResponse>;
   /**
    * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
-   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * server's export roots that is empty or does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
    * ends the work and leaves nothing behind.
    */
   quantizeModel: handleServerStreamingCall<QuantizeModelRequest, QuantizeModelResponse>;
@@ -2475,7 +3045,7 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListModelsResponse) => void,
   ): ClientUnaryCall;
-  /** A registered model, or a path under one of the server's model roots, which registers it. */
+  /** A registered model, or a path under one of the server's model roots, which registers it until the server ends. */
   getModel(
     request: GetModelRequest,
     callback: (error: ServiceError | null, response: GetModelResponse) => void,
@@ -2490,6 +3060,45 @@ export interface ModelServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: GetModelResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Remembers a model by path, also when the server starts again. Its files stay where they are and are read from there. Importing the same
+   * path again takes the files as they are now. A base named by path that an adapter is stored for is imported by itself. Idempotent by
+   * request_id.
+   */
+  importModel(
+    request: ImportModelRequest,
+    callback: (error: ServiceError | null, response: ImportModelResponse) => void,
+  ): ClientUnaryCall;
+  importModel(
+    request: ImportModelRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ImportModelResponse) => void,
+  ): ClientUnaryCall;
+  importModel(
+    request: ImportModelRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ImportModelResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Forgets an import, and frees its memory; never touches its files. Refused with MODEL_IN_USE while a job or stream uses it. Idempotent by
+   * request_id.
+   */
+  deleteModel(
+    request: DeleteModelRequest,
+    callback: (error: ServiceError | null, response: DeleteModelResponse) => void,
+  ): ClientUnaryCall;
+  deleteModel(
+    request: DeleteModelRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: DeleteModelResponse) => void,
+  ): ClientUnaryCall;
+  deleteModel(
+    request: DeleteModelRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: DeleteModelResponse) => void,
   ): ClientUnaryCall;
   /** Brings a model into memory, in the form asked for; returns when it is there. Jobs and streams load on demand by themselves. */
   loadModel(
@@ -2507,7 +3116,7 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: LoadModelResponse) => void,
   ): ClientUnaryCall;
-  /** Frees a model's memory, every form of it, once no job or stream uses it. Idempotent. */
+  /** Frees a model's memory, every form of it. Refused with MODEL_IN_USE, and nothing changes, while a job or stream uses it. Idempotent. */
   unloadModel(
     request: UnloadModelRequest,
     callback: (error: ServiceError | null, response: UnloadModelResponse) => void,
@@ -2525,7 +3134,7 @@ export interface ModelServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Writes a model with its linear layers quantized, as safetensors that transformers and bitsandbytes load, into a folder under one of the
-   * server's export roots that does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
+   * server's export roots that is empty or does not exist yet. It appears whole or not at all. Sends progress, then what was written; ending the stream
    * ends the work and leaves nothing behind.
    */
   quantizeModel(
@@ -2571,6 +3180,28 @@ export type DeepPartial<T> = T extends Builtin ? T
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function toTimestamp(date: Date): Timestamp {
+  const seconds = Math.trunc(date.getTime() / 1_000);
+  const nanos = (date.getTime() % 1_000) * 1_000_000;
+  return { seconds, nanos };
+}
+
+function fromTimestamp(t: Timestamp): Date {
+  let millis = (t.seconds || 0) * 1_000;
+  millis += (t.nanos || 0) / 1_000_000;
+  return new globalThis.Date(millis);
+}
+
+function fromJsonTimestamp(o: any): Date {
+  if (o instanceof globalThis.Date) {
+    return o;
+  } else if (typeof o === "string") {
+    return new globalThis.Date(o);
+  } else {
+    return fromTimestamp(Timestamp.fromJSON(o));
+  }
+}
 
 function longToNumber(int64: { toString(): string }): number {
   const num = globalThis.Number(int64.toString());

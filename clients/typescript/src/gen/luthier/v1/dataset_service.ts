@@ -253,6 +253,8 @@ export interface ExamplePreview {
   index: number;
   tokens: PreviewToken[];
   labelTokens: number;
+  /** What the ids decode to, control tokens included. */
+  text: string;
 }
 
 /** One token of an example. */
@@ -264,6 +266,14 @@ export interface PreviewToken {
   label: number;
   /** `prompt`, `answer`, `end` or, for exact ids, `tokens`. */
   segment: string;
+  /** The token as the vocabulary writes it, such as `Ġthe`, `▁the` or `<0x0A>`. */
+  piece: string;
+  /**
+   * Where it stands in the example's text: the first of its characters, and the one behind the last, counted in Unicode code points. Tokens
+   * whose bytes make up one character together all have that character; one that adds nothing has start and end alike.
+   */
+  start: number;
+  end: number;
 }
 
 export interface GetDatasetRequest {
@@ -2757,7 +2767,7 @@ export const PreviewExamplesResponse: MessageFns<PreviewExamplesResponse> = {
 };
 
 function createBaseExamplePreview(): ExamplePreview {
-  return { index: 0, tokens: [], labelTokens: 0 };
+  return { index: 0, tokens: [], labelTokens: 0, text: "" };
 }
 
 export const ExamplePreview: MessageFns<ExamplePreview> = {
@@ -2770,6 +2780,9 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     }
     if (message.labelTokens !== 0) {
       writer.uint32(24).uint32(message.labelTokens);
+    }
+    if (message.text !== "") {
+      writer.uint32(34).string(message.text);
     }
     return writer;
   },
@@ -2811,6 +2824,14 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
             message.labelTokens = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2832,6 +2853,7 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
         : isSet(object.label_tokens)
         ? globalThis.Number(object.label_tokens)
         : 0,
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
     };
   },
 
@@ -2846,6 +2868,9 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     if (message.labelTokens !== undefined) {
       obj.labelTokens = Math.round(message.labelTokens);
     }
+    if (message.text !== undefined) {
+      obj.text = message.text;
+    }
     return obj;
   },
 
@@ -2857,12 +2882,13 @@ export const ExamplePreview: MessageFns<ExamplePreview> = {
     message.index = object.index ?? 0;
     message.tokens = object.tokens?.map((e) => PreviewToken.fromPartial(e)) || [];
     message.labelTokens = object.labelTokens ?? 0;
+    message.text = object.text ?? "";
     return message;
   },
 };
 
 function createBasePreviewToken(): PreviewToken {
-  return { id: 0, text: "", label: 0, segment: "" };
+  return { id: 0, text: "", label: 0, segment: "", piece: "", start: 0, end: 0 };
 }
 
 export const PreviewToken: MessageFns<PreviewToken> = {
@@ -2878,6 +2904,15 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     }
     if (message.segment !== "") {
       writer.uint32(34).string(message.segment);
+    }
+    if (message.piece !== "") {
+      writer.uint32(42).string(message.piece);
+    }
+    if (message.start !== 0) {
+      writer.uint32(48).uint32(message.start);
+    }
+    if (message.end !== 0) {
+      writer.uint32(56).uint32(message.end);
     }
     return writer;
   },
@@ -2927,6 +2962,30 @@ export const PreviewToken: MessageFns<PreviewToken> = {
             message.segment = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.piece = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.start = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.end = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2945,6 +3004,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
       text: isSet(object.text) ? globalThis.String(object.text) : "",
       label: isSet(object.label) ? globalThis.Number(object.label) : 0,
       segment: isSet(object.segment) ? globalThis.String(object.segment) : "",
+      piece: isSet(object.piece) ? globalThis.String(object.piece) : "",
+      start: isSet(object.start) ? globalThis.Number(object.start) : 0,
+      end: isSet(object.end) ? globalThis.Number(object.end) : 0,
     };
   },
 
@@ -2962,6 +3024,15 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     if (message.segment !== undefined) {
       obj.segment = message.segment;
     }
+    if (message.piece !== undefined) {
+      obj.piece = message.piece;
+    }
+    if (message.start !== undefined) {
+      obj.start = Math.round(message.start);
+    }
+    if (message.end !== undefined) {
+      obj.end = Math.round(message.end);
+    }
     return obj;
   },
 
@@ -2974,6 +3045,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     message.text = object.text ?? "";
     message.label = object.label ?? 0;
     message.segment = object.segment ?? "";
+    message.piece = object.piece ?? "";
+    message.start = object.start ?? 0;
+    message.end = object.end ?? 0;
     return message;
   },
 };
