@@ -3,6 +3,7 @@ import type { TokenExamples } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import type { TemplateIdentity } from '../prompt/renderer.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import { countOf, ExampleCollector, splitOff } from './example-collector.ts';
 import { overLengthWarnings } from './over-length.ts';
 import { problemsError } from './problems.ts';
@@ -25,6 +26,8 @@ export interface PreparedExamples {
   readonly template: TemplateIdentity | null;
   /** What was done to examples that were too long. */
   readonly warnings: readonly string[];
+  /** What encoded the examples to train on; null for exact ids. */
+  readonly encoder: EncoderKind | null;
 }
 
 export interface PreparationDependencies {
@@ -45,14 +48,20 @@ async function prepareOne(
   dataset: string,
   options: RenderingOptions,
   signal: AbortSignal,
-): Promise<{ examples: TokenExamples; template: TemplateIdentity | null; warnings: string[] }> {
+): Promise<{
+  examples: TokenExamples;
+  template: TemplateIdentity | null;
+  warnings: string[];
+  encoder: EncoderKind | null;
+}> {
   const collector = new ExampleCollector();
   const keep = collector.add.bind(collector);
   const result = await tokenizeDataset(registry, openDataset(dataset), options, keep, signal, true);
   if (result.problems.count > 0) throw problemsError(`${dataset} cannot be trained on`, result.problems);
   const examples = collector.examples();
   const warnings = overLengthWarnings(result.counts, result.maxSeqLength).map((warning) => `${dataset}: ${warning}`);
-  if (countOf(examples) > 0) return { examples, template: result.template, warnings };
+  const { template, encoder } = result;
+  if (countOf(examples) > 0) return { examples, template, warnings, encoder };
   throw new LuthierError(
     'SEQUENCE_TOO_LONG',
     `${dataset} has nothing left to train on: none of its ${result.examples} examples fits into ${result.maxSeqLength} tokens; raise max_seq_length`,
@@ -69,7 +78,7 @@ export async function prepareExamples(
   spec: PreparationSpec,
   signal: AbortSignal,
 ): Promise<PreparedExamples> {
-  const { examples, template, warnings } = await prepareOne(dependencies, spec.dataset, spec, signal);
+  const { examples, template, warnings, encoder } = await prepareOne(dependencies, spec.dataset, spec, signal);
   if (spec.evalDataset !== '') {
     const evaluation = await prepareOne(dependencies, spec.evalDataset, spec, signal);
     const all = [...warnings, ...evaluation.warnings];
@@ -78,10 +87,11 @@ export async function prepareExamples(
       evaluation: evaluation.examples,
       template: template ?? evaluation.template,
       warnings: all,
+      encoder,
     };
   }
-  if (spec.validationSplit === 0) return { train: examples, evaluation: null, template, warnings };
+  if (spec.validationSplit === 0) return { train: examples, evaluation: null, template, warnings, encoder };
   const split = splitOff(examples, spec.validationSplit);
   if (split === null) throw splitError(spec.dataset, countOf(examples));
-  return { ...split, template, warnings };
+  return { ...split, template, warnings, encoder };
 }

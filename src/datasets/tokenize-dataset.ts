@@ -3,6 +3,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { RenderPool } from '../prompt/render-pool.ts';
 import type { TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import type { ParsedPiece } from './example-parser.ts';
 import type { FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
@@ -35,6 +36,8 @@ export interface TokenizedDataset {
   readonly counts: OverLengthCounts;
   /** Examples read, kept or not. */
   readonly examples: number;
+  /** What encoded them; null for exact ids. */
+  readonly encoder: EncoderKind | null;
 }
 
 /** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
@@ -76,7 +79,8 @@ export async function tokenizeDataset(
   const exact = source.format === 'tokens';
   if (exact && options.overLength === 'drop_rounds') refuseDropRounds();
   const renderer = exact ? null : await registry.renderer(options.model, options.template);
-  const setup = { source: limit.tokenizer, template: options.template === '' ? null : options.template };
+  const template = options.template === '' ? null : options.template;
+  const setup = { source: limit.tokenizer, template, native: registry.nativeEncoders };
   const pool = renderer === null ? null : new RenderPool(renderer, setup);
   const problems = new ProblemList();
   const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
@@ -98,5 +102,12 @@ export async function tokenizeDataset(
     await pool?.close();
   }
   const { maxSeqLength } = limit;
-  return { template: renderer?.template ?? null, maxSeqLength, problems, counts: tokenizer.counts, examples };
+  return {
+    template: renderer?.template ?? null,
+    maxSeqLength,
+    problems,
+    counts: tokenizer.counts,
+    examples,
+    encoder: pool?.encoder ?? null,
+  };
 }

@@ -2,10 +2,12 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import { countOf } from '../datasets/example-collector.ts';
 import type { PreparedExamples } from '../datasets/prepare-examples.ts';
 import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type { Logger } from '../logging/logger.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
 import type { MeasuredRates } from './measured-rates.ts';
 import { planMessage } from './plan-message.ts';
@@ -16,6 +18,7 @@ export interface TrainJobDependencies extends PrepareJobDependencies {
   /** Where runs write, on the adapter store's file system. */
   readonly folder: string;
   readonly rates: MeasuredRates;
+  readonly logger: Pick<Logger, 'info'>;
 }
 
 /** What an event of the engine becomes in the log; null: nothing. */
@@ -44,10 +47,11 @@ export async function trainJob(
   job: TrainingJob,
   signal: AbortSignal,
 ): Promise<void> {
-  const { log, registry } = dependencies;
+  const { log, registry, logger } = dependencies;
   const { name } = job;
   const spec = job.spec ?? TrainingSpec.create();
   const { prepared, config, estimate } = await prepareJob(dependencies, spec, signal);
+  logger.info({ job: name, encoder: prepared.encoder, examples: countOf(prepared.train) }, 'data encoded');
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }

@@ -6,7 +6,7 @@ import { RenderPool } from './render-pool.ts';
 import type { Message } from './renderer.ts';
 
 const renderer = createRenderer(tinyTokenizer(), 'tutorial');
-const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial' } as const;
+const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial', native: false } as const;
 const pool = new RenderPool(renderer, setup, { size: 2 });
 afterAll(() => pool.close());
 

@@ -14,4 +14,5 @@ mod gpus;
 mod model;
 mod promise;
 mod quantization;
+mod tokenizer;
 mod training;
