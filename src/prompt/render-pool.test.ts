@@ -31,6 +31,15 @@ it('renders in order what the renderer renders, and says which conversations wer
   }
 });
 
+it('renders the same with the addon, and says what encoded', { timeout: 20_000 }, async () => {
+  const native = new RenderPool(renderer, { ...setup, native: true }, { size: 2 });
+  const options = { trainOn: 'all' } as const;
+  expect(native.encoder).toBe('javascript');
+  expect(await native.renderTraining(conversations, options)).toEqual(renderBatch(renderer, conversations, options));
+  expect([native.encoder, pool.encoder]).toEqual(['native', 'javascript']);
+  await native.close();
+});
+
 it('hands on why a worker cannot build its renderer', { timeout: 20_000 }, async () => {
   const broken = new RenderPool(renderer, { ...setup, template: 'mystery' }, { size: 1 });
   const rendering = broken.renderTraining(conversations, { trainOn: 'assistant' });

@@ -4,8 +4,8 @@ import { pieceDecoder } from './byte-decoder.ts';
 import { controlTokens } from './control-tokens.ts';
 import type { TokenizerDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
-import { type LibraryTokenizer, library } from './library.ts';
-import { type NativeBpe, nativeBpe } from './native/bpe.ts';
+import { type LibraryTokenizer, library, NO_MODEL } from './library.ts';
+import { nativeBpe, overNative } from './native/bpe.ts';
 import type { NativeEncoders } from './native/encoders.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
 import type { EncoderKind } from './tokenizer.ts';
@@ -53,9 +53,6 @@ function piecesOf(json: TokenizerJson): (string | undefined)[] {
   for (const token of json.added_tokens) pieces[token.id] = token.content;
   return pieces;
 }
-
-/** A model without a token: an empty vocabulary costs nothing. */
-const NO_MODEL = { type: 'BPE', vocab: {}, merges: [] } as const;
 
 export class BpeTokenizer extends BaseTokenizer {
   readonly encoder: EncoderKind;
@@ -121,11 +118,4 @@ export class BpeTokenizer extends BaseTokenizer {
       if (id !== null) ids.push(id);
     }
   }
-}
-
-/** The library finds added tokens and normalizes; the rest is the addon's. */
-function overNative(json: TokenizerJson, native: NativeBpe): LibraryTokenizer {
-  const tokenizer = new library.Tokenizer({ ...json, pre_tokenizer: native.preTokenizer, model: NO_MODEL }, {});
-  tokenizer.model = (words: readonly string[]) => words.map(native.encode);
-  return tokenizer;
 }

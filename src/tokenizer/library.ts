@@ -13,7 +13,15 @@ interface LibrarySplit extends LibraryPreTokenizer {
   readonly pattern: RegExp | null;
 }
 
+/** Cuts a text at added tokens; what is between them and they themselves are pieces. */
+interface LibrarySplitter {
+  split(text: string): string[];
+}
+
 export interface LibraryTokenizer {
+  /** Finds added tokens before normalizing, and behind it. */
+  splitter_unnormalized: LibrarySplitter;
+  splitter_normalized: LibrarySplitter;
   model: object | null;
   pre_tokenizer: LibraryPreTokenizer | null;
   /** What a text became: added tokens, and what the model gave for the words between them. */
@@ -26,3 +34,6 @@ interface LibraryModule {
 }
 
 export const library: LibraryModule = untyped as unknown as LibraryModule;
+
+/** A model without a token, where another one takes its place: an empty vocabulary costs nothing. */
+export const NO_MODEL = { type: 'BPE', vocab: {}, merges: [] } as const;

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::Unsupported;
 use crate::merger::Merger;
 use crate::pair_table::NONE;
 use crate::pre_tokenizer::PreTokenizer;
 use crate::symbols::{Symbols, Vocabulary};
 use crate::word_cache::WordCache;
-use crate::Unsupported;
 
 /// GPT-2's printable stand-ins for the 256 bytes.
 fn byte_characters() -> [char; 256] {

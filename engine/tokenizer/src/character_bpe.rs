@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::Unsupported;
 use crate::character_table::CharacterTable;
 use crate::merger::Merger;
 use crate::pair_table::{Merge, NONE, PairTable};
 use crate::symbols::{Symbols, Vocabulary};
 use crate::word_cache::WordCache;
-use crate::Unsupported;
 
 /// Symbols of characters that no merge and no token knows: this and the code point.
 const UNKNOWN_BASE: u32 = 1 << 30;

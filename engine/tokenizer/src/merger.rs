@@ -75,7 +75,9 @@ mod tests {
     fn merge_slowly(mut symbols: Vec<u32>, pairs: &PairTable) -> Vec<u32> {
         loop {
             let candidates = symbols.windows(2).enumerate().map(|(place, pair)| (pairs.get(pair[0], pair[1]), place));
-            let best = candidates.filter(|(merge, _)| *merge != Merge::NOTHING).min_by_key(|(merge, place)| (merge.rank, *place));
+            let best = candidates
+                .filter(|(merge, _)| *merge != Merge::NOTHING)
+                .min_by_key(|(merge, place)| (merge.rank, *place));
             let Some((merge, place)) = best else { return symbols };
             symbols.splice(place..place + 2, [merge.symbol]);
         }

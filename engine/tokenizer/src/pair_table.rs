@@ -25,20 +25,33 @@ struct Slot {
 
 const FREE: Slot = Slot { left: NONE, right: NONE, merge: Merge::NOTHING };
 
-/// Open addressing in one array: a look-up reads one or two lines of memory.
+/// Bits of the filter for each slot.
+const FILTER_BITS: usize = 4;
+const WORD_BITS: usize = u64::BITS as usize;
+
+/// Open addressing in one array. Most pairs that are asked for make nothing: a filter of one bit per hash, small enough for a core's own cache,
+/// says so without a look at the slots.
 pub struct PairTable {
     slots: Vec<Slot>,
+    filter: Vec<u64>,
     len: usize,
 }
 
 impl PairTable {
     pub fn new() -> Self {
-        Self { slots: vec![FREE; 1024], len: 0 }
+        Self::with_slots(1024)
+    }
+
+    /// `count`: a power of two.
+    fn with_slots(count: usize) -> Self {
+        Self { slots: vec![FREE; count], filter: vec![0; count * FILTER_BITS / WORD_BITS], len: 0 }
     }
 
     /// `Merge::NOTHING` where the pair makes nothing.
     pub fn get(&self, left: u32, right: u32) -> Merge {
-        self.slots[self.find(left, right)].merge
+        let hash = hash(left, right);
+        let (word, bit) = self.filter_place(hash);
+        if self.filter[word] & bit == 0 { Merge::NOTHING } else { self.slots[self.find(left, right, hash)].merge }
     }
 
     pub fn contains(&self, left: u32, right: u32) -> bool {
@@ -47,27 +60,35 @@ impl PairTable {
 
     /// A later merge of the same pair takes the place of the earlier one. Neither symbol may be `NONE`.
     pub fn insert(&mut self, left: u32, right: u32, merge: Merge) {
-        if 2 * (self.len + 1) > self.slots.len() {
-            let grown = vec![FREE; 2 * self.slots.len()];
-            for slot in std::mem::replace(&mut self.slots, grown) {
-                if slot.merge != Merge::NOTHING {
-                    let place = self.find(slot.left, slot.right);
-                    self.slots[place] = slot;
-                }
+        if 3 * (self.len + 1) > 2 * self.slots.len() {
+            let mut grown = Self::with_slots(2 * self.slots.len());
+            for slot in self.slots.iter().filter(|slot| slot.merge != Merge::NOTHING) {
+                grown.put(*slot);
             }
+            *self = grown;
         }
-        let place = self.find(left, right);
-        if self.slots[place].merge == Merge::NOTHING {
-            self.len += 1;
-        }
-        self.slots[place] = Slot { left, right, merge };
+        self.put(Slot { left, right, merge });
+    }
+
+    fn put(&mut self, slot: Slot) {
+        let hash = hash(slot.left, slot.right);
+        let (word, bit) = self.filter_place(hash);
+        self.filter[word] |= bit;
+        let place = self.find(slot.left, slot.right, hash);
+        self.len += usize::from(self.slots[place].merge == Merge::NOTHING);
+        self.slots[place] = slot;
+    }
+
+    /// Word and bit of the filter; the slot is chosen by other bits of the hash.
+    fn filter_place(&self, hash: u64) -> (usize, u64) {
+        let place = (hash >> 8) as usize & (self.filter.len() * WORD_BITS - 1);
+        (place / WORD_BITS, 1 << (place % WORD_BITS))
     }
 
     /// The pair's slot, or the free one where it belongs.
-    fn find(&self, left: u32, right: u32) -> usize {
+    fn find(&self, left: u32, right: u32, hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let key = (u64::from(left) << 32) | u64::from(right);
-        let mut place = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        let mut place = (hash >> 36) as usize & mask;
         loop {
             let slot = &self.slots[place];
             if slot.merge == Merge::NOTHING || (slot.left == left && slot.right == right) {
@@ -76,6 +97,12 @@ impl PairTable {
             place = (place + 1) & mask;
         }
     }
+}
+
+fn hash(left: u32, right: u32) -> u64 {
+    let key = (u64::from(left) << 32) | u64::from(right);
+    let mixed = (key ^ (key >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 #[cfg(test)]

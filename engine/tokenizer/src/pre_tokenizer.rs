@@ -1,8 +1,8 @@
 //! Cuts a text into words: patterns applied one after the other, each to what the one before it left. Matches and gaps are both words.
 
+use regex_automata::Input;
 use regex_automata::meta::{Cache, Regex};
 use regex_automata::util::syntax;
-use regex_automata::Input;
 
 use crate::Unsupported;
 

@@ -39,10 +39,14 @@ impl Symbols {
         }
         for (rank, (left, right)) in (0..).zip(merge_left.iter().zip(&merge_right)) {
             // A side that is neither token nor base never comes to be.
-            let (Some(&first), Some(&second)) = (symbols.numbers.get(left), symbols.numbers.get(right)) else { continue };
+            let (Some(&first), Some(&second)) = (symbols.numbers.get(left), symbols.numbers.get(right)) else {
+                continue;
+            };
             let made = format!("{left}{right}");
             let Some(&symbol) = symbols.numbers.get(&made).filter(|symbol| (**symbol as usize) < texts) else {
-                return Err(Unsupported(format!("the merge of {left:?} and {right:?} makes no token of the vocabulary")));
+                return Err(Unsupported(format!(
+                    "the merge of {left:?} and {right:?} makes no token of the vocabulary"
+                )));
             };
             symbols.pairs.insert(first, second, Merge { rank, symbol });
         }

@@ -1,7 +1,8 @@
 /** The model of a `tokenizer.json` in the addon: what pre-tokenizer and BPE do, in one step. */
 import { BYTE_OF_CHARACTER } from '../byte-decoder.ts';
-import { library } from '../library.ts';
-import { type ComponentJson, flattenComponent, type TokenizerJson } from '../tokenizer-json.ts';
+import { ControlSplitter } from '../control-splitter.ts';
+import { type LibraryTokenizer, library, NO_MODEL } from '../library.ts';
+import { type AddedTokenJson, type ComponentJson, flattenComponent, type TokenizerJson } from '../tokenizer-json.ts';
 import type { NativeEncoders, NativeSplitPattern, NativeVocabulary } from './encoders.ts';
 import { nativeSplitPattern } from './split-pattern.ts';
 
@@ -71,4 +72,33 @@ export function nativeBpe(
   } catch {
     return null;
   }
+}
+
+/** What the library's splitter does, by one regular expression instead of character by character. */
+function splitterOf(tokens: readonly AddedTokenJson[]): LibraryTokenizer['splitter_normalized'] {
+  const splitter = new ControlSplitter(tokens);
+  return {
+    split: (text) => {
+      const pieces: string[] = [];
+      let at = 0;
+      for (const { start, end } of splitter.find(text)) {
+        if (start > at) pieces.push(text.slice(at, start));
+        pieces.push(text.slice(start, end));
+        at = end;
+      }
+      if (at < text.length) pieces.push(text.slice(at));
+      return pieces;
+    },
+  };
+}
+
+/** The library finds added tokens and normalizes; the rest is the addon's. */
+export function overNative(json: TokenizerJson, native: NativeBpe): LibraryTokenizer {
+  const tokenizer = new library.Tokenizer({ ...json, pre_tokenizer: native.preTokenizer, model: NO_MODEL }, {});
+  tokenizer.model = (words: readonly string[]) => words.map(native.encode);
+  const isNormalized = (token: AddedTokenJson): boolean => token.normalized && json.normalizer !== null;
+  tokenizer.splitter_unnormalized = splitterOf(json.added_tokens.filter((token) => !isNormalized(token)));
+  // Their texts are normalized by the library.
+  if (!json.added_tokens.some(isNormalized)) tokenizer.splitter_normalized = splitterOf([]);
+  return tokenizer;
 }

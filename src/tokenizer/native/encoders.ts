@@ -18,7 +18,7 @@ export interface NativeSplitPattern {
   readonly space: string | undefined;
 }
 
-export interface NativeSentencePieceModel {
+interface NativeSentencePieceModel {
   readonly pieces: readonly string[];
   readonly scores: Float32Array;
   readonly types: Uint8Array;

@@ -93,7 +93,8 @@ impl Normalizer {
                 continue;
             }
             if self.escape_whitespaces {
-                normalized.extend(added.chars().map(|character| if character == ' ' { SPACE_SYMBOL } else { character }));
+                normalized
+                    .extend(added.chars().map(|character| if character == ' ' { SPACE_SYMBOL } else { character }));
             } else {
                 normalized.push_str(added);
             }
