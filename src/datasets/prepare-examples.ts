@@ -4,6 +4,7 @@ import { countHeldOut } from '../engine/token-file.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import type { TemplateIdentity } from '../prompt/renderer.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import { overLengthWarnings } from './over-length.ts';
 import { problemsError } from './problems.ts';
 import type { CachedTokens, TokenCache, TokenSummary } from './token-cache.ts';
@@ -21,6 +22,15 @@ export interface PreparationSpec extends RenderingOptions {
   readonly validationSplit: number;
 }
 
+/** How examples became tokens. */
+export interface Encoding {
+  readonly examples: number;
+  /** Null for exact ids. */
+  readonly encoder: EncoderKind | null;
+  /** Whether the tokens were there from an earlier time. */
+  readonly reused: boolean;
+}
+
 export interface PreparedExamples {
   readonly train: TokenFile;
   readonly evaluation: TokenFile | null;
@@ -30,6 +40,8 @@ export interface PreparedExamples {
   readonly maxSeqLength: number;
   /** What was done to examples that were too long. */
   readonly warnings: readonly string[];
+  /** Of the examples to train on. */
+  readonly encoding: Encoding;
   /** Lets the files go; until then they stay. Idempotent. */
   release(): Promise<void>;
 }
@@ -75,7 +87,8 @@ async function prepareOne(
     const keep = writer.add.bind(writer);
     const result = await tokenizeDataset(registry, source, options, keep, signal, true);
     if (result.problems.count > 0) throw problemsError(`${dataset} cannot be trained on`, result.problems);
-    if (writer.examples > 0) return { read: result.examples, overLength: result.counts };
+    const { examples: read, counts: overLength, encoder } = result;
+    if (writer.examples > 0) return { read, overLength, encoder };
     throw new LuthierError(
       'SEQUENCE_TOO_LONG',
       `${dataset} has nothing left to train on: none of its ${result.examples} examples fits into ${maxSeqLength} tokens; raise max_seq_length`,
@@ -129,6 +142,11 @@ export async function prepareExamples(
       template: train.template ?? evaluation?.template ?? null,
       maxSeqLength: train.maxSeqLength,
       warnings: prepared.flatMap(({ warnings }) => warnings),
+      encoding: {
+        examples: train.tokens.header.examples,
+        encoder: train.tokens.summary.encoder,
+        reused: train.tokens.reused,
+      },
       release,
     };
   } catch (error) {

@@ -29,7 +29,7 @@ beforeEach(() => {
 const key = (digit: string): string => digit.repeat(64);
 const pathOf = (digit: string): string => join(folder, `${key(digit)}.tokens`);
 const open = (maxBytes = 2 ** 20) => openTokenCache({ folder, maxBytes, logger });
-const SUMMARY = { read: 2, overLength: { truncated: 0, shortened: 0, dropped: 0 } };
+const SUMMARY = { read: 2, overLength: { truncated: 0, shortened: 0, dropped: 0 }, encoder: null };
 
 function example(ids: readonly number[]) {
   const [inputIds, labels] = [Uint32Array.from(ids), Int32Array.from(ids)];

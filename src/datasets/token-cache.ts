@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { checkTokenFile, type TokenFileHeader } from '../engine/token-file.ts';
 import type { Logger } from '../logging/logger.ts';
 import { sync } from '../store/durable-folders.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import type { OverLengthCounts } from './over-length.ts';
 import { TokenFileWriter } from './token-file-writer.ts';
 
@@ -21,6 +22,8 @@ export interface TokenSummary {
   /** Examples read, kept or not. */
   readonly read: number;
   readonly overLength: OverLengthCounts;
+  /** What encoded them; null for exact ids. */
+  readonly encoder: EncoderKind | null;
 }
 
 /** A file in use: it is not deleted until it is released. */

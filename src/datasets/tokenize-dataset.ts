@@ -4,6 +4,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { RenderPool } from '../prompt/render-pool.ts';
 import type { Renderer, TemplateIdentity, TrainOn } from '../prompt/renderer.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import type { ParsedPiece } from './example-parser.ts';
 import { defaultTemplate, type FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
@@ -39,6 +40,8 @@ export interface TokenizedDataset {
   readonly counts: OverLengthCounts;
   /** Examples read, kept or not. */
   readonly examples: number;
+  /** What encoded them; null for exact ids. */
+  readonly encoder: EncoderKind | null;
 }
 
 /** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
@@ -103,7 +106,11 @@ export async function tokenizeDataset(
 ): Promise<TokenizedDataset> {
   const { renderer, ...limit } = await resolveRendering(registry, source, options);
   const template = defaultTemplate(source.format, options.template);
-  const setup = { source: limit.tokenizer, template: template === '' ? null : template };
+  const setup = {
+    source: limit.tokenizer,
+    template: template === '' ? null : template,
+    native: registry.nativeEncoders,
+  };
   const pool = renderer === null ? null : new RenderPool(renderer, setup);
   const problems = new ProblemList();
   const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
@@ -125,5 +132,12 @@ export async function tokenizeDataset(
     await pool?.close();
   }
   const { maxSeqLength } = limit;
-  return { template: renderer?.template ?? null, maxSeqLength, problems, counts: tokenizer.counts, examples };
+  return {
+    template: renderer?.template ?? null,
+    maxSeqLength,
+    problems,
+    counts: tokenizer.counts,
+    examples,
+    encoder: pool?.encoder ?? null,
+  };
 }

@@ -439,6 +439,8 @@ export interface QuantizeRun {
 }
 
 export interface Engine {
+  /** Whether worker threads may encode data sets with this engine's addon: `nativeEncoders`. */
+  readonly hasEncoders: boolean;
   info(): EngineInfo;
   /** Reads headers only. `path`: a .gguf file or a Hugging Face folder. */
   readMetadata(path: string): Promise<ModelMetadata>;

@@ -219,6 +219,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     return fakeMetadata(path, given);
   };
   return {
+    hasEncoders: false,
     info: () => ({
       version: '0.0.0',
       device: 'cpu',

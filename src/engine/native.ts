@@ -246,6 +246,7 @@ class NativeBaseModel implements BaseModel {
 }
 
 class AddonEngine implements Engine {
+  readonly hasEncoders = true;
   readonly #engine: NativeEngine;
   readonly #choice: DeviceChoice;
   readonly #embeddingInHostMemory: boolean;

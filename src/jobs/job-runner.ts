@@ -123,7 +123,7 @@ export class JobRunner {
     }
     logger.info({ job: job.name }, 'job started');
     try {
-      await trainJob({ log: store, ...rest }, job, signal);
+      await trainJob({ log: store, logger, ...rest }, job, signal);
     } catch (thrown) {
       const error = signal.aborted ? toLuthierError(signal.reason) : toLuthierError(thrown);
       if (error.reason === 'INTERNAL') logger.error({ job: job.name, err: error.cause }, 'job failed');

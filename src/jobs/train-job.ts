@@ -6,6 +6,7 @@ import type { PreparedExamples } from '../datasets/prepare-examples.ts';
 import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type { Logger } from '../logging/logger.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
 import type { MeasuredRates } from './measured-rates.ts';
 import { planMessage } from './plan-message.ts';
@@ -16,6 +17,7 @@ export interface TrainJobDependencies extends PrepareJobDependencies {
   /** Where runs write, on the adapter store's file system. */
   readonly folder: string;
   readonly rates: MeasuredRates;
+  readonly logger: Pick<Logger, 'info'>;
 }
 
 /** What an event of the engine becomes in the log; null: nothing. */
@@ -60,8 +62,9 @@ async function trainPrepared(
   { prepared, config, estimate }: PreparedJob,
   signal: AbortSignal,
 ): Promise<void> {
-  const { log, registry } = dependencies;
+  const { log, registry, logger } = dependencies;
   const { name } = job;
+  logger.info({ job: name, ...prepared.encoding }, 'data encoded');
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
   }

@@ -62,6 +62,10 @@ class Registry implements ModelRegistry {
     this.#ready = this.#registerConfigured();
   }
 
+  get nativeEncoders(): boolean {
+    return this.#options.engine.hasEncoders;
+  }
+
   ready(): Promise<void> {
     return this.#ready;
   }

@@ -47,6 +47,8 @@ export interface ModelLease {
  * Every `model` below is `models/{id}`, a bare id, or a path.
  */
 export interface ModelRegistry {
+  /** Whether the engine's addon may encode data sets. */
+  readonly nativeEncoders: boolean;
   /** Resolves when the configured models' files have been looked at; those that could not be read are logged and not listed. */
   ready(): Promise<void>;
   /** Registers a path where needed. Throws MODEL_NOT_FOUND, PATH_NOT_ALLOWED, MODEL_CORRUPT, MODEL_UNSUPPORTED. */

@@ -6,7 +6,7 @@ import { RenderPool } from './render-pool.ts';
 import type { Message } from './renderer.ts';
 
 const renderer = createRenderer(tinyTokenizer(), 'tutorial');
-const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial' } as const;
+const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial', native: false } as const;
 const pool = new RenderPool(renderer, setup, { size: 2 });
 afterAll(() => pool.close());
 
@@ -29,6 +29,15 @@ it('renders in order what the renderer renders, and says which conversations wer
     expect(batch.offsets.length).toBe(list.length + 1);
     expect(batch.failures[0]).toMatchObject({ index: 7, code: 'INVALID_MESSAGES', messageIndex: 0 });
   }
+});
+
+it('renders the same with the addon, and says what encoded', { timeout: 20_000 }, async () => {
+  const native = new RenderPool(renderer, { ...setup, native: true }, { size: 2 });
+  const options = { trainOn: 'all' } as const;
+  expect(native.encoder).toBe('javascript');
+  expect(await native.renderTraining(conversations, options)).toEqual(renderBatch(renderer, conversations, options));
+  expect([native.encoder, pool.encoder]).toEqual(['native', 'javascript']);
+  await native.close();
 });
 
 it('hands on why a worker cannot build its renderer', { timeout: 20_000 }, async () => {

@@ -2,6 +2,7 @@
 import type { TokenizerSource } from '../engine/engine.ts';
 import { CHUNK_CHARACTERS, INLINE_CHARACTERS } from '../tokenizer/pool.ts';
 import { chunksBySize, concatenate, lengthsOf, offsetsOf } from '../tokenizer/token-batch.ts';
+import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import { WorkerPool, type WorkerPoolOptions } from '../tokenizer/worker-pool.ts';
 import type { TemplateDefinition } from './definition.ts';
 import { type RenderedBatch, renderBatch } from './render-batch.ts';
@@ -10,6 +11,8 @@ import type { Message, Renderer, TrainingOptions } from './renderer.ts';
 export interface RenderPoolSetup {
   readonly source: TokenizerSource;
   readonly template: string | TemplateDefinition | null;
+  /** The workers encode with the engine's addon where it knows the kind of tokenizer. */
+  readonly native: boolean;
 }
 
 export interface RenderRequest {
@@ -17,17 +20,28 @@ export interface RenderRequest {
   readonly options: TrainingOptions;
 }
 
+export interface RenderResponse {
+  readonly batch: RenderedBatch;
+  readonly encoder: EncoderKind;
+}
+
 const charactersOf = (messages: readonly Message[]): number =>
   messages.reduce((sum, message) => sum + message.content.length, 0);
 
 export class RenderPool {
   readonly renderer: Renderer;
-  readonly #pool: WorkerPool<RenderRequest, RenderedBatch>;
+  #encoder: EncoderKind = 'javascript';
+  readonly #pool: WorkerPool<RenderRequest, RenderResponse>;
 
   /** `setup` is what `renderer` was made from (`loadTokenizer`, `createRenderer`); each worker makes its own. */
   constructor(renderer: Renderer, setup: RenderPoolSetup, options: WorkerPoolOptions = {}) {
     this.renderer = renderer;
     this.#pool = new WorkerPool(new URL('./render-worker.ts', import.meta.url), setup, options);
+  }
+
+  /** What encoded: the workers' last word, JavaScript where none was needed yet. */
+  get encoder(): EncoderKind {
+    return this.#encoder;
   }
 
   /** Renders conversations in order, on all workers. What the template refuses is reported in `failures`. */
@@ -44,7 +58,9 @@ export class RenderPool {
       (messages) => charactersOf(messages) + 256 * messages.length,
       CHUNK_CHARACTERS,
     );
-    const parts = await Promise.all(chunks.map((chunk) => this.#pool.run({ conversations: chunk, options })));
+    const responses = await Promise.all(chunks.map((chunk) => this.#pool.run({ conversations: chunk, options })));
+    this.#encoder = responses.at(-1)?.encoder ?? this.#encoder;
+    const parts = responses.map(({ batch }) => batch);
     let first = 0;
     const failures = parts.flatMap((part, index) => {
       const moved = part.failures.map((failure) => ({ ...failure, index: failure.index + first }));

@@ -10,6 +10,7 @@ import type {
   ControlTokenMatch,
   DecodeOptions,
   EncodeOptions,
+  EncoderKind,
   SpecialTokens,
   TextRules,
   Tokenizer,
@@ -36,6 +37,7 @@ export interface TokenizerParts {
 }
 
 export abstract class BaseTokenizer implements Tokenizer {
+  abstract readonly encoder: EncoderKind;
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;

@@ -4,8 +4,11 @@ import { pieceDecoder } from './byte-decoder.ts';
 import { controlTokens } from './control-tokens.ts';
 import type { TokenizerDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
-import { type LibraryTokenizer, library } from './library.ts';
+import { type LibraryTokenizer, library, NO_MODEL } from './library.ts';
+import { nativeBpe, overNative } from './native/bpe.ts';
+import type { NativeEncoders } from './native/encoders.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
+import type { EncoderKind } from './tokenizer.ts';
 import { type AddedTokenJson, type ComponentJson, flattenComponent, type TokenizerJson } from './tokenizer-json.ts';
 
 /** Whether a run of text in the middle of a text gets a space in front, as sentencepiece's does after a control token. */
@@ -52,11 +55,15 @@ function piecesOf(json: TokenizerJson): (string | undefined)[] {
 }
 
 export class BpeTokenizer extends BaseTokenizer {
+  readonly encoder: EncoderKind;
   readonly #library: LibraryTokenizer;
   readonly #continuation: LibraryTokenizer;
 
-  /** @throws TokenizerError where the definition uses what is not supported */
-  constructor(definition: TokenizerDefinition) {
+  /**
+   * @param encoders Take the place of the library's pre-tokenizer and model where they can.
+   * @throws TokenizerError where the definition uses what is not supported
+   */
+  constructor(definition: TokenizerDefinition, encoders: NativeEncoders | null = null) {
     const { json } = definition;
     const control = controlTokens(definition, json.added_tokens, Object.entries(json.model.vocab));
     const scheme = prefixScheme(json);
@@ -70,21 +77,22 @@ export class BpeTokenizer extends BaseTokenizer {
     });
     const ordinary = json.added_tokens.filter((token) => !this.controlTokenIds.has(token.id));
     const libraryJson = { ...json, model: ordinaryModel(json, control), added_tokens: ordinary, post_processor: null };
+    const native = encoders === null ? null : nativeBpe(encoders, libraryJson, (piece) => this.pieceToId(piece));
+    this.encoder = native === null ? 'javascript' : 'native';
     try {
-      this.#library = new library.Tokenizer(libraryJson, {});
+      this.#library = native === null ? new library.Tokenizer(libraryJson, {}) : overNative(libraryJson, native);
       this.#continuation = scheme === 'never' ? this.#library : this.#withoutPrefix(libraryJson);
     } catch (error) {
       throw new TokenizerError('TOKENIZER_UNSUPPORTED', `the tokenizer cannot be built: ${String(error)}`, {
         cause: error,
       });
     }
-    this.#cutLongWords(libraryJson);
+    if (native === null) this.#cutLongWords(libraryJson);
   }
 
   /** Shares the model, which holds nearly all memory, with the tokenizer that adds a prefix. */
   #withoutPrefix(json: TokenizerJson): LibraryTokenizer {
-    const shell = { ...json, ...withoutPrefix(json), model: { type: 'BPE', vocab: {}, merges: [] } };
-    const tokenizer = new library.Tokenizer(shell, {});
+    const tokenizer = new library.Tokenizer({ ...json, ...withoutPrefix(json), model: NO_MODEL }, {});
     tokenizer.model = this.#library.model;
     return tokenizer;
   }
@@ -102,6 +110,10 @@ export class BpeTokenizer extends BaseTokenizer {
   protected override encodeRun(text: string, prefixed: boolean, ids: number[]): void {
     const tokenizer = prefixed ? this.#library : this.#continuation;
     for (const token of tokenizer.tokenize(text)) {
+      if (typeof token !== 'string') {
+        for (const id of token) ids.push(id);
+        continue;
+      }
       const id = this.pieceToId(token);
       if (id !== null) ids.push(id);
     }

@@ -5,7 +5,7 @@ import type { TextRules } from './tokenizer.ts';
 import { type ComponentJson, flattenComponent } from './tokenizer-json.ts';
 
 /** GPT-2's printable stand-ins for the 256 bytes, character to byte. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
+export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   const printable = (byte: number): boolean =>
     (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
   const map = new Map<string, number>();

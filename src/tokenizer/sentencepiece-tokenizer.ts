@@ -4,9 +4,11 @@ import { sentencePieceBytes, spacedBytes } from './byte-decoder.ts';
 import { ControlSplitter } from './control-splitter.ts';
 import { controlTokens, isStructural, plainToken } from './control-tokens.ts';
 import type { SentencePieceDefinition } from './definition.ts';
+import type { NativeEncoders } from './native/encoders.ts';
+import { nativeSentencePiece } from './native/sentencepiece.ts';
 import { SentencePieceEncoder } from './sentencepiece/encoder.ts';
 import { PieceType, type SentencePieceModel, withoutPieces } from './sentencepiece/model.ts';
-import type { TextRules } from './tokenizer.ts';
+import type { EncoderKind, TextRules } from './tokenizer.ts';
 import type { AddedTokenJson } from './tokenizer-json.ts';
 
 /** The pieces that are no text, as if the folder had named them; those that it does name come from it. */
@@ -27,12 +29,14 @@ function textRules({ normalizer }: SentencePieceModel): TextRules {
 }
 
 export class SentencePieceTokenizer extends BaseTokenizer {
-  readonly #encoder: SentencePieceEncoder;
+  readonly encoder: EncoderKind;
+  readonly #encoder: Pick<SentencePieceEncoder, 'encode'>;
   /** Added tokens that are text: found wherever they stand, before the model sees the rest. */
   readonly #ordinary: ControlSplitter;
   readonly #prefixAfterControl: boolean;
 
-  constructor(definition: SentencePieceDefinition) {
+  /** @param encoders Do the model's work where they can. */
+  constructor(definition: SentencePieceDefinition, encoders: NativeEncoders | null = null) {
     const { model, addedTokens, prefixAfterControl } = definition;
     const pieces: (string | undefined)[] = [...model.pieces];
     for (const token of addedTokens) pieces[token.id] = token.content;
@@ -52,7 +56,10 @@ export class SentencePieceTokenizer extends BaseTokenizer {
     });
     const ordinary = addedTokens.filter((token) => !this.controlTokenIds.has(token.id));
     const outside = new Set([...this.controlTokenIds, ...ordinary.map((token) => token.id)]);
-    this.#encoder = new SentencePieceEncoder(withoutPieces(model, outside));
+    const ordinaryModel = withoutPieces(model, outside);
+    const native = encoders === null ? null : nativeSentencePiece(encoders, ordinaryModel);
+    this.encoder = native === null ? 'javascript' : 'native';
+    this.#encoder = native ?? new SentencePieceEncoder(ordinaryModel);
     this.#ordinary = new ControlSplitter(ordinary);
     this.#prefixAfterControl = prefixAfterControl;
   }

@@ -32,6 +32,7 @@ interface BpeModelJson {
   readonly ignore_merges?: boolean;
   readonly end_of_word_suffix?: string | null;
   readonly continuing_subword_prefix?: string | null;
+  readonly continuing_subword_suffix?: string | null;
 }
 
 export interface TokenizerJson {

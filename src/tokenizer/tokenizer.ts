@@ -65,7 +65,11 @@ export interface TextRules {
   readonly invalidBytes: InvalidBytes;
 }
 
+/** What turns ordinary text into ids: this process's JavaScript, or the engine's addon. The ids are the same. */
+export type EncoderKind = 'javascript' | 'native';
+
 export interface Tokenizer {
+  readonly encoder: EncoderKind;
   /** Highest id + 1. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;

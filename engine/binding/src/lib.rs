@@ -15,4 +15,5 @@ mod gpus;
 mod model;
 mod promise;
 mod quantization;
+mod tokenizer;
 mod training;

@@ -94,7 +94,8 @@ class Accounts {
     }
     const template = defaultTemplate(format, options.template);
     const renderer = await registry.renderer(options.model, template);
-    const setup = { source: limit.tokenizer, template: template === '' ? null : template };
+    const native = registry.nativeEncoders;
+    const setup = { source: limit.tokenizer, template: template === '' ? null : template, native };
     return new Accounts(new RenderPool(renderer, setup), limit, options);
   }
 

@@ -32,12 +32,15 @@ function corrupt(message: string): never {
 }
 
 export class Charsmap {
+  /** What it was read from. */
+  readonly blob: Uint8Array;
   readonly #units: Uint32Array;
   /** Replacements by where they start; every one that the trie points to. */
   readonly #replacements = new Map<number, string>();
 
   /** @throws TokenizerError where the blob is cut short, or the trie leads out of bounds, in circles or to no text */
   constructor(blob: Uint8Array) {
+    this.blob = blob;
     const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength);
     const trieBytes = blob.length < 4 ? 0 : view.getUint32(0, true);
     if (trieBytes === 0 || trieBytes % BLOCK_BYTES !== 0 || 4 + trieBytes >= blob.length) {
