@@ -31,7 +31,8 @@ fn sentencepiece(pieces: usize, kind: u8) -> Vec<u8> {
     for (index, word) in words.take(pieces - 3 - byte_count).enumerate() {
         bytes.extend(piece(&word, -(index as f32), 1));
     }
-    [&bytes[..], &[18, 2, 24, kind]].concat()
+    // The trainer: kind of model, and whether bytes stand in for what is unknown. The normalizer: spaces stay, as Llama's do.
+    [&bytes[..], &[18, 5, 24, kind, 0x98, 2, u8::from(byte_count > 0)], &[26, 2, 32, 0]].concat()
 }
 
 /// A folder with links to a golden model's files, and others.
