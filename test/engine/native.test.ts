@@ -220,7 +220,7 @@ describe('training', () => {
       { targetModules: 'a)|(b' },
       { excludeModules: '[a-' },
       { rankPattern: { '(gate': 4 } },
-      { layersToTransform: [0], layersPattern: ['+'] },
+      { layersToTransform: [0], layersPattern: ['('] },
     ];
     for (const lora of unreadable) {
       expect(() => check(lora), JSON.stringify(lora)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));

@@ -1,4 +1,4 @@
-//! A merged GGUF file: the base's metadata and order of tensors, matrices in one type.
+//! A merged GGUF file: matrices in one type; metadata and order of tensors are a GGUF base's.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::output::Output;
 use super::tensor::MergedTensors;
 use super::written::{Written, written};
 use crate::error::{EngineError, Result};
-use crate::load::gguf::{GgufModel, MetadataValue, ROPE_FACTORS};
+use crate::load::gguf::{Architecture, GgufModel, MetadataValue, ROPE_FACTORS};
 use crate::tensor::StoredType;
 
 /// Name of the file in its folder.
@@ -81,7 +81,7 @@ pub(super) struct Contents {
 impl Contents {
     /// Those of a base that is a GGUF file.
     pub fn of_base(base: &GgufModel, source: &MergedTensors<'_>) -> Result<Self> {
-        let mut tensors = written(base.names(), source.shapes());
+        let mut tensors = written(&base.architecture().names, source.shapes());
         let order = base.stored_names();
         tensors.sort_by_key(|tensor| order.iter().position(|name| *name == tensor.name));
         let rope_factors = base.rope_factors().map(<[u8]>::to_vec);
@@ -89,12 +89,12 @@ impl Contents {
     }
 }
 
-/// Writes `model.gguf` and returns its bytes. `permuted_heads`: of a tensor of the engine's whose rows the file permutes.
+/// Writes `model.gguf` and returns its bytes.
 pub(super) fn write(
     contents: Contents,
     source: &MergedTensors<'_>,
     matrices: MatrixType,
-    permuted_heads: impl Fn(&str) -> Option<usize>,
+    architecture: &Architecture,
     folder: &Path,
 ) -> Result<u64> {
     let Contents { metadata: kept, tensors, rope_factors } = contents;
@@ -142,7 +142,7 @@ pub(super) fn write(
         let (encoding, start) = (Encoding::of(shape, matrices), output.bytes());
         for part in parts {
             let tensor = source.open(part)?;
-            match permuted_heads(part) {
+            match architecture.permuted_heads(source.config(), part) {
                 Some(heads) => {
                     let rows = permuted(&tensor.numbers()?, &source.shapes()[part], heads);
                     encoding.encode(part, &rows, &mut bytes)?;

@@ -4,6 +4,7 @@ mod checkpoint;
 mod config_json;
 mod encode;
 mod gguf;
+mod gguf_of_folder;
 mod output;
 mod tensor;
 mod written;
@@ -11,8 +12,10 @@ mod written;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
-use crate::load::{self, gguf::GgufModel};
+use crate::load;
+use crate::load::gguf::{Architecture, GgufModel, architecture_of};
 use crate::lora::peft::read_adapter;
 use crate::quant::WeightStorage;
 use crate::tensor::StoredType;
@@ -95,23 +98,39 @@ pub fn merge(request: &MergeRequest<'_>, folder: &Path) -> Result<MergedModel> {
     let bytes = match request.format {
         MergeFormat::SafetensorsBf16 => checkpoint::write(request, &source, StoredType::BF16, folder)?,
         MergeFormat::SafetensorsF16 => checkpoint::write(request, &source, StoredType::F16, folder)?,
-        MergeFormat::GgufF16 | MergeFormat::GgufQ8_0 if !is_gguf => {
-            let message = format!(
-                "{}: a Hugging Face folder cannot be merged into a GGUF file here; write safetensors and convert them with llama.cpp's convert_hf_to_gguf.py",
-                request.base.display()
-            );
-            return Err(EngineError::new(ErrorCode::ModelUnsupported, message));
-        }
         MergeFormat::GgufF16 | MergeFormat::GgufQ8_0 => {
-            let base = GgufModel::open(request.base)?;
+            let source = source.with_normalized_head();
             let matrices = match request.format {
                 MergeFormat::GgufQ8_0 => gguf::MatrixType::Q8_0,
                 _ => gguf::MatrixType::F16,
             };
-            let contents = gguf::Contents::of_base(&base, &source)?;
-            gguf::write(contents, &source, matrices, |name| base.permuted_heads(name), folder)?
+            let (architecture, contents) = match is_gguf {
+                true => {
+                    let base = GgufModel::open(request.base)?;
+                    (base.architecture(), gguf::Contents::of_base(&base, &source)?)
+                }
+                false => {
+                    let architecture = architecture_of_folder(request.base, source.config())?;
+                    (architecture, gguf_of_folder::contents(request.base, architecture, &source)?)
+                }
+            };
+            let bytes = gguf::write(contents, &source, matrices, architecture, folder)?;
+            let dequantized_from = source.dequantized_from();
+            return Ok(MergedModel { bytes, dequantized_from, has_tokenizer: true });
         }
     };
-    let is_checkpoint = matches!(request.format, MergeFormat::SafetensorsBf16 | MergeFormat::SafetensorsF16);
-    Ok(MergedModel { bytes, dequantized_from: source.dequantized_from(), has_tokenizer: !(is_gguf && is_checkpoint) })
+    Ok(MergedModel { bytes, dequantized_from: source.dequantized_from(), has_tokenizer: !is_gguf })
+}
+
+/// What a folder's model is in a GGUF file.
+fn architecture_of_folder(base: &Path, config: &ModelConfig) -> Result<&'static Architecture> {
+    // ChatGLM's tokenizer is code: which ids its control tokens have is in no file.
+    let found = architecture_of(&config.model_type).filter(|architecture| architecture.name != "chatglm");
+    found.ok_or_else(|| {
+        let (base, kind) = (base.display(), &config.model_type);
+        let message = format!(
+            "{base}: a folder of model_type `{kind}` cannot be merged into a GGUF file, since its tokenizer is code of its own; merge it into safetensors"
+        );
+        EngineError::new(ErrorCode::ModelUnsupported, message)
+    })
 }

@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 use crate::load::{ModelFiles, expected_tensors};
 use crate::lora::module_path;
 use crate::lora::peft::{LoraMatrices, PeftAdapter};
-use crate::model::LINEAR_MODULES;
+use crate::model::{LINEAR_MODULES, normalized_rows};
 use crate::quant::{WeightStorage, convert, dequantize, dequantize_rows};
 use crate::tensor::{HostTensor, StoredType};
 
@@ -25,6 +25,8 @@ pub(super) struct MergedTensors<'a> {
     adapter: &'a PeftAdapter,
     shapes: BTreeMap<String, Vec<usize>>,
     dequantized_from: Option<StoredType>,
+    /// The output layer's rows are brought to unit length where the model does so.
+    normalized_head: bool,
 }
 
 impl<'a> MergedTensors<'a> {
@@ -43,7 +45,12 @@ impl<'a> MergedTensors<'a> {
         }
         let dequantized_from =
             numbers_by_type.into_iter().max_by_key(|(_, numbers)| *numbers).map(|(stored, _)| stored);
-        Ok(Self { files, storage, adapter, shapes, dequantized_from })
+        Ok(Self { files, storage, adapter, shapes, dequantized_from, normalized_head: false })
+    }
+
+    /// For files of which nobody else normalises the output layer.
+    pub fn with_normalized_head(self) -> Self {
+        Self { normalized_head: self.files.config().variant.normalized_head, ..self }
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -69,7 +76,11 @@ impl<'a> MergedTensors<'a> {
         let path = name.strip_suffix(".weight").unwrap_or(name);
         let tensor = self.files.tensor(name)?;
         let is_linear = LINEAR_MODULES.iter().any(|module| path.ends_with(module.path()));
-        let tensor = if is_linear { convert(name, tensor, self.storage)? } else { tensor };
+        let tensor = match name {
+            _ if is_linear => convert(name, tensor, self.storage)?,
+            "lm_head.weight" if self.normalized_head => normalized_rows(name, &tensor)?,
+            _ => tensor,
+        };
         Ok(MergedTensor { tensor, lora: self.adapter.modules.get(path) })
     }
 }

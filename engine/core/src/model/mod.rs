@@ -36,6 +36,7 @@ pub use head::HeadScratch;
 pub(crate) use head::head_bytes;
 pub use linear::{INPUT_GROUPS, InputGroup, LINEAR_MODULES, LinearModule};
 pub use logits::LogitsMemory;
+pub(crate) use normalized::normalized_rows;
 pub use rope::rope_angles;
 pub(crate) use rope::{rope_angle_count, rope_frequencies};
 pub use source::TensorSource;

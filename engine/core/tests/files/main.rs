@@ -8,6 +8,7 @@ mod gguf;
 mod gguf_hostile;
 mod huggingface;
 mod merge;
+mod merge_gguf_of_folder;
 mod quantize;
 mod real_file;
 mod support;

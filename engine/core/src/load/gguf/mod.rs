@@ -9,6 +9,7 @@ mod names;
 mod tokenizer;
 mod value;
 
+pub(crate) use architectures::{Architecture, architecture_of};
 pub(crate) use config::ROPE_FACTORS;
 pub use model::GgufModel;
 pub(crate) use value::MetadataValue;

@@ -14,7 +14,7 @@ use crate::error::{EngineError, Result};
 use crate::load::content_hash::HashedTensor;
 use crate::load::expected::{check_sizes, check_tensors, expected_tensors};
 use crate::load::metadata::{ModelMetadata, TokenizerSource};
-use crate::load::{Locations, ModelFiles, TensorNames, summarize};
+use crate::load::{Locations, ModelFiles, summarize};
 use crate::model::TensorSource;
 use crate::quant::MatrixForm;
 use crate::tensor::{HostTensor, TensorBytes};
@@ -41,9 +41,9 @@ impl GgufModel {
         Ok(Self { header, architecture, config, locations, metadata: OnceLock::new() })
     }
 
-    /// What the file calls its tensors.
-    pub(crate) fn names(&self) -> &'static TensorNames {
-        &self.architecture.names
+    /// What llama.cpp computes.
+    pub(crate) fn architecture(&self) -> &'static Architecture {
+        self.architecture
     }
 
     /// Each tensor's name, in the order in which the file has them.
@@ -74,19 +74,8 @@ impl GgufModel {
     }
 
     /// Heads of a tensor of Llama's whose rows the file permutes.
-    pub(crate) fn permuted_heads(&self, name: &str) -> Option<usize> {
-        permuted_heads(self.architecture, &self.config, name)
-    }
-}
-
-fn permuted_heads(architecture: &Architecture, config: &ModelConfig, name: &str) -> Option<usize> {
-    let (module, _) = name.rsplit_once('.').filter(|_| architecture.permuted)?;
-    if module.ends_with("self_attn.q_proj") {
-        Some(config.num_attention_heads)
-    } else if module.ends_with("self_attn.k_proj") {
-        Some(config.num_key_value_heads)
-    } else {
-        None
+    fn permuted_heads(&self, name: &str) -> Option<usize> {
+        self.architecture.permuted_heads(&self.config, name)
     }
 }
 

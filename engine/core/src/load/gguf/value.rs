@@ -92,6 +92,37 @@ impl MetadataValue {
         Self { kind: ValueType::U32 as u32, bytes: value.to_le_bytes().to_vec() }
     }
 
+    pub fn f32(value: f32) -> Self {
+        Self { kind: ValueType::F32 as u32, bytes: value.to_le_bytes().to_vec() }
+    }
+
+    pub fn boolean(value: bool) -> Self {
+        Self { kind: ValueType::Bool as u32, bytes: vec![u8::from(value)] }
+    }
+
+    pub fn text(text: &str) -> Self {
+        Self { kind: ValueType::String as u32, bytes: with_length(text) }
+    }
+
+    pub fn texts<'a>(texts: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        Self::array(ValueType::String, texts.len(), texts.flat_map(with_length))
+    }
+
+    pub fn i32s(values: impl ExactSizeIterator<Item = i32>) -> Self {
+        Self::array(ValueType::I32, values.len(), values.flat_map(i32::to_le_bytes))
+    }
+
+    pub fn f32s(values: impl ExactSizeIterator<Item = f32>) -> Self {
+        Self::array(ValueType::F32, values.len(), values.flat_map(f32::to_le_bytes))
+    }
+
+    fn array(element: ValueType, count: usize, contents: impl Iterator<Item = u8>) -> Self {
+        let mut bytes = (element as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&(count as u64).to_le_bytes());
+        bytes.extend(contents);
+        Self { kind: ValueType::Array as u32, bytes }
+    }
+
     /// `file`: what the value's window is of; its lengths have 64 bits.
     pub(super) fn new(value: &Value, file: &[u8]) -> Self {
         match value {
@@ -109,6 +140,10 @@ impl MetadataValue {
             }
         }
     }
+}
+
+fn with_length(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
 fn read_array(cursor: &mut Cursor<'_>, depth: usize) -> Result<Value> {
