@@ -1,4 +1,7 @@
-/** `npm test`: sets up, fetches the tests' model, builds, runs every suite and adds up their counts into one closing line. */
+/**
+ * `npm test`: sets up, fetches the tests' model, builds, runs every suite and adds up their counts into one closing line. With paths, as
+ * `npm run test:models`: the TypeScript tests there alone.
+ */
 import { stripVTControlCharacters } from 'node:util';
 import { buildNative } from './build-native.mjs';
 import { childEnvironment, ROOT } from './node24.mjs';
@@ -30,10 +33,10 @@ export function vitestCounts(output) {
 await installPackages();
 await buildNative();
 const env = childEnvironment({ LUTHIER_TEST_GGUF: await fetchSmolLm2() });
-const suites = [
-  { name: 'rust', command: 'cargo', args: ['test', '--release'], count: cargoCounts },
-  { name: 'typescript', command: 'vitest', args: ['run'], count: vitestCounts },
-];
+const paths = process.argv.slice(2);
+const rust = { name: 'rust', command: 'cargo', args: ['test', '--release'], count: cargoCounts };
+const typescript = { name: 'typescript', command: 'vitest', args: ['run', ...paths], count: vitestCounts };
+const suites = paths.length === 0 ? [rust, typescript] : [typescript];
 let passed = 0;
 let failed = 0;
 for (const suite of suites) {

@@ -1,4 +1,6 @@
+import { sep } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
+import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { ModelLease } from '../models/model-registry.ts';
 
 const resource = (name: string) => ({ resource: { type: 'adapter', name } });
@@ -12,7 +14,19 @@ export function adapterNotFound(adapter: string): LuthierError {
 }
 
 export function adapterExists(name: string): LuthierError {
-  return new LuthierError('ADAPTER_EXISTS', `${name} is there already; choose another adapter_id`, resource(name));
+  return new LuthierError(
+    'ADAPTER_EXISTS',
+    `${name} is there already; choose another adapter_id, delete it, or upload with overwrite`,
+    resource(name),
+  );
+}
+
+/** An error of the engine about an adapter's files, with what the client calls them in place of the server's own folder. */
+export function aboutAdapter(error: unknown, folder: string, called: string): LuthierError {
+  const known = toLuthierError(error);
+  if (!known.message.includes(folder)) return known;
+  const message = known.message.replaceAll(`${folder}${sep}`, `${called}: `).replaceAll(folder, called);
+  return new LuthierError(known.reason, message, { cause: error, metadata: known.metadata });
 }
 
 export function adapterInUse(name: string, by: string): LuthierError {

@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { copyFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { checkPath } from '../models/allowed-path.ts';
+import { checkNewFolder, checkPath } from '../models/allowed-path.ts';
 import { sync } from '../store/durable-folders.ts';
 import { NewFolder } from '../store/new-folder.ts';
 
@@ -67,7 +67,7 @@ export async function copyToPath(
   path: string,
   roots: readonly string[],
 ): Promise<{ readonly path: string; readonly sizeBytes: number }> {
-  await using written = await NewFolder.open(await checkPath(path, roots));
+  await using written = await NewFolder.open(await checkNewFolder(path, roots));
   for (const name of await adapterFileNames(folder)) {
     await copyFile(join(folder, name), join(written.path, name), constants.COPYFILE_FICLONE);
   }

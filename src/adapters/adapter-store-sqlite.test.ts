@@ -18,6 +18,8 @@ import { EngineError } from '../engine/errors.ts';
 import { LoadIn } from '../gen/luthier/v1/common.ts';
 import { createModelRegistry } from '../models/create-model-registry.ts';
 import { openDatabase } from '../store/database.ts';
+import { MIGRATIONS } from '../store/migrations.ts';
+import { ADAPTER_FOLDER_COLUMN, AdapterRows } from './adapter-rows.ts';
 import { openAdapterStore } from './adapter-store-sqlite.ts';
 
 const silent = { warn: () => undefined, info: () => undefined };
@@ -50,7 +52,8 @@ function adapterEngine() {
     ...engine,
     readAdapter: async (folder) => {
       const text = config(folder);
-      if (text === 'broken') throw new EngineError('ADAPTER_CORRUPT', 'truncated');
+      if (text === 'broken')
+        throw new EngineError('ADAPTER_CORRUPT', `${join(folder, 'adapter_config.json')}: truncated`);
       return { ...INFO, metadata: text.startsWith('{') ? (JSON.parse(text) as AdapterMetadata) : null };
     },
     loadModel: async (path, storage) => ({
@@ -165,6 +168,19 @@ describe('adoption', () => {
   });
 });
 
+it('an adapter of a database without folder names is where it was', async () => {
+  const root = mkdtempSync(join(tmpdir(), 'luthier-adapters-'));
+  onTestFinished(() => rmSync(root, { recursive: true, force: true }));
+  const file = join(root, 'test.db');
+  const before = openDatabase(file, MIGRATIONS.slice(0, MIGRATIONS.indexOf(ADAPTER_FOLDER_COLUMN)));
+  const row = ['adapters/old', 'models/tiny', JSON.stringify(INFO), JSON.stringify(ORIGIN), '1', 12, '', 0];
+  before.prepare('INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?)').run(...row);
+  before.close();
+  const database = openDatabase(file);
+  onTestFinished(() => database.close());
+  expect(new AdapterRows(database, '/adapters').find('old')).toMatchObject({ folder: '/adapters/old', sizeBytes: 12 });
+});
+
 describe('import', () => {
   it('copies the files, and says what could not be checked', async () => {
     const { store, models, write, stored, open } = await setUp();
@@ -243,9 +259,9 @@ describe('import', () => {
       reason: 'ADAPTER_CORRUPT',
     });
     expect(store.get('a').trainingJob).toBe('trainingJobs/a');
-    const [, other] = await Promise.all([again(), again()]);
-    expect(store.get('a')).toEqual(other.adapter);
-    expect(other.adapter.trainingJob).toBe('');
+    const both = await Promise.all([again(), again()]);
+    expect(both.map(({ adapter }) => adapter)).toContainEqual(store.get('a'));
+    expect(store.get('a').trainingJob).toBe('');
     expect(stored()).toEqual([basename(store.get('a').folder)]);
     await store.delete('a');
     expect(stored()).toEqual([]);
@@ -271,6 +287,14 @@ describe('import', () => {
     const after = await openCopy(root);
     expect(after.store.get('a')).toEqual(adapter);
     expect(after.stored()).toEqual([basename(adapter.folder)]);
+  });
+
+  it("what is wrong with the files is told by the client's own path", async () => {
+    const { store, models, write } = await setUp();
+    const path = write(models, 'x', 'broken');
+    await expect(store.import(path, SPEC)).rejects.toMatchObject({
+      message: `${path}: adapter_config.json: truncated`,
+    });
   });
 
   it('a link inside the folder does not lead out of the roots', async () => {

@@ -5,11 +5,10 @@ import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
 import type { TemplateIdentity } from '../prompt/renderer.ts';
 import { isTaken, makeWritingFolder, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
-import { adapterExists, adapterInUse, adapterNotFound, checkBaseHash } from './adapter-errors.ts';
+import { aboutAdapter, adapterExists, adapterInUse, adapterNotFound, checkBaseHash } from './adapter-errors.ts';
 import { copyFromPath, copyToPath, syncAdapterFiles } from './adapter-files.ts';
 import { AdapterRows } from './adapter-rows.ts';
 import type { AdapterLease, AdapterStore, StoredAdapter } from './adapter-store.ts';
@@ -131,7 +130,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
   }
 
   async adopt(spec: AdoptionSpec): Promise<StoredAdapter> {
-    const info = await this.#read(spec.folder);
+    const info = await this.#read(spec.folder, `the adapter of ${spec.trainingJob}`);
     return this.#add(spec.folder, spec.id, {
       baseModel: spec.baseModel,
       info,
@@ -148,14 +147,14 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     const folder = await makeWritingFolder(this.#options.folder);
     try {
       await fill(folder);
-      const info = await this.#read(folder);
+      const info = await this.#read(folder, source);
       const origin = info.metadata ?? NO_ORIGIN;
       const base = await this.#options.models.acquire(await this.#baseOf(spec.baseModel, origin));
       try {
         if (!allowOtherBase) checkBaseHash(source, origin.baseModelHash, base);
         (await base.model.loadAdapter(folder, allowOtherBase)).close();
       } catch (error) {
-        throw toLuthierError(error);
+        throw aboutAdapter(error, folder, source);
       } finally {
         base.release();
       }
@@ -193,11 +192,11 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     return removeLeftovers(this.#options.folder, (name) => this.#rows.ownsFolder(name));
   }
 
-  async #read(folder: string): Promise<AdapterInfo> {
+  async #read(folder: string, called: string): Promise<AdapterInfo> {
     try {
       return await this.#options.engine.readAdapter(folder);
     } catch (error) {
-      throw toLuthierError(error);
+      throw aboutAdapter(error, folder, called);
     }
   }
 

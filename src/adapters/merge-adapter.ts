@@ -1,12 +1,11 @@
 /** Writes base and adapter as one model where a client may have files written. */
 import type { Engine, MergedModel, MergeFormat } from '../engine/engine.ts';
-import { toLuthierError } from '../errors/to-luthier-error.ts';
 import type { LoadIn } from '../gen/luthier/v1/common.ts';
-import { checkPath } from '../models/allowed-path.ts';
+import { checkNewFolder } from '../models/allowed-path.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
 import { NewFolder } from '../store/new-folder.ts';
-import { checkBaseHash } from './adapter-errors.ts';
+import { aboutAdapter, checkBaseHash } from './adapter-errors.ts';
 import { isForOtherBase, type StoredAdapter } from './adapter-store.ts';
 
 export interface MergeDependencies {
@@ -49,9 +48,9 @@ export async function mergeAdapter(
     contentHash: isForOtherBase(adapter) ? null : metadata.contentHash,
     storage: weightStorage(loadIn, metadata),
   };
-  await using written = await NewFolder.open(await checkPath(path, exportRoots));
+  await using written = await NewFolder.open(await checkNewFolder(path, exportRoots));
   const merged = await engine.mergeAdapter(base, adapter.folder, format, written.path).catch((error: unknown) => {
-    throw toLuthierError(error);
+    throw aboutAdapter(error, adapter.folder, adapter.name);
   });
   await written.finish();
   return { path: written.target, sizeBytes: merged.bytes, warnings: mergeWarnings(merged, registered.name) };

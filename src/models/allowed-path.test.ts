@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { checkPath } from './allowed-path.ts';
+import { checkNewFolder, checkPath } from './allowed-path.ts';
 
 let base = '';
 let root = '';
@@ -72,4 +72,14 @@ test.each([
 test('without roots every path is refused, with the same answer for what exists and what does not', async () => {
   expect(await refusal(root, [])).toBe('PATH_NOT_ALLOWED');
   expect(await refusal(join(base, 'missing'), [])).toBe('PATH_NOT_ALLOWED');
+});
+
+test('a new folder lies below a root and is not the root, by whatever name', async () => {
+  expect(await checkNewFolder(join(root, 'new'), [root])).toBe(join(root, 'new'));
+  for (const path of [root, join(base, 'root-link'), '.', `${root}/folder/..`]) {
+    await expect(checkNewFolder(path, [join(base, 'outside'), join(base, 'root-link')])).rejects.toMatchObject({
+      reason: 'PATH_NOT_ALLOWED',
+      message: expect.stringMatching(/name a new one below it/),
+    });
+  }
 });

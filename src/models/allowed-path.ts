@@ -56,6 +56,20 @@ export async function checkPath(path: string, roots: readonly string[]): Promise
   throw refused;
 }
 
+/**
+ * As `checkPath`, for a folder that is to be made: below a root, not the root itself.
+ * @throws LuthierError PATH_NOT_ALLOWED
+ */
+export async function checkNewFolder(path: string, roots: readonly string[]): Promise<string> {
+  const real = await checkPath(path, roots);
+  for (const root of roots) {
+    if (real !== (await resolveLinks(resolve(root)))) continue;
+    const message = `path ${JSON.stringify(path)} is refused: it is a folder that others write into, too; name a new one below it`;
+    throw new LuthierError('PATH_NOT_ALLOWED', message, { resource: { type: 'path', name: path } });
+  }
+  return real;
+}
+
 const exists = (path: string): Promise<boolean> =>
   lstat(path).then(
     () => true,

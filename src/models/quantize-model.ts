@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Engine, WeightStorage } from '../engine/engine.ts';
 import { QuantizeModelResponse } from '../gen/luthier/v1/model_service.ts';
 import { NewFolder } from '../store/new-folder.ts';
-import { checkPath } from './allowed-path.ts';
+import { checkNewFolder } from './allowed-path.ts';
 
 /** Between two reports. */
 const PROGRESS_MS = 500;
@@ -25,7 +25,7 @@ export interface QuantizeOptions {
  */
 export async function* quantizeModel(options: QuantizeOptions): AsyncGenerator<QuantizeModelResponse> {
   const { engine, base, storage, signal } = options;
-  await using written = await NewFolder.open(await checkPath(options.path, options.roots));
+  await using written = await NewFolder.open(await checkNewFolder(options.path, options.roots));
   const run = engine.quantizeModel(base, storage, written.path);
   const finished = run.finished;
   // Whoever awaits it below reports its failure.

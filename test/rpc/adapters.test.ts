@@ -114,6 +114,22 @@ test('nothing that is there is replaced unless that is asked for', async () => {
   expect(bytesOf(out)).toEqual({ ...bytesOf(second), 'notes.txt': Buffer.from('mine').toString('base64') });
 });
 
+test('a file where a folder should be is said', async () => {
+  const { client, root, write } = await start();
+  await client.uploadAdapter(await write('mine'), { adapterId: 'mine' });
+  writeFileSync(join(root, 'file'), 'mine');
+  for (const overwrite of [false, true]) {
+    for (const out of [join(root, 'file'), join(root, 'file', 'deep')]) {
+      await expect(client.downloadAdapter('adapters/mine', out, { overwrite })).rejects.toMatchObject({
+        status: 'ALREADY_EXISTS',
+        message: `${out} cannot be a folder: a file is there, or in its way; choose another one`,
+      });
+    }
+  }
+  expect(readFileSync(join(root, 'file'), 'utf8')).toBe('mine');
+  expect(readdirSync(root).filter((name) => name.startsWith('.'))).toEqual([]);
+});
+
 test('the same request is answered once', async () => {
   const { client, write, stored } = await start();
   const folder = await write('mine');
@@ -197,6 +213,7 @@ test('base and adapter become one folder under an export root, whole or not at a
   const text = readFileSync(join(path, 'config.json'), 'utf8');
   expect([text.length, JSON.parse(text).format]).toEqual([sizeBytes, 'safetensors_f16']);
   await expect(merge(path)).rejects.toMatchObject({ reason: 'EXPORT_TARGET_NOT_EMPTY' });
+  await expect(merge(exportRoot)).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
   await expect(merge(join(root, 'elsewhere'))).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
   expect(existsSync(join(root, 'elsewhere'))).toBe(false);
   expect(readdirSync(exportRoot)).toEqual(['merged']);

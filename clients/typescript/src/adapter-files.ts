@@ -78,7 +78,22 @@ async function* chunksOf(responses: AsyncIterator<DownloadAdapterResponse>): Asy
   }
 }
 
-/** What is there already under a name; an empty folder is nothing. */
+/** Runs an action on a folder; where the file system has something against it, that is the caller's to know. */
+async function onFolder<Result>(folder: string, action: () => Promise<Result>): Promise<Result> {
+  try {
+    return await action();
+  } catch (cause) {
+    const { code = '', message } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOTDIR' || code === 'EEXIST') {
+      const text = `${folder} cannot be a folder: a file is there, or in its way; choose another one`;
+      throw new LuthierError(text, { code: Status.ALREADY_EXISTS, cause });
+    }
+    if (code !== 'EACCES' && code !== 'EPERM' && code !== 'EROFS') throw cause;
+    throw new LuthierError(`${folder} cannot be written: ${message}`, { code: Status.PERMISSION_DENIED, cause });
+  }
+}
+
+/** Whether anything is there already; an empty folder is nothing. */
 async function isTaken(folder: string): Promise<boolean> {
   const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return [];
@@ -89,7 +104,7 @@ async function isTaken(folder: string): Promise<boolean> {
 
 /**
  * Writes a download into a folder, which it makes; files get their names when all have arrived and their hashes are right.
- * @throws LuthierError ALREADY_EXISTS for a folder that is not empty, without `overwrite`; DATA_LOSS
+ * @throws LuthierError ALREADY_EXISTS for a file, and without `overwrite` for a folder that is not empty; PERMISSION_DENIED; DATA_LOSS
  */
 export async function receiveAdapter(
   responses: AsyncGenerator<DownloadAdapterResponse>,
@@ -97,7 +112,7 @@ export async function receiveAdapter(
   { overwrite = false }: { readonly overwrite?: boolean | undefined },
 ): Promise<DownloadAdapterHeader> {
   const target = resolve(folder);
-  if (!overwrite && (await isTaken(target))) {
+  if (!overwrite && (await onFolder(target, () => isTaken(target)))) {
     const message = `${target} is there already and not empty; choose another folder, or ask to overwrite it`;
     throw new LuthierError(message, { code: Status.ALREADY_EXISTS });
   }
@@ -109,16 +124,15 @@ export async function receiveAdapter(
     // Names from a server are not paths of this machine.
     const strange = files.find(({ name }) => !FILES.includes(name));
     if (strange) throw damaged(`the server sends ${JSON.stringify(strange.name)}, expected ${EXPECTED}`);
-    await mkdir(dirname(target), { recursive: true });
     const writing = join(dirname(target), `.writing-${randomUUID()}`);
-    await mkdir(writing);
+    await onFolder(target, () => mkdir(writing, { recursive: true }));
     try {
       const chunks = chunksOf(responses);
       for (const announced of files) {
         const file = await open(join(writing, announced.name), 'wx');
         await writeFile(file, announced, chunks).finally(() => file.close());
       }
-      await mkdir(target, { recursive: true });
+      await onFolder(target, () => mkdir(target, { recursive: true }));
       // The settings last, so that a folder that has them is complete; weights of an earlier adapter would count before these.
       for (const name of FILES) {
         const isHere = files.some((file) => file.name === name);

@@ -1,5 +1,5 @@
 /** `luthier preview`, and what `validate` shares with it: what a model would learn from a data set. */
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { DatasetFormat, PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
@@ -15,7 +15,6 @@ import { CliError } from '../failure.ts';
 import { FILE_FLAGS_HELP, fileOptions } from '../file-options.ts';
 import type { Io } from '../io.ts';
 import { modelName, resourceName } from '../names.ts';
-import { parseTokenIds } from '../prompt-input.ts';
 import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 import { choice, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
@@ -37,8 +36,13 @@ export function withExamples(command: Command): Command {
   return withConnection(command);
 }
 
-/** Whether a command's data is a file, not the name of a data set. */
-export const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+/** Whether a command's data are a file of this machine; else they are the name of a stored data set. */
+export function isFile(data: string): boolean {
+  if (statSync(data, { throwIfNoEntry: false })?.isFile() === true) return true;
+  const isName = /^(datasets\/)?[^/\\]+$/.test(data) && !/\.(jsonl?|csv|parquet|gz|zst)$/i.test(data);
+  if (isName && !existsSync(data)) return false;
+  throw new CliError(`${data}: there is no such file; stored data sets are named datasets/NAME`);
+}
 
 /** What both requests share. */
 export function commonOf(options: ExampleFlags) {
@@ -56,6 +60,12 @@ interface PreviewFlags extends ExampleFlags {
   readonly html?: string;
 }
 
+function parseIndices(text: string): number[] {
+  const indices = text.split(',').map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : Number.NaN));
+  if (indices.every(Number.isSafeInteger)) return indices;
+  throw new CliError(`--index: expected numbers of examples from 0, such as 0,4; found ${JSON.stringify(text)}`);
+}
+
 function writePage(file: string, page: string): void {
   try {
     writeFileSync(file, page);
@@ -68,10 +78,11 @@ async function preview(session: Session, data: string, options: PreviewFlags): P
   const source = isFile(data)
     ? { $case: 'inline' as const, value: readFileSync(data, 'utf8') }
     : { $case: 'dataset' as const, value: resourceName('datasets', data) };
+  if (source.value.trim() === '') throw new CliError(`${data} is empty: expected at least one example, one a line`);
   if (source.$case === 'inline' && Buffer.byteLength(source.value) > 1024 * 1024) {
     throw new CliError(`${data} is larger than the 1 MiB that can be previewed without storing it: upload it first`);
   }
-  const indices = options.index === undefined ? [] : parseTokenIds(options.index);
+  const indices = options.index === undefined ? [] : parseIndices(options.index);
   const response = await session.client.previewExamples({
     source,
     ...commonOf(options),
