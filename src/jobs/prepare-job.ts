@@ -1,13 +1,15 @@
 /** A job's data, rendered, and its run, planned: what a job does before its model is loaded, and all that an estimate does. */
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import { otherTemplate, shownTemplate } from '../adapters/template-mismatch.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
 import { type PreparedExamples, prepareExamples } from '../datasets/prepare-examples.ts';
 import type { Engine, EstimatedModel, TrainingConfig, TrainingEstimate } from '../engine/engine.ts';
 import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
+import type { TemplateIdentity } from '../prompt/renderer.ts';
 import { overLengthField, trainOnField } from '../services/validate/dataset.ts';
-import { engineConfig, findInitAdapter } from './engine-config.ts';
+import { engineConfig, findInitAdapter, type InitAdapter } from './engine-config.ts';
 
 export interface PrepareJobDependencies {
   readonly engine: Pick<Engine, 'estimateTraining'>;
@@ -23,6 +25,15 @@ export interface PreparedJob {
   readonly config: TrainingConfig;
   readonly model: EstimatedModel;
   readonly estimate: TrainingEstimate;
+  /** Where the adapter that the job starts from was trained with another template; else null. */
+  readonly templateWarning: string | null;
+}
+
+function templateWarning(initAdapter: InitAdapter | null, template: TemplateIdentity | null): string | null {
+  const trained = initAdapter?.stored && template ? otherTemplate(initAdapter.stored, template) : null;
+  return trained === null || template === null
+    ? null
+    : `${trained}, this job's examples are rendered with ${shownTemplate(template)}`;
 }
 
 /**
@@ -34,7 +45,8 @@ export async function prepareJob(
   spec: TrainingSpec,
   signal: AbortSignal,
 ): Promise<PreparedJob> {
-  const config = engineConfig(spec, await findInitAdapter(spec.initAdapter, adapters, modelRoots));
+  const initAdapter = await findInitAdapter(spec.initAdapter, adapters, modelRoots);
+  const config = engineConfig(spec, initAdapter);
   const prepared = await prepareExamples(
     { registry, openDataset: (dataset) => datasets.open(dataset) },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },
@@ -49,5 +61,5 @@ export async function prepareJob(
   };
   const estimate = await engine.estimateTraining(model, config, prepared.train, prepared.evaluation);
   signal.throwIfAborted();
-  return { prepared, config, model, estimate };
+  return { prepared, config, model, estimate, templateWarning: templateWarning(initAdapter, prepared.template) };
 }

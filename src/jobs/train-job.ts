@@ -47,9 +47,12 @@ export async function trainJob(
   const { log, registry } = dependencies;
   const { name } = job;
   const spec = job.spec ?? TrainingSpec.create();
-  const { prepared, config, estimate } = await prepareJob(dependencies, spec, signal);
+  const { prepared, config, estimate, templateWarning } = await prepareJob(dependencies, spec, signal);
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
+  }
+  if (templateWarning !== null) {
+    await log.append(name, { $case: 'warning', value: { reason: 'TEMPLATE_MISMATCH', message: templateWarning } });
   }
   // Before the weights take memory themselves.
   const { refusal } = estimate.memory;

@@ -41,6 +41,8 @@ export interface TurnTemplateDefinition {
   readonly trim: boolean;
   /** Every control token in the texts above. The model's tokenizer must have them. */
   readonly tokens: readonly string[];
+  /** Ids that some of them must have: tokenizers of one family may have one name at different ids. */
+  readonly tokenIds: Readonly<Record<string, number>>;
   /** Texts with which a next turn would start: they end a generated answer. */
   readonly stop: readonly string[];
 }
@@ -58,6 +60,7 @@ export const TURN_DEFAULTS: Omit<TurnTemplateDefinition, 'kind' | 'user' | 'assi
   bareFirstTurn: false,
   trim: false,
   tokens: [],
+  tokenIds: {},
   stop: [],
 };
 

@@ -83,6 +83,16 @@ describe('a template file', () => {
       'id: a\nuser: "{content}"\ntokens: ["<x>"]',
       /tokens\[0\]: "<x>" occurs in none of the texts/,
     ],
+    [
+      'an id of a token that is not named',
+      'id: a\nuser: "{content}"\ntokenIds: { x: 1 }',
+      /tokenIds.x: expected only tokens that tokens names/,
+    ],
+    [
+      'an id that is none',
+      'id: a\nuser: "x{content}"\ntokens: [x]\ntokenIds: { x: y }',
+      /tokenIds.x: expected an id, found "y"/,
+    ],
     ['an empty end', 'id: a\nuser: "{content}"\nend: ""', /end: expected a control token, or null, found ""/],
     [
       'a round that is no number',

@@ -85,6 +85,9 @@ const fileSchema = z
         .array(shortText.min(1, expected('a token')), expected('a list of control tokens'))
         .max(64, expected('at most 64 tokens'))
         .default([]),
+      tokenIds: z
+        .record(z.string(), z.int(expected('an id')).min(0, expected('an id')), expected('ids by token'))
+        .default({}),
       stop: z
         .array(shortText.min(1, expected('a text')), expected('a list of texts'))
         .max(16, expected('at most 16 texts'))
@@ -93,7 +96,7 @@ const fileSchema = z
     {
       error: (issue) =>
         issue.code === 'unrecognized_keys'
-          ? `${(issue as { keys?: string[] }).keys?.join(', ')}: not known; expected id, version, description, bos, system, defaultSystem, user, assistant, end, separator, firstRound, bareFirstTurn, trim, tokens, stop`
+          ? `${(issue as { keys?: string[] }).keys?.join(', ')}: not known; expected id, version, description, bos, system, defaultSystem, user, assistant, end, separator, firstRound, bareFirstTurn, trim, tokens, tokenIds, stop`
           : `expected names and values, found ${found(issue.input)}`,
     },
   )
@@ -105,6 +108,9 @@ const fileSchema = z
     }
     if (file.system === null && file.user.includes('{system}')) {
       complain('user', '{system} is expected only with system, which says how it is written');
+    }
+    for (const token of Object.keys(file.tokenIds)) {
+      if (!file.tokens.includes(token)) complain(`tokenIds.${token}`, 'expected only tokens that tokens names, too');
     }
     const literals = [file.system, file.user, file.end, file.separator].join('\n');
     file.tokens.forEach((token, index) => {

@@ -88,6 +88,19 @@ test('another template than the adapter’s is refused unless that is allowed', 
     reason: 'TEMPLATE_MISMATCH',
     message: expect.stringMatching(/trained with template tutorial .* rendered with chatglm2/),
   });
+  // A job that goes on with another template says so.
+  const next = await client.createTrainingJob({
+    spec: { ...spec, template: 'concat', initAdapter: 'adapters/rounds', output: 'next' },
+  });
+  const warnings = [];
+  for await (const { event } of client.watchTrainingJob(next.name))
+    if (event?.$case === 'warning') warnings.push(event.value);
+  expect(warnings).toEqual([
+    {
+      reason: 'TEMPLATE_MISMATCH',
+      message: expect.stringMatching(/^adapters\/rounds was trained with template tutorial .* with concat/),
+    },
+  ]);
   const started = await startedOf(client, 'adapters/rounds', { template: 'chatglm2', allowTemplateMismatch: true });
   expect(started).toMatchObject({ template: { id: 'chatglm2' }, warnings: [expect.stringContaining('tutorial')] });
 });
