@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { TemplateIdentity } from './renderer.ts';
 
 /** The text of a template file is at most this long, in UTF-16 units. */
-export const MAX_TEMPLATE_FILE = 65_536;
+export const MAX_TEMPLATE_FILE = 16_384;
 
 /** A Jinja chat template: the model's own. */
 export interface ChatTemplateDefinition {

@@ -118,6 +118,12 @@ const fileSchema = z
     });
   });
 
+/** Problems told at once, and characters of each: a status travels in headers. */
+const MAX_PROBLEMS = 10;
+const MAX_PROBLEM = 300;
+
+const cut = (text: string): string => (text.length > MAX_PROBLEM ? `${text.slice(0, MAX_PROBLEM)}…` : text);
+
 const invalid = (what: string, cause?: unknown): PromptError =>
   new PromptError('INVALID_TEMPLATE', `the template file is not valid: ${what}`, null, { cause });
 
@@ -134,14 +140,17 @@ export function parseTemplateFile(source: string): TemplateFile {
   try {
     value = parse(source);
   } catch (error) {
-    throw invalid(`it is neither YAML nor JSON: ${error instanceof Error ? error.message : String(error)}`, error);
+    // Without the picture of the place, which has lines of its own.
+    const [why = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+    throw invalid(`it is neither YAML nor JSON: ${cut(why)}`, error);
   }
   const parsed = fileSchema.safeParse(value);
   if (!parsed.success) {
     const problems = parsed.error.issues.map(({ path, message }) =>
-      path.length === 0 ? message : `${path.join('.')}: ${message}`,
+      cut(path.length === 0 ? message : `${path.join('.')}: ${message}`),
     );
-    throw invalid(problems.join('; '), parsed.error);
+    const more = problems.length > MAX_PROBLEMS ? [`and ${problems.length - MAX_PROBLEMS} more`] : [];
+    throw invalid([...problems.slice(0, MAX_PROBLEMS), ...more].join('; '), parsed.error);
   }
   const { id, version, description, ...members } = parsed.data;
   return { id, version, description, definition: { kind: 'turns', ...members } };

@@ -1,5 +1,6 @@
 /** The texts of a turn template, read once and fitted to a model's tokenizer. */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { stripEnd } from './blanks.ts';
 import type { TurnTemplateDefinition } from './definition.ts';
 import { PromptError } from './errors.ts';
 import { type PatternPart, parsePattern } from './text-pattern.ts';
@@ -93,9 +94,11 @@ export function turnTexts(template: string, tokenizer: Tokenizer, definition: Tu
   checkTokens(template, tokenizer, definition, [system ?? [], user, end ?? [], separator].flatMap(literals));
   const [before = '', after = ''] = definition.assistant.split('{content}');
   const last = user.at(-1);
-  const trailing = last !== undefined && 'text' in last ? (/ +$/u.exec(last.text)?.[0] ?? '') : '';
-  if (trailing !== '' && last !== undefined && 'text' in last) {
-    user[user.length - 1] = { text: last.text.slice(0, -trailing.length) };
+  let trailing = '';
+  if (last !== undefined && 'text' in last) {
+    const text = stripEnd(last.text, new Set(' '));
+    trailing = last.text.slice(text.length);
+    user[user.length - 1] = { text };
   }
   return {
     system,
