@@ -1,6 +1,6 @@
 /** A stored spec as the engine takes it. */
 import { isAbsolute } from 'node:path';
-import { type AdapterStore, isForOtherBase } from '../adapters/adapter-store.ts';
+import { type AdapterStore, isForOtherBase, type StoredAdapter } from '../adapters/adapter-store.ts';
 import type { LoraConfig, TrainingConfig } from '../engine/engine.ts';
 import { LoraSpec, type TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import { checkPath } from '../models/allowed-path.ts';
@@ -32,10 +32,12 @@ export function loraConfig({ lora = LoraSpec.create(), seed }: Pick<TrainingSpec
 }
 
 /** The adapter that a job starts from. */
-interface InitAdapter {
+export interface InitAdapter {
   readonly folder: string;
   /** Whether it was accepted for another base than it carries the content hash of. */
   readonly anyBase: boolean;
+  /** Null for a folder: what its files say is the engine's to read. */
+  readonly stored: StoredAdapter | null;
 }
 
 /**
@@ -86,7 +88,7 @@ export async function findInitAdapter(
 ): Promise<InitAdapter | null> {
   if (name === '') return null;
   const isPath = isAbsolute(name) || (/[\\/]/.test(name) && !/^(adapters|trainingJobs)\//.test(name));
-  if (isPath) return { folder: await checkPath(name, roots), anyBase: false };
+  if (isPath) return { folder: await checkPath(name, roots), anyBase: false, stored: null };
   const adapter = adapters.get(name);
-  return { folder: adapter.folder, anyBase: isForOtherBase(adapter) };
+  return { folder: adapter.folder, anyBase: isForOtherBase(adapter), stored: adapter };
 }

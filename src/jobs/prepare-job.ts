@@ -1,5 +1,6 @@
 /** A job's data, rendered, and its run, planned: what a job does before its model is loaded, and all that an estimate does. */
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import { otherTemplate, shownTemplate } from '../adapters/template-mismatch.ts';
 import type { DatasetStore } from '../datasets/dataset-store.ts';
 import { type PreparedExamples, prepareExamples } from '../datasets/prepare-examples.ts';
 import type { TokenCache } from '../datasets/token-cache.ts';
@@ -7,8 +8,9 @@ import type { Engine, EstimatedModel, TrainingConfig, TrainingEstimate } from '.
 import type { TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
+import type { TemplateIdentity } from '../prompt/renderer.ts';
 import { overLengthField, trainOnField } from '../services/validate/dataset.ts';
-import { engineConfig, findInitAdapter } from './engine-config.ts';
+import { engineConfig, findInitAdapter, type InitAdapter } from './engine-config.ts';
 
 export interface PrepareJobDependencies {
   readonly engine: Pick<Engine, 'estimateTraining'>;
@@ -26,6 +28,15 @@ export interface PreparedJob {
   readonly config: TrainingConfig;
   readonly model: EstimatedModel;
   readonly estimate: TrainingEstimate;
+  /** Where the adapter that the job starts from was trained with another template; else null. */
+  readonly templateWarning: string | null;
+}
+
+function templateWarning(initAdapter: InitAdapter | null, template: TemplateIdentity | null): string | null {
+  const trained = initAdapter?.stored && template ? otherTemplate(initAdapter.stored, template) : null;
+  return trained === null || template === null
+    ? null
+    : `${trained}, this job's examples are rendered with ${shownTemplate(template)}`;
 }
 
 /**
@@ -56,7 +67,7 @@ export async function prepareJob(
     };
     const estimate = await engine.estimateTraining(model, config, prepared.train, prepared.evaluation);
     signal.throwIfAborted();
-    return { prepared, config, model, estimate };
+    return { prepared, config, model, estimate, templateWarning: templateWarning(initAdapter, prepared.template) };
   } catch (error) {
     await prepared.release();
     throw error;

@@ -59,7 +59,7 @@ async function trainPrepared(
   dependencies: TrainJobDependencies,
   job: TrainingJob,
   spec: TrainingSpec,
-  { prepared, config, estimate }: PreparedJob,
+  { prepared, config, estimate, templateWarning }: PreparedJob,
   signal: AbortSignal,
 ): Promise<void> {
   const { log, registry, logger } = dependencies;
@@ -67,6 +67,9 @@ async function trainPrepared(
   logger.info({ job: name, ...prepared.encoding }, 'data encoded');
   for (const message of prepared.warnings) {
     await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
+  }
+  if (templateWarning !== null) {
+    await log.append(name, { $case: 'warning', value: { reason: 'TEMPLATE_MISMATCH', message: templateWarning } });
   }
   // Before the weights take memory themselves.
   const { refusal } = estimate.memory;

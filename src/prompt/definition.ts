@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { TemplateIdentity } from './renderer.ts';
 
 /** The text of a template file is at most this long, in UTF-16 units. */
-export const MAX_TEMPLATE_FILE = 65_536;
+export const MAX_TEMPLATE_FILE = 16_384;
 
 /** A Jinja chat template: the model's own. */
 export interface ChatTemplateDefinition {
@@ -41,6 +41,8 @@ export interface TurnTemplateDefinition {
   readonly trim: boolean;
   /** Every control token in the texts above. The model's tokenizer must have them. */
   readonly tokens: readonly string[];
+  /** Ids that some of them must have: tokenizers of one family may have one name at different ids. */
+  readonly tokenIds: Readonly<Record<string, number>>;
   /** Texts with which a next turn would start: they end a generated answer. */
   readonly stop: readonly string[];
 }
@@ -58,6 +60,7 @@ export const TURN_DEFAULTS: Omit<TurnTemplateDefinition, 'kind' | 'user' | 'assi
   bareFirstTurn: false,
   trim: false,
   tokens: [],
+  tokenIds: {},
   stop: [],
 };
 

@@ -28,7 +28,8 @@ it('their texts are those that adapters were trained with', () => {
   ]);
   expect(Object.fromEntries(hashes)).toEqual({
     'alpaca 1': 'adc819ebec044f3f',
-    'baichuan2 1': '9ce88a53ab18817d',
+    'baichuan 1': '61caf6c91e7ac239',
+    'baichuan2 1': '5140309ab51743c5',
     'chatglm 1': 'd6bd6f34a481426a',
     'chatglm2 1': '70a9b2f8004e24fb',
     'chatml 1': 'f0648283edb2a83c',

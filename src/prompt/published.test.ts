@@ -72,8 +72,14 @@ async function llama2With(names: Readonly<Record<number, string>>): Promise<Toke
 const llama3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('llama3') });
 const qwen3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('qwen3') });
 
-describe('baichuan2', async () => {
-  const renderer = createRenderer(await llama2With({ 195: '<reserved_106>', 196: '<reserved_107>' }), 'baichuan2');
+const BAICHUAN = { 195: '<reserved_102>', 196: '<reserved_103>', 259: '<reserved_106>', 260: '<reserved_107>' };
+const BAICHUAN2 = { 195: '<reserved_106>', 196: '<reserved_107>' };
+
+describe.each([
+  ['baichuan', await llama2With(BAICHUAN)],
+  ['baichuan2', await llama2With(BAICHUAN2)],
+] as const)('%s', (name, tokenizer) => {
+  const renderer = createRenderer(tokenizer, name);
 
   it.each(golden.baichuan2)('has the ids and labels of fine-tune.py: $rounds', ({ rounds, ids, labels }) => {
     const example = renderer.renderTraining(messagesOf({ rounds }), { trainOn: 'assistant' });
@@ -82,6 +88,13 @@ describe('baichuan2', async () => {
     expect([...example.labels].slice(1)).toEqual(labels.slice(1));
     expect(example.labels[0]).toBe(IGNORED_LABEL);
   });
+});
+
+it('baichuan2 is refused by the tokenizer of Baichuan-13B, which has its tokens at other ids', async () => {
+  const tokenizer = await llama2With(BAICHUAN);
+  expect(() => createRenderer(tokenizer, 'baichuan2')).toThrow(
+    /<reserved_106> has id 259 in the tokenizer; expected 195/,
+  );
 });
 
 describe('llama2', async () => {

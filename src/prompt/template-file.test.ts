@@ -83,6 +83,16 @@ describe('a template file', () => {
       'id: a\nuser: "{content}"\ntokens: ["<x>"]',
       /tokens\[0\]: "<x>" occurs in none of the texts/,
     ],
+    [
+      'an id of a token that is not named',
+      'id: a\nuser: "{content}"\ntokenIds: { x: 1 }',
+      /tokenIds.x: expected only tokens that tokens names/,
+    ],
+    [
+      'an id that is none',
+      'id: a\nuser: "x{content}"\ntokens: [x]\ntokenIds: { x: y }',
+      /tokenIds.x: expected an id, found "y"/,
+    ],
     ['an empty end', 'id: a\nuser: "{content}"\nend: ""', /end: expected a control token, or null, found ""/],
     [
       'a round that is no number',
@@ -94,7 +104,7 @@ describe('a template file', () => {
       'id: a\nuser: "{content}"\nbos: sometimes',
       /bos: expected always, tokenizer or never, found "sometimes"/,
     ],
-    ['too long a text', ' '.repeat(MAX_TEMPLATE_FILE + 1), /expected at most 65536 characters, found 65537/],
+    ['too long a text', ' '.repeat(MAX_TEMPLATE_FILE + 1), /expected at most 16384 characters, found 16385/],
   ])('with %s is refused', (_, text, message) => {
     expect(() => parseTemplateFile(text)).toThrow(message);
     expect(() => parseTemplateFile(text)).toThrow(expect.objectContaining({ code: 'INVALID_TEMPLATE' }));
@@ -104,6 +114,16 @@ describe('a template file', () => {
     expect(() => parseTemplateFile('id: A\nuser: 3\nstop: x')).toThrow(
       /id: .*; user: expected a text, found 3; stop: /,
     );
+  });
+
+  it('of hostile nesting, or with faults without end, gets a short answer', { timeout: 60_000 }, () => {
+    for (const text of ['['.repeat(16_000), '{a: '.repeat(4000), 'user: "{'.repeat(1000)]) {
+      expect(() => parseTemplateFile(text)).toThrow(/^.{0,400}$/u);
+    }
+    const members = Array.from({ length: 900 }, (_, index) => `k${index}: x`).join('\n');
+    expect(() => parseTemplateFile(members)).toThrow(/^.{0,2000}$/u);
+    const tokens = Array.from({ length: 60 }, (_, index) => `token${index}`).join();
+    expect(() => parseTemplateFile(`id: a\nuser: "{content}"\ntokens: [${tokens}]`)).toThrow(/; and 50 more$/);
   });
 
   it('cannot pass for a preset', () => {

@@ -85,6 +85,9 @@ const fileSchema = z
         .array(shortText.min(1, expected('a token')), expected('a list of control tokens'))
         .max(64, expected('at most 64 tokens'))
         .default([]),
+      tokenIds: z
+        .record(z.string(), z.int(expected('an id')).min(0, expected('an id')), expected('ids by token'))
+        .default({}),
       stop: z
         .array(shortText.min(1, expected('a text')), expected('a list of texts'))
         .max(16, expected('at most 16 texts'))
@@ -93,7 +96,7 @@ const fileSchema = z
     {
       error: (issue) =>
         issue.code === 'unrecognized_keys'
-          ? `${(issue as { keys?: string[] }).keys?.join(', ')}: not known; expected id, version, description, bos, system, defaultSystem, user, assistant, end, separator, firstRound, bareFirstTurn, trim, tokens, stop`
+          ? `${(issue as { keys?: string[] }).keys?.join(', ')}: not known; expected id, version, description, bos, system, defaultSystem, user, assistant, end, separator, firstRound, bareFirstTurn, trim, tokens, tokenIds, stop`
           : `expected names and values, found ${found(issue.input)}`,
     },
   )
@@ -106,11 +109,20 @@ const fileSchema = z
     if (file.system === null && file.user.includes('{system}')) {
       complain('user', '{system} is expected only with system, which says how it is written');
     }
+    for (const token of Object.keys(file.tokenIds)) {
+      if (!file.tokens.includes(token)) complain(`tokenIds.${token}`, 'expected only tokens that tokens names, too');
+    }
     const literals = [file.system, file.user, file.end, file.separator].join('\n');
     file.tokens.forEach((token, index) => {
       if (!literals.includes(token)) complain(`tokens[${index}]`, `${found(token)} occurs in none of the texts`);
     });
   });
+
+/** Problems told at once, and characters of each: a status travels in headers. */
+const MAX_PROBLEMS = 10;
+const MAX_PROBLEM = 300;
+
+const cut = (text: string): string => (text.length > MAX_PROBLEM ? `${text.slice(0, MAX_PROBLEM)}…` : text);
 
 const invalid = (what: string, cause?: unknown): PromptError =>
   new PromptError('INVALID_TEMPLATE', `the template file is not valid: ${what}`, null, { cause });
@@ -128,14 +140,17 @@ export function parseTemplateFile(source: string): TemplateFile {
   try {
     value = parse(source);
   } catch (error) {
-    throw invalid(`it is neither YAML nor JSON: ${error instanceof Error ? error.message : String(error)}`, error);
+    // Without the picture of the place, which has lines of its own.
+    const [why = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+    throw invalid(`it is neither YAML nor JSON: ${cut(why)}`, error);
   }
   const parsed = fileSchema.safeParse(value);
   if (!parsed.success) {
     const problems = parsed.error.issues.map(({ path, message }) =>
-      path.length === 0 ? message : `${path.join('.')}: ${message}`,
+      cut(path.length === 0 ? message : `${path.join('.')}: ${message}`),
     );
-    throw invalid(problems.join('; '), parsed.error);
+    const more = problems.length > MAX_PROBLEMS ? [`and ${problems.length - MAX_PROBLEMS} more`] : [];
+    throw invalid([...problems.slice(0, MAX_PROBLEMS), ...more].join('; '), parsed.error);
   }
   const { id, version, description, ...members } = parsed.data;
   return { id, version, description, definition: { kind: 'turns', ...members } };

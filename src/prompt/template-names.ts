@@ -11,6 +11,7 @@ export const PRESET_NAMES: readonly string[] = [
   'llama3',
   'mistral',
   'baichuan2',
+  'baichuan',
   'tutorial',
   'chatglm2',
   'chatglm',

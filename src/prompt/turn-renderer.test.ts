@@ -28,6 +28,7 @@ describe('the presets write exactly', () => {
     ['instruction-output', '<|im_start|>Instruction: q1\n\nOutput: a1\n\nInstruction: q2\n\nOutput: a2<|im_end|>'],
     ['concat', 'q1a1q2a2<|im_end|>'],
     ['concat-eos', 'q1a1<|im_end|>q2a2<|im_end|>'],
+    ['baichuan', '<reserved_102>q1<reserved_103>a1<reserved_102>q2<reserved_103>a2<|im_end|>'],
     ['baichuan2', '<reserved_106>q1<reserved_107>a1<reserved_106>q2<reserved_107>a2<|im_end|>'],
     [
       'chatml',
@@ -165,6 +166,17 @@ describe('tokens', () => {
     expect(() => createRenderer(tokenizer, `id: mine\n${USER}\ntokens: ["<|user|>", "<|assistant|>"]`)).toThrow(
       /its tokens <\|user\|>, <\|assistant\|> are no control tokens/,
     );
+  });
+
+  it('that have other ids than the template says are refused', () => {
+    const template = (id: number) =>
+      `id: mine\nuser: "<|endoftext|>{content}"\ntokens: ["<|endoftext|>"]\ntokenIds: { "<|endoftext|>": ${id} }`;
+    expect(() => createRenderer(tokenizer, template(195))).toThrow(
+      /its token <\|endoftext\|> has id 0 in the tokenizer; expected 195/,
+    );
+    expect(createRenderer(tokenizer, template(0)).renderPrompt(messages.slice(0, 1)).inputIds[0]).toBe(0);
+    const { inputIds } = createRenderer(presetTokenizer('baichuan2'), 'baichuan2').renderPrompt(messages.slice(0, 1));
+    expect([inputIds[0], inputIds.at(-1)]).toEqual([195, 196]);
   });
 
   it('that the template does not name are refused', () => {

@@ -1,6 +1,7 @@
 /** Renders templates that write a conversation turn by turn: rounds, instruction and answer, role tokens, plain concatenation. */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { assembleExample, assemblePrompt, type Block, type Layout } from './assemble.ts';
+import { strip, stripEnd } from './blanks.ts';
 import { type TurnTemplateDefinition, templateFileText } from './definition.ts';
 import { PromptError } from './errors.ts';
 import { LiteralGuard } from './literal-guard.ts';
@@ -16,11 +17,6 @@ import type {
 } from './renderer.ts';
 import { countOf, type PatternPart } from './text-pattern.ts';
 import { type TurnTexts, turnTexts } from './turn-texts.ts';
-
-/** Whitespace as Python's str.strip removes it, which published templates use; JavaScript's trim removes U+FEFF, too, and keeps others. */
-const BLANK = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+';
-const LEADING_BLANKS = new RegExp(`^${BLANK}`, 'u');
-const TRAILING_BLANKS = new RegExp(`${BLANK}$`, 'u');
 
 export class TurnRenderer implements Renderer {
   readonly template: TemplateIdentity;
@@ -161,10 +157,10 @@ export class TurnRenderer implements Renderer {
   }
 
   #trimEnd(text: string): string {
-    return this.#definition.trim ? text.replace(TRAILING_BLANKS, '') : text;
+    return this.#definition.trim ? stripEnd(text) : text;
   }
 
   #trim(text: string): string {
-    return this.#definition.trim ? this.#trimEnd(text).replace(LEADING_BLANKS, '') : text;
+    return this.#definition.trim ? strip(text) : text;
   }
 }

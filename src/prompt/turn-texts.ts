@@ -1,5 +1,6 @@
 /** The texts of a turn template, read once and fitted to a model's tokenizer. */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { stripEnd } from './blanks.ts';
 import type { TurnTemplateDefinition } from './definition.ts';
 import { PromptError } from './errors.ts';
 import { type PatternPart, parsePattern } from './text-pattern.ts';
@@ -37,7 +38,12 @@ const literals = (parts: readonly PatternPart[]): string[] =>
  * A token that the template counts on and the tokenizer lacks would become plain text without a word, and plain text that the tokenizer
  * takes for a control token is no text.
  */
-function checkTokens(template: string, tokenizer: Tokenizer, declared: readonly string[], texts: string[]): void {
+function checkTokens(
+  template: string,
+  tokenizer: Tokenizer,
+  { tokens: declared, tokenIds }: TurnTemplateDefinition,
+  texts: readonly string[],
+): void {
   const missing = declared.filter((token) => {
     const matches = tokenizer.findControlTokens(token);
     return matches.length !== 1 || matches[0]?.start !== 0 || matches[0].end !== token.length;
@@ -47,6 +53,10 @@ function checkTokens(template: string, tokenizer: Tokenizer, declared: readonly 
       template,
       `its tokens ${missing.join(', ')} are no control tokens of the tokenizer; choose the template of this model`,
     );
+  }
+  for (const [token, id] of Object.entries(tokenIds)) {
+    const found = tokenizer.findControlTokens(token)[0]?.id;
+    if (found !== id) refuse(template, `its token ${token} has id ${found} in the tokenizer; expected ${id}`);
   }
   const { bos_token, eos_token } = tokenizer.specialTokens;
   const allowed = new Set([...declared, bos_token, eos_token]);
@@ -81,12 +91,14 @@ export function turnTexts(template: string, tokenizer: Tokenizer, definition: Tu
   const user = parts(definition.user, 'content', 'n', 'system');
   const end = definition.end === null ? null : parts(definition.end);
   const separator = parts(definition.separator);
-  checkTokens(template, tokenizer, definition.tokens, [system ?? [], user, end ?? [], separator].flatMap(literals));
+  checkTokens(template, tokenizer, definition, [system ?? [], user, end ?? [], separator].flatMap(literals));
   const [before = '', after = ''] = definition.assistant.split('{content}');
   const last = user.at(-1);
-  const trailing = last !== undefined && 'text' in last ? (/ +$/u.exec(last.text)?.[0] ?? '') : '';
-  if (trailing !== '' && last !== undefined && 'text' in last) {
-    user[user.length - 1] = { text: last.text.slice(0, -trailing.length) };
+  let trailing = '';
+  if (last !== undefined && 'text' in last) {
+    const text = stripEnd(last.text, new Set(' '));
+    trailing = last.text.slice(text.length);
+    user[user.length - 1] = { text };
   }
   return {
     system,

@@ -1,10 +1,11 @@
 /** From a request's model, adapter and prompt to the ids that the engine reads, and what holds them in memory. */
 import type { AdapterLease, AdapterStore, StoredAdapter } from '../adapters/adapter-store.ts';
+import { otherTemplate, shownTemplate } from '../adapters/template-mismatch.ts';
 import type { AdapterHandle, BaseModel } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
-import type { PromptOptions, Renderer, TemplateIdentity } from '../prompt/renderer.ts';
+import type { PromptOptions, Renderer } from '../prompt/renderer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { checkTokenIds } from './tokenizer-service.ts';
 import type { PromptInput } from './validate/prompt.ts';
@@ -40,8 +41,6 @@ export interface PreparedPrompt {
   release(): void;
 }
 
-const shown = ({ id, hash }: Pick<TemplateIdentity, 'id' | 'hash'>): string => `${id} (${hash.slice(0, 12)})`;
-
 /**
  * The renderer for messages: the template asked for, else the one that the adapter was trained with, else the model's own. Behind another template
  * than the one that trained it an adapter answers badly and silently: that is refused unless the request allows it, and then a warning.
@@ -56,13 +55,14 @@ async function rendererFor(
   if (adapter === null) return { renderer: await registry.renderer(model, asked), warnings: [] };
   const { template, templateId, templateHash } = adapter.origin;
   const renderer = await registry.renderer(model, asked || template || templateId);
-  const rendered = shown(renderer.template);
+  const rendered = shownTemplate(renderer.template);
   if (templateHash === '') {
     const unknown = `${adapter.name} does not say which template it was trained with; the prompt is rendered with ${rendered}`;
     return { renderer, warnings: [unknown] };
   }
-  if (templateHash === renderer.template.hash) return { renderer, warnings: [] };
-  const difference = `${adapter.name} was trained with template ${shown({ id: templateId, hash: templateHash })}, the prompt is rendered with ${rendered}`;
+  const trained = otherTemplate(adapter, renderer.template);
+  if (trained === null) return { renderer, warnings: [] };
+  const difference = `${trained}, the prompt is rendered with ${rendered}`;
   if (allowTemplateMismatch) return { renderer, warnings: [difference] };
   const changed = `the model's own template has changed since; put back the one it was trained with`;
   const another = `leave the template out to use the adapter's own`;

@@ -50,7 +50,9 @@ async function startedOf(client: LuthierClient, adapter: string, more: object = 
   throw new Error('nothing started');
 }
 
-test('a template of one’s own is trained with, kept by the adapter, and found again elsewhere', async () => {
+test('a template of one’s own is trained with, kept by the adapter, and found again elsewhere', {
+  timeout: 60_000,
+}, async () => {
   const { client, root } = await start();
   const dataset = await client.uploadDataset([LINES]);
   const { examples } = await client.previewExamples({
@@ -78,7 +80,7 @@ test('a template of one’s own is trained with, kept by the adapter, and found 
   expect(elsewhere).toMatchObject({ template: { id: 'mine', hash: template?.hash }, warnings: [] });
 });
 
-test('another template than the adapter’s is refused unless that is allowed', async () => {
+test('another template than the adapter’s is refused unless that is allowed', { timeout: 60_000 }, async () => {
   const { client } = await start();
   const dataset = await client.uploadDataset([LINES]);
   const spec = { model: 'models/fake', dataset: dataset.name, template: 'tutorial', output: 'rounds', maxSteps: 1 };
@@ -88,6 +90,19 @@ test('another template than the adapter’s is refused unless that is allowed', 
     reason: 'TEMPLATE_MISMATCH',
     message: expect.stringMatching(/trained with template tutorial .* rendered with chatglm2/),
   });
+  // A job that goes on with another template says so.
+  const next = await client.createTrainingJob({
+    spec: { ...spec, template: 'concat', initAdapter: 'adapters/rounds', output: 'next' },
+  });
+  const warnings = [];
+  for await (const { event } of client.watchTrainingJob(next.name))
+    if (event?.$case === 'warning') warnings.push(event.value);
+  expect(warnings).toEqual([
+    {
+      reason: 'TEMPLATE_MISMATCH',
+      message: expect.stringMatching(/^adapters\/rounds was trained with template tutorial .* with concat/),
+    },
+  ]);
   const started = await startedOf(client, 'adapters/rounds', { template: 'chatglm2', allowTemplateMismatch: true });
   expect(started).toMatchObject({ template: { id: 'chatglm2' }, warnings: [expect.stringContaining('tutorial')] });
 });
@@ -102,8 +117,8 @@ test('a template file that is not valid is refused before any work, by every cal
   await expect(client.previewExamples({ ...common, source })).rejects.toMatchObject(refusal);
   await expect(client.validateDataset({ ...common, dataset: dataset.name })).rejects.toMatchObject(refusal);
   await expect(client.renderPrompt({ ...common, messages })).rejects.toMatchObject(refusal);
-  await expect(client.renderPrompt({ ...common, template: 'x'.repeat(65_537), messages })).rejects.toMatchObject({
+  await expect(client.renderPrompt({ ...common, template: 'x'.repeat(16_385), messages })).rejects.toMatchObject({
     reason: 'INVALID_REQUEST',
-    message: expect.stringContaining('at most 65536 characters'),
+    message: expect.stringContaining('at most 16384 characters'),
   });
 });

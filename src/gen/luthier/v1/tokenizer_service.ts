@@ -50,7 +50,7 @@ export interface DetokenizeResponse {
 export interface RenderPromptRequest {
   model: string;
   messages: Message[];
-  /** A template's id, or the text of a template file (docs/data.md), at most 64 Ki characters; empty: the model's own chat template. */
+  /** A template's id, or the text of a template file (docs/data.md), at most 16 Ki characters; empty: the model's own chat template. */
   template: string;
   /** Absent: true. Whether the ids end where an answer begins. */
   addGenerationPrompt?: boolean | undefined;

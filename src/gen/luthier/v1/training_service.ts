@@ -193,7 +193,7 @@ export interface TrainingSpec {
   validationSplit: number;
   /** The adapter's id; empty: the job's. */
   output: string;
-  /** A template's id, or the text of a template file (docs/data.md), at most 64 Ki characters; empty: the model's own chat template. */
+  /** A template's id, or the text of a template file (docs/data.md), at most 16 Ki characters; empty: the model's own chat template. */
   template: string;
   trainOn: TrainOn;
   /** 0: the model's context. */

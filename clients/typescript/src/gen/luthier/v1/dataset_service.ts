@@ -89,7 +89,7 @@ export interface ValidateDatasetRequest {
   dataset: string;
   /** `models/{id}`: whose tokenizer and template are used. */
   model: string;
-  /** A template's id, or the text of a template file (docs/data.md), at most 64 Ki characters; empty: the model's own chat template. */
+  /** A template's id, or the text of a template file (docs/data.md), at most 16 Ki characters; empty: the model's own chat template. */
   template: string;
   trainOn: TrainOn;
   /** 0: the model's context. */
@@ -235,7 +235,7 @@ export interface PreviewExamplesRequest {
     { $case: "inline"; value: string }
     | undefined;
   model: string;
-  /** A template's id, or the text of a template file (docs/data.md), at most 64 Ki characters; empty: the model's own chat template. */
+  /** A template's id, or the text of a template file (docs/data.md), at most 16 Ki characters; empty: the model's own chat template. */
   template: string;
   trainOn: TrainOn;
   /** Zero-based; empty: the first three. */
