@@ -3,7 +3,7 @@ import { hasDuplicateKeys } from './duplicate-keys.ts';
 import { MAX_DEPTH, MAX_MADE } from './limits.ts';
 
 /** Why a text has no value. */
-export interface JsonFlaw {
+interface JsonFlaw {
   readonly description: string;
   readonly reason: 'NOT_JSON' | 'NESTED_TOO_DEEP' | 'TOO_MANY_VALUES' | 'DUPLICATE_KEY';
 }
