@@ -28,7 +28,7 @@ export interface StoredDataset {
 }
 
 /** The examples of a stored data set. */
-export interface StoredExamples extends ExampleSource {
+interface StoredExamples extends ExampleSource {
   readonly sizeBytes: number;
   readonly columns: Columns;
   /** @param inspect Also look for what is suspicious: `FilePiece.notices`. */

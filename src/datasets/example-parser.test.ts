@@ -49,7 +49,7 @@ describe('formats', () => {
       '{"query":"c","response":"d","history":[["a","b"]],"system":"s"}',
       [said('system', 's'), said('user', 'a'), said('assistant', 'b'), said('user', 'c'), said('assistant', 'd')],
     ],
-    ['text', '{"text":"a"}', [said('assistant', 'a')]],
+    ['text', '{"text":"a"}', [said('user', ''), said('assistant', 'a')]],
   ])('%s is detected from the first example', async (format, line, messages) => {
     expect(await parse(`${line}\n${line}\n`)).toMatchObject({
       format,

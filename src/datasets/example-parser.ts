@@ -2,12 +2,10 @@
 import type { FieldViolation } from '../errors/luthier-error.ts';
 import { ColumnMapper } from './columns.ts';
 import type { FileRecord } from './containers/records.ts';
-import { hasDuplicateKeys } from './duplicate-keys.ts';
 import type { Columns } from './file-layout.ts';
 import { detectFormat, type ExampleContent, FORMATS_IN_WORDS, type FormatName, readExample } from './formats.ts';
 import { isFields } from './layouts/fields.ts';
-import { MAX_DEPTH } from './limits.ts';
-import { nestsDeeper } from './nesting.ts';
+import { parseJson } from './parse-json.ts';
 
 /** An example of a data set. */
 export interface Example {
@@ -75,20 +73,12 @@ export class ExampleParser {
     let value: unknown;
     if ('value' in record) value = record.value;
     else {
-      if (nestsDeeper(record.text, MAX_DEPTH)) {
-        return flaw(`expected at most ${MAX_DEPTH} lists and objects within each other, found more`, 'NESTED_TOO_DEEP');
+      const parsed = parseJson(record.text);
+      if ('flaw' in parsed) {
+        const { description, reason } = parsed.flaw;
+        return flaw(reason === 'NOT_JSON' ? notJson(record, description) : description, reason);
       }
-      try {
-        value = JSON.parse(record.text);
-      } catch (error) {
-        return flaw(notJson(record, error as Error), 'NOT_JSON');
-      }
-      if (isFields(value) && hasDuplicateKeys(record.text, value)) {
-        return flaw(
-          'expected every key once in an object, found one twice; only the last would be read',
-          'DUPLICATE_KEY',
-        );
-      }
+      value = parsed.value;
     }
     if (!isFields(value)) return flaw(`expected an object: ${FORMATS_IN_WORDS}; found none`, 'WRONG_SHAPE');
     const example = this.#columns.map(value);
@@ -120,7 +110,7 @@ export class ExampleParser {
 const hasSignOf = (format: FormatName, example: Readonly<Record<string, unknown>>): boolean =>
   Object.keys(example).some((key) => detectFormat({ [key]: null }) === format);
 
-function notJson({ number, text }: { readonly number: number; readonly text: string }, error: Error): string {
+function notJson({ number, text }: { readonly number: number; readonly text: string }, problem: string): string {
   const start = text.slice(0, 200).trimStart();
   const hint =
     start === '{' || start === '['
@@ -128,5 +118,5 @@ function notJson({ number, text }: { readonly number: number; readonly text: str
       : number === 1 && /^[\p{L}_"]/u.test(start)
         ? '; for CSV, name the fields of a format in the first line, or map its columns (columns)'
         : '';
-  return `expected a JSON object, found text that is no JSON (${error.message})${hint}`;
+  return `expected a JSON object, found text that is no JSON (${problem})${hint}`;
 }

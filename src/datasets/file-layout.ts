@@ -4,8 +4,6 @@ import type { FormatName } from './formats.ts';
 /** `jsonl`: one JSON object a line. `json`: one list of them. `csv`: a line of column names, then records. */
 export type Container = 'jsonl' | 'json' | 'csv' | 'parquet';
 
-export const CONTAINERS: readonly Container[] = ['jsonl', 'json', 'csv', 'parquet'];
-
 export type Compression = 'none' | 'gzip' | 'zstd';
 
 /** Which of a file's columns (the top-level fields of an example) become which fields of its format. */

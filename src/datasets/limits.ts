@@ -5,8 +5,14 @@ const MEBIBYTE = 2 ** 20;
 /** Longest example as it is written, in bytes. */
 export const MAX_EXAMPLE_BYTES = 16 * MEBIBYTE;
 
-/** Lists and objects within each other in one example. */
+/** Lists and objects within each other in one example of more than 64 KiB. */
 export const MAX_DEPTH = 64;
+
+/** Lists, objects and keys in one example of more than 64 KiB: a message has three to five. */
+export const MAX_MADE = 2 ** 19;
+
+/** Examples handed on at once. */
+export const EXAMPLES_AT_ONCE = 1024;
 
 /** Bytes of a file that are read, decoded and parsed at once. */
 export const READ_BYTES = 256 * 1024;
@@ -22,6 +28,12 @@ export const MAX_ROW_GROUP_BYTES = 128 * MEBIBYTE;
 
 /** Rows of a Parquet row group. */
 export const MAX_ROW_GROUP_ROWS = 2 ** 20;
+
+/** Values in one column of a Parquet row group, those in lists counted each. */
+export const MAX_COLUMN_VALUES = 2 ** 22;
+
+/** A Parquet file's index. */
+export const MAX_FOOTER_BYTES = 16 * MEBIBYTE;
 
 /** Heap of the thread that reads a file. A file that needs more is refused. */
 export const READER_HEAP_MEBIBYTES = 384;

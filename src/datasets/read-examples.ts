@@ -5,6 +5,7 @@ import { type RecordSource, readRecords } from './containers/read-records.ts';
 import { type Example, ExampleParser, type ParsedPiece } from './example-parser.ts';
 import type { FileHints, FileLayout } from './file-layout.ts';
 import { SIGN_FIELDS } from './formats.ts';
+import { EXAMPLES_AT_ONCE } from './limits.ts';
 
 export interface ReadOptions extends FileHints {
   /** Also look for what may be read but is suspicious: `notices`. */
@@ -29,11 +30,13 @@ export async function* readExamples(
   const parser = new ExampleParser(options.format, options.columns);
   const inspector = options.inspect ? new ExampleInspector(options.columns) : null;
   for await (const { container, compression, records, bytesRead } of readRecords(source, options, known)) {
-    const { examples, problems } = parser.parse(records);
-    const { format } = parser;
-    const notices =
-      inspector === null || format === null ? [] : examples.flatMap((example) => inspector.inspect(example, format));
-    yield { examples, problems, notices, bytesRead, layout: { format, container, compression } };
+    for (let first = 0; first === 0 || first < records.length; first += EXAMPLES_AT_ONCE) {
+      const { examples, problems } = parser.parse(records.slice(first, first + EXAMPLES_AT_ONCE));
+      const { format } = parser;
+      const notices =
+        inspector === null || format === null ? [] : examples.flatMap((example) => inspector.inspect(example, format));
+      yield { examples, problems, notices, bytesRead, layout: { format, container, compression } };
+    }
   }
 }
 

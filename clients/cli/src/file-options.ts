@@ -19,7 +19,7 @@ export interface FileOptions {
   readonly columns: DatasetColumns | undefined;
 }
 
-export const CONTAINERS = {
+const CONTAINERS = {
   jsonl: DatasetContainer.DATASET_CONTAINER_JSONL,
   json: DatasetContainer.DATASET_CONTAINER_JSON,
   csv: DatasetContainer.DATASET_CONTAINER_CSV,

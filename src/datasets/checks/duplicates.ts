@@ -7,9 +7,6 @@ const FIRST_SLOTS = 2 ** 12;
 const MAX_SLOTS = 2 ** 22;
 const MAX_LOAD = 0.875;
 
-/** Examples that are remembered at most. */
-export const MAX_REMEMBERED = MAX_SLOTS * MAX_LOAD;
-
 /** The first 64 bits of SHA-256 over everything that is learned from. */
 function hashOf(content: ExampleContent): Buffer {
   const bytes =
@@ -23,7 +20,7 @@ function hashOf(content: ExampleContent): Buffer {
 }
 
 /**
- * Remembers examples by 64 bits of their hash: two different ones among the four million that fit are taken for the same with a chance of
+ * Remembers examples by 64 bits of their hash: two different ones among the 3.7 million that fit are taken for the same with a chance of
  * one in a million. Once full, later examples are compared with those remembered, and are not remembered themselves.
  */
 export class DuplicateFinder {
@@ -40,6 +37,7 @@ export class DuplicateFinder {
     const slot = this.#slotOf(low, high);
     const found = this.#lines[slot] as number;
     if (found !== 0) return found;
+    // At most 3,670,016 examples are remembered.
     if (this.#count >= this.#lines.length * MAX_LOAD) {
       if (this.#lines.length >= MAX_SLOTS) return null;
       this.#grow();

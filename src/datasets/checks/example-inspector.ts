@@ -49,6 +49,8 @@ export class ExampleInspector {
     const { messages } = content;
     for (const [index, message] of messages.entries()) {
       if (notices.length >= MAX_NOTICES) break;
+      // The question that a text has not.
+      if (format === 'text' && message.role === 'user') continue;
       const place = (): string => this.#places.of(line, format, messages, index);
       const add = (description: string, reason: string): void => {
         notices.push({ field: place(), description, reason });

@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream';
 import { CsvError, type Info, parse } from 'csv-parse';
 import { MAX_EXAMPLE_BYTES } from '../limits.ts';
+import { parseJson } from '../parse-json.ts';
 import { ContainerError } from './container-error.ts';
 import type { Delimiter } from './csv-header.ts';
 import { type FileRecord, problemRecord } from './records.ts';
@@ -52,12 +53,12 @@ function headerOf(record: readonly Uint8Array[]): string[] {
 function cellOf(name: string, text: string, number: number): unknown {
   if (text === '' && OPTIONAL_COLUMNS.has(name)) return undefined;
   if (!JSON_COLUMNS.has(name)) return text;
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    const description = `expected JSON in the column ${name}, found text that is none (${(error as Error).message})`;
-    return problemRecord(number, description, 'NOT_JSON');
-  }
+  const parsed = parseJson(text);
+  if ('value' in parsed) return parsed.value;
+  const { description, reason } = parsed.flaw;
+  const where = `in the column ${name}`;
+  if (reason !== 'NOT_JSON') return problemRecord(number, `${where}: ${description}`, reason);
+  return problemRecord(number, `expected JSON ${where}, found text that is none (${description})`, reason);
 }
 
 const isProblem = (value: unknown): value is FileRecord =>
@@ -93,6 +94,7 @@ export async function* csvRecords(
   delimiter: Delimiter,
   fieldOf: (column: string) => string,
 ): AsyncGenerator<FileRecord[], void, undefined> {
+  let parsedLines = 0;
   const parser = parse({
     delimiter,
     // Cells as bytes: the parser would replace what is no UTF-8.
@@ -101,11 +103,17 @@ export async function* csvRecords(
     max_record_size: MAX_EXAMPLE_BYTES,
     relax_column_count: true,
     skip_empty_lines: true,
+    // At once, while the records themselves arrive later, or not at all where an error comes first.
+    on_record: (record, context) => {
+      parsedLines = context.lines;
+      return record;
+    },
   });
   const source = Readable.from(bytes, { objectMode: false });
   source.on('error', (error) => parser.destroy(error));
   source.pipe(parser);
   let names: string[] | null = null;
+
   let records: FileRecord[] = [];
   let lines = 0;
   try {
@@ -123,7 +131,7 @@ export async function* csvRecords(
     }
   } catch (error) {
     yield records;
-    throw error instanceof CsvError ? wrongSyntax(error, lines) : error;
+    throw error instanceof CsvError ? wrongSyntax(error, parsedLines) : error;
   } finally {
     source.destroy();
     parser.destroy();

@@ -27,6 +27,11 @@ export class LineSplitter implements RecordSplitter {
     const lines: FileRecord[] = [];
     let start = 0;
     for (let end = piece.indexOf(NEWLINE); end >= 0; end = piece.indexOf(NEWLINE, start)) {
+      if (end === start && this.#pending === 0) {
+        this.#number += 1;
+        start = end + 1;
+        continue;
+      }
       this.#keep(piece.subarray(start, end));
       lines.push(...this.#take());
       start = end + 1;

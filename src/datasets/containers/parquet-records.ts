@@ -11,7 +11,8 @@ import {
   type RowGroup,
   snappyUncompress,
 } from 'hyparquet';
-import { MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS } from '../limits.ts';
+import { parquetHeader } from 'hyparquet/src/column.js';
+import { MAX_COLUMN_VALUES, MAX_FOOTER_BYTES, MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS } from '../limits.ts';
 import { ContainerError } from './container-error.ts';
 import { type FileRecord, problemRecord } from './records.ts';
 import { decodeUtf8, NOT_UTF8 } from './text-decoder.ts';
@@ -78,7 +79,7 @@ function boundedCompressors(): { readonly compressors: Compressors; readonly res
 }
 
 function rowGroupTooLarge(found: string): ContainerError {
-  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed and ${MAX_ROW_GROUP_ROWS} rows, found ${found}; write the file with a smaller row_group_size`;
+  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed, ${MAX_ROW_GROUP_ROWS} rows and ${MAX_COLUMN_VALUES} values in a column, found ${found}; write the file with a smaller row_group_size`;
   return new ContainerError('ROW_GROUP_TOO_LARGE', description);
 }
 
@@ -99,6 +100,38 @@ function checkRowGroup({ num_rows, columns }: RowGroup): number {
   const bytes = columns.reduce((sum, { meta_data }) => sum + Number(meta_data?.total_uncompressed_size ?? 0), 0);
   if (bytes > MAX_ROW_GROUP_BYTES) throw rowGroupTooLarge(`${Math.ceil(bytes / MEBIBYTE)} MiB`);
   return rows;
+}
+
+/**
+ * Looks at the head of every page before any is decoded: the number of values in it decides what a decoder allocates, and a few bytes can
+ * state any number.
+ */
+async function checkPages(file: AsyncBuffer, { columns }: RowGroup, read: readonly string[]): Promise<void> {
+  for (const { meta_data: column } of columns) {
+    if (column === undefined || !read.includes(column.path_in_schema[0] ?? '')) continue;
+    const start = Number(column.dictionary_page_offset || column.data_page_offset);
+    const buffer = await file.slice(start, start + Number(column.total_compressed_size));
+    const reader = { view: new DataView(buffer), offset: 0 };
+    let values = 0;
+    while (reader.offset < buffer.byteLength - 1) {
+      const head = parquetHeader(reader);
+      const page = head.data_page_header ?? head.data_page_header_v2 ?? head.dictionary_page_header;
+      if (!(head.compressed_page_size >= 0)) throw new Error('a page has no size');
+      values += Math.max(page?.num_values ?? 0, head.data_page_header_v2?.num_rows ?? 0);
+      if (values > MAX_COLUMN_VALUES)
+        throw rowGroupTooLarge(`${values} values in the column ${column.path_in_schema.join('.')}`);
+      reader.offset += head.compressed_page_size;
+    }
+  }
+}
+
+/** The index stands at the end, and says itself how long it is. */
+async function checkFooter(file: AsyncBuffer): Promise<void> {
+  if (file.byteLength < 12) throw new Error('the file is too short');
+  const length = new DataView(await file.slice(file.byteLength - 8, file.byteLength)).getUint32(0, true);
+  if (length <= MAX_FOOTER_BYTES) return;
+  const description = `expected an index of at most ${MAX_FOOTER_BYTES / MEBIBYTE} MiB, found ${length} bytes; write fewer row groups or columns`;
+  throw new ContainerError('NOT_PARQUET', description);
 }
 
 /** Values as JSON would have them. Null is what an absent field looks like in Parquet: it is left out of objects. */
@@ -165,12 +198,14 @@ export async function* parquetRecords(
   try {
     const file = bufferOf(handle, (await handle.stat()).size);
     const parsers = { stringFromBytes: (bytes: Uint8Array) => bytes && (decodeUtf8(bytes) ?? NOT_TEXT) };
+    await checkFooter(file);
     const metadata = await parquetMetadataAsync(file, { geoparquet: false });
     const columns = columnsOf(metadata, ignored);
     const { compressors, reset } = boundedCompressors();
     let first = 0;
     for (const group of metadata.row_groups) {
       const rowEnd = first + checkRowGroup(group);
+      await checkPages(file, group, columns);
       reset();
       const options = {
         file,

@@ -58,8 +58,8 @@ export function readRounds(example: Fields, issues: Issues): Message[] {
   ];
 }
 
-/** `{"text"}`: every token is learned. An answer to nothing, which the template `concat-eos` renders as the text and the end token. */
+/** `{"text"}`: every token is learned. An answer to an empty question, which the template `concat-eos` renders as the text and the end token. */
 export function readText(example: Fields, issues: Issues): Message[] {
   checkKeys(example, '', TEXT, issues);
-  return [messageOf('assistant', textField(example, 'text', issues))];
+  return promptCompletionMessages('', textField(example, 'text', issues));
 }
