@@ -17,7 +17,7 @@ const bytesOf = (array: Uint32Array | Int32Array): Uint8Array =>
  * What an example is known by, whatever its place, template or tokenizer: the first 8 bytes of the SHA-256 of its messages as JSON, or of its
  * ids and labels.
  */
-export function exampleHash(content: ExampleContent): Buffer {
+function exampleHash(content: ExampleContent): Buffer {
   const bytes =
     content.kind === 'tokens'
       ? Buffer.concat([Buffer.from('tokens'), bytesOf(content.inputIds), bytesOf(content.labels)])

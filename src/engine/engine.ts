@@ -204,7 +204,7 @@ export interface MemoryEstimate {
 }
 
 /** What packing makes of the training examples. */
-export interface PackingEstimate {
+interface PackingEstimate {
   /** Of an epoch. */
   readonly sequences: number;
   /** Share of the sequences' places that tokens take. */

@@ -12,7 +12,7 @@ export const HEADER_BYTES = 128;
 /** Of a token: its id and its label. */
 export const TOKEN_BYTES = 8;
 /** Of an example's end, and of its hash. */
-export const NUMBER_BYTES = 8;
+const NUMBER_BYTES = 8;
 /** Bytes read at once. */
 const PIECE = 2 ** 20;
 
@@ -31,7 +31,7 @@ export interface TokenFileHeader {
 }
 
 /** A file that is not whole, or is no token file. */
-export class TokenFileError extends Error {
+class TokenFileError extends Error {
   override readonly name = 'TokenFileError';
 }
 

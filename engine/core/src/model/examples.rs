@@ -52,19 +52,20 @@ pub trait Examples: Send + Sync {
         }
         self.check_layout(what)?;
         let vocabulary = config.vocab_size;
+        // Whole examples at a time, several numbers at once; places are looked for where there is something to tell.
+        let outside = |number: u32| number as usize >= vocabulary;
+        let unknown = |label: i32| label != IGNORED_LABEL && outside(label as u32);
         for index in 0..self.len() {
             let (ids, labels) = self.example(index);
-            if let Some(position) = ids.iter().position(|id| *id as usize >= vocabulary) {
-                let id = ids[position];
+            if ids.iter().fold(false, |found, id| found | outside(*id)) {
+                let (position, id) = place(ids, |id| outside(id));
                 let message = format!(
                     "{what} example {index}: id {id} at position {position} is outside the vocabulary of {vocabulary}"
                 );
                 return Err(EngineError::invalid(message));
             }
-            let known =
-                |label: i32| label == IGNORED_LABEL || usize::try_from(label).is_ok_and(|label| label < vocabulary);
-            if let Some(position) = labels.iter().position(|label| !known(*label)) {
-                let label = labels[position];
+            if labels.iter().fold(false, |found, label| found | unknown(*label)) {
+                let (position, label) = place(labels, |label| unknown(label));
                 let message = format!(
                     "{what} example {index}: label {label} at position {position} is neither {IGNORED_LABEL} nor inside the vocabulary of {vocabulary}"
                 );
@@ -87,6 +88,11 @@ pub trait Examples: Send + Sync {
         }
         Ok(())
     }
+}
+
+/// The first number that is meant, and its position; zeros where none is.
+fn place<T: Copy + Default>(numbers: &[T], meant: impl Fn(T) -> bool) -> (usize, T) {
+    numbers.iter().copied().enumerate().find(|(_, number)| meant(*number)).unwrap_or_default()
 }
 
 /// Examples in memory, concatenated. Example i is `[offsets[i], offsets[i + 1])`.

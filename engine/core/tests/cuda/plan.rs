@@ -99,6 +99,22 @@ fn with_own_attention_the_plan_is_exact() {
     }
 }
 
+/// Sequences of two examples each, and one micro-batch of the largest size that was planned.
+#[test]
+fn a_packed_run_on_the_gpu_takes_what_was_planned() {
+    for kind in [NumberType::BF16, NumberType::F32] {
+        let config = TrainConfig { packing_length: Some(800), ..settings(8, 1, 1, Recompute::Layers(2)) };
+        let load =
+            |ops: &CudaOps| Arc::new(BaseModel::load(ops, &model(StoredType::BF16), WeightStorage::Stored).unwrap());
+        let own = Arc::into_inner(open(kind)).map(|ops| Arc::new(ops.without_cudnn())).unwrap();
+        let [found, planned] = run(&own, load(&own), config.clone(), Some([40; 2]));
+        assert_eq!(found, planned, "{kind:?}");
+        let ops = open(kind);
+        let [found, planned] = run(&ops, load(&ops), config, Some([40; 2]));
+        assert!((found as f64 / planned as f64 - 1.0).abs() <= TOLERANCE, "{kind:?}: {found} bytes, planned {planned}");
+    }
+}
+
 /// Some 400 GB of activations: refused before anything is allocated, with the numbers and something that fits.
 #[test]
 fn a_run_that_does_not_fit_on_the_gpu_is_refused_before_it_takes_anything() {
