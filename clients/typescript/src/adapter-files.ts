@@ -124,6 +124,8 @@ export async function receiveAdapter(
         await writeFile(file, announced, chunks).finally(() => file.close());
       }
       await onFolder(target, () => mkdir(target, { recursive: true }));
+      // Old settings beside new weights would look like an adapter.
+      await rm(join(target, 'adapter_config.json'), { force: true });
       for (const name of FILES) await rename(join(writing, name), join(target, name));
     } finally {
       await rm(writing, { recursive: true, force: true });
