@@ -32,6 +32,7 @@ import { createTrainingService, usedByJobs } from './services/training-service.t
 import { openDataFolder } from './store/data-folder.ts';
 import { openDatabase } from './store/database.ts';
 import { createRequestLog } from './store/sqlite-request-log.ts';
+import { WritingFolders } from './store/writing-folders.ts';
 import { packageVersion } from './version.ts';
 
 /** A server that is ready to start. */
@@ -100,6 +101,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const database = openDatabase(folder.databaseFile);
   parts.add(() => database.close());
   const requestLog = createRequestLog(database);
+  const writing = new WritingFolders(database);
+  await writing.removeLeftovers();
 
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
@@ -159,6 +162,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     maxMessageBytes: options.maxMessageBytes,
     modelRoots: options.modelRoots,
     exportRoots: options.exportRoots,
+    writing,
     jobCounts: async () => {
       const unfinished = await jobs.unfinished();
       const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
@@ -178,7 +182,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const { maxDatasetBytes } = options;
   rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
   const { maxAdapterBytes, exportRoots } = options;
-  const merge = { engine, models: registry, exportRoots };
+  const merge = { engine, models: registry, exportRoots, writing };
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };

@@ -6,6 +6,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import { checkNewFolder, checkPath } from '../models/allowed-path.ts';
 import { sync } from '../store/durable-folders.ts';
 import { NewFolder } from '../store/new-folder.ts';
+import type { WritingFolders } from '../store/writing-folders.ts';
 
 /** The settings of an adapter. */
 export const CONFIG_FILE = 'adapter_config.json';
@@ -66,8 +67,9 @@ export async function copyToPath(
   folder: string,
   path: string,
   roots: readonly string[],
+  writing: WritingFolders,
 ): Promise<{ readonly path: string; readonly sizeBytes: number }> {
-  await using written = await NewFolder.open(await checkNewFolder(path, roots));
+  await using written = await NewFolder.open(await checkNewFolder(path, roots), writing);
   for (const name of await adapterFileNames(folder)) {
     await copyFile(join(folder, name), join(written.path, name), constants.COPYFILE_FICLONE);
   }

@@ -8,6 +8,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
 import type { TemplateIdentity } from '../prompt/renderer.ts';
 import { isTaken, makeWritingFolder, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
+import { WritingFolders } from '../store/writing-folders.ts';
 import { aboutAdapter, adapterExists, adapterInUse, adapterNotFound, checkBaseHash } from './adapter-errors.ts';
 import { copyFromPath, copyToPath, syncAdapterFiles } from './adapter-files.ts';
 import { AdapterRows } from './adapter-rows.ts';
@@ -100,11 +101,13 @@ const NO_ORIGIN: AdapterMetadata = {
 class SqliteAdapterStore implements ManagedAdapterStore {
   readonly #options: AdapterStoreOptions;
   readonly #rows: AdapterRows;
+  readonly #writing: WritingFolders;
   readonly #loaded = new LoadedAdapters();
 
   constructor(options: AdapterStoreOptions) {
     this.#options = options;
     this.#rows = new AdapterRows(options.database, options.folder);
+    this.#writing = new WritingFolders(options.database);
   }
 
   has(name: string): boolean {
@@ -174,7 +177,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
   }
 
   async export(adapter: string, path: string): ReturnType<ManagedAdapterStore['export']> {
-    return copyToPath(this.get(adapter).folder, path, this.#options.exportRoots);
+    return copyToPath(this.get(adapter).folder, path, this.#options.exportRoots, this.#writing);
   }
 
   async delete(adapter: string): Promise<void> {

@@ -5,6 +5,7 @@ import { checkNewFolder } from '../models/allowed-path.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
 import { NewFolder } from '../store/new-folder.ts';
+import type { WritingFolders } from '../store/writing-folders.ts';
 import { aboutAdapter, checkBaseHash } from './adapter-errors.ts';
 import { isForOtherBase, type StoredAdapter } from './adapter-store.ts';
 
@@ -13,6 +14,7 @@ export interface MergeDependencies {
   readonly models: Pick<ModelRegistry, 'get' | 'checkFiles'>;
   /** Folders that clients may have written to. */
   readonly exportRoots: readonly string[];
+  readonly writing: WritingFolders;
 }
 
 interface MergeSpec {
@@ -35,7 +37,7 @@ function mergeWarnings({ dequantizedFrom, hasTokenizer }: MergedModel, base: str
  * @throws LuthierError PATH_NOT_ALLOWED, those of `NewFolder.open`, ADAPTER_MISMATCH, MODEL_UNSUPPORTED, STORAGE_FULL
  */
 export async function mergeAdapter(
-  { engine, models, exportRoots }: MergeDependencies,
+  { engine, models, exportRoots, writing }: MergeDependencies,
   { adapter, baseModel, loadIn, format, path }: MergeSpec,
 ): Promise<{ readonly path: string; readonly sizeBytes: number; readonly warnings: readonly string[] }> {
   const asked = baseModel === '' ? adapter.baseModel : baseModel;
@@ -48,7 +50,7 @@ export async function mergeAdapter(
     contentHash: isForOtherBase(adapter) ? null : metadata.contentHash,
     storage: weightStorage(loadIn, metadata),
   };
-  await using written = await NewFolder.open(await checkNewFolder(path, exportRoots));
+  await using written = await NewFolder.open(await checkNewFolder(path, exportRoots), writing);
   const merged = await engine.mergeAdapter(base, adapter.folder, format, written.path).catch((error: unknown) => {
     throw aboutAdapter(error, adapter.folder, adapter.name);
   });

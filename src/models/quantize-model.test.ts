@@ -13,15 +13,18 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { EngineError } from '../engine/errors.ts';
 import { createFakeEngine, type FakeEngineOptions } from '../engine/fake.ts';
+import { openDatabase } from '../store/database.ts';
+import { WritingFolders } from '../store/writing-folders.ts';
 import { quantizeModel } from './quantize-model.ts';
 
 function setUp(options: FakeEngineOptions = {}) {
   const root = realpathSync(mkdtempSync(join(tmpdir(), 'luthier-quantize-')));
   onTestFinished(() => rmSync(root, { recursive: true, force: true }));
   const [engine, controller] = [createFakeEngine(options), new AbortController()];
-  const start = (path: string) =>
-    quantizeModel({ engine, base: '/base', storage: 'int8', path, roots: [root], signal: controller.signal });
-  return { root, controller, start };
+  const writing = new WritingFolders(openDatabase(':memory:'));
+  const given = { engine, base: '/base', storage: 'int8', roots: [root], writing, signal: controller.signal } as const;
+  const start = (path: string) => quantizeModel({ ...given, path });
+  return { root, controller, writing, start };
 }
 
 async function events(stream: ReturnType<typeof quantizeModel>) {
@@ -95,6 +98,20 @@ test('an abort ends the work, which is waited for, and leaves nothing behind', a
   gate.resolve();
   await expect(stream).rejects.toMatchObject({ code: 'CANCELLED' });
   expect(readdirSync(root)).toEqual([]);
+});
+
+test('the next server deletes what one that ended at once left behind', async () => {
+  const gate = Promise.withResolvers<void>();
+  const { root, start, writing, controller } = setUp({ beforeQuantize: () => gate.promise });
+  const stream = events(start('out'));
+  await expect.poll(() => readdirSync(root)).toEqual([expect.stringMatching(/^\.writing-/)]);
+  mkdirSync(join(root, '.writing-another'));
+  // As at its start.
+  await writing.removeLeftovers();
+  expect(readdirSync(root)).toEqual(['.writing-another']);
+  controller.abort();
+  gate.resolve();
+  await expect(stream).rejects.toMatchObject({ code: 'CANCELLED' });
 });
 
 test('leaving the loop ends the work', async () => {

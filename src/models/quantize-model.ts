@@ -2,6 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Engine, WeightStorage } from '../engine/engine.ts';
 import { QuantizeModelResponse } from '../gen/luthier/v1/model_service.ts';
 import { NewFolder } from '../store/new-folder.ts';
+import type { WritingFolders } from '../store/writing-folders.ts';
 import { checkNewFolder } from './allowed-path.ts';
 
 /** Between two reports. */
@@ -15,6 +16,7 @@ export interface QuantizeOptions {
   /** The folder to write, as a client named it, and the folders under which it may lie. */
   readonly path: string;
   readonly roots: readonly string[];
+  readonly writing: WritingFolders;
   readonly signal: AbortSignal;
 }
 
@@ -25,7 +27,7 @@ export interface QuantizeOptions {
  */
 export async function* quantizeModel(options: QuantizeOptions): AsyncGenerator<QuantizeModelResponse> {
   const { engine, base, storage, signal } = options;
-  await using written = await NewFolder.open(await checkNewFolder(options.path, options.roots));
+  await using written = await NewFolder.open(await checkNewFolder(options.path, options.roots), options.writing);
   const run = engine.quantizeModel(base, storage, written.path);
   const finished = run.finished;
   // Whoever awaits it below reports its failure.

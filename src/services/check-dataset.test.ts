@@ -5,7 +5,9 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import { openDatasetStore } from '../datasets/dataset-store.ts';
-import { prepareExamples } from '../datasets/prepare-examples.ts';
+import { type PreparationSpec, prepareExamples } from '../datasets/prepare-examples.ts';
+import { openTokenCache } from '../datasets/token-cache.ts';
+import { readExamples } from '../engine/fake-examples.ts';
 import {
   DatasetColumns,
   DatasetCompression,
@@ -74,7 +76,14 @@ async function setUp(signal: AbortSignal = new AbortController().signal) {
     return last.value;
   };
 
-  return { service, context, datasets, registry, upload, check, report, files, folder: store.folder };
+  const tokenCache = await openTokenCache({ folder: join(folder, 'tokens'), maxBytes: 0, logger: silent });
+  /** The examples of a run. */
+  const prepared = async (spec: PreparationSpec) => {
+    const openDataset = (name: string) => datasets.open(name);
+    const { train, release } = await prepareExamples({ registry, openDataset, tokenCache }, spec, signal);
+    return readExamples(train).finally(release);
+  };
+  return { service, context, datasets, registry, upload, check, report, prepared, files, folder: store.folder };
 }
 
 const PAIR = '{"prompt":"a","completion":"b"}';
@@ -192,14 +201,13 @@ describe('counts', () => {
   const rounds = JSON.stringify({ query: 'c', response: 'd', history: [['a', 'x'.repeat(60)]] });
 
   it('what each policy would lose is what preparing a run with it loses', async () => {
-    const { upload, report, datasets, registry, context } = await setUp();
+    const { upload, report, prepared } = await setUp();
     for (const text of [`${PAIR}\n${long}\n${PAIR}\n`, `${rounds}\n${rounds.replace('"d"', '"e"')}\n`]) {
       const { name } = await upload(text);
       const prepare = async (overLength: 'truncate' | 'drop' | 'drop_rounds', maxSeqLength: number) => {
         const spec = { dataset: name, evalDataset: '', validationSplit: 0, trainOn: 'assistant', ...TUTORIAL } as const;
-        const openDataset = (dataset: string) => datasets.open(dataset);
-        return prepareExamples({ registry, openDataset }, { ...spec, overLength, maxSeqLength }, context.signal)
-          .then(({ train }) => train.inputIds.length)
+        return prepared({ ...spec, overLength, maxSeqLength })
+          .then(({ inputIds }) => inputIds.length)
           .catch(() => 0);
       };
       const whole = await prepare('drop', 128);
@@ -260,7 +268,7 @@ describe('what is stored', () => {
       'ZSTD',
     ],
   ] as const)('%s stays as it was sent, and a run reads it', async (_, bytes, file, container, compression) => {
-    const { upload, datasets, registry, folder, context } = await setUp();
+    const { upload, prepared, folder } = await setUp();
     const dataset = await upload(bytes, { datasetId: 'd' });
     const expected = DatasetCompression[`DATASET_COMPRESSION_${compression}`];
     expect(dataset).toMatchObject({ examples: 2, container, compression: expected, columns: undefined });
@@ -272,10 +280,8 @@ describe('what is stored', () => {
       trainOn: 'assistant',
       ...TUTORIAL,
     } as const;
-    const openDataset = (name: string) => datasets.open(name);
-    const more = { overLength: 'error', maxSeqLength: 0 } as const;
-    const { train } = await prepareExamples({ registry, openDataset }, { ...spec, ...more }, context.signal);
-    expect(train.offsets).toHaveLength(3);
+    const { offsets } = await prepared({ ...spec, overLength: 'error', maxSeqLength: 0 });
+    expect(offsets).toHaveLength(3);
   });
 
   it('columns are kept with the data set', async () => {

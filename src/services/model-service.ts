@@ -16,6 +16,7 @@ import { quantizeModel } from '../models/quantize-model.ts';
 import { TEMPLATE_NAMES } from '../prompt/template-names.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import type { RequestLog } from '../store/request-log.ts';
+import type { WritingFolders } from '../store/writing-folders.ts';
 import { answerOnce } from './answer-once.ts';
 import { modelMessage } from './model-message.ts';
 import { pageByName } from './page-token.ts';
@@ -32,6 +33,7 @@ export interface ModelServiceDependencies {
   readonly maxMessageBytes: number;
   readonly modelRoots: readonly string[];
   readonly exportRoots: readonly string[];
+  readonly writing: WritingFolders;
   readonly jobCounts: () => Promise<{ readonly queued: number; readonly running: number }>;
   readonly activeGenerations: () => number;
 }
@@ -128,8 +130,8 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
       await registry.checkFiles(name);
       const { metadata } = await registry.get(name);
       const storage = quantizedStorage(type);
-      const roots = dependencies.exportRoots;
-      yield* quantizeModel({ engine, base: metadata.path, storage, path, roots, signal });
+      const { exportRoots: roots, writing } = dependencies;
+      yield* quantizeModel({ engine, base: metadata.path, storage, path, roots, writing, signal });
     },
 
     getServerInfo: async () => {

@@ -17,9 +17,15 @@ export async function sync(path: string): Promise<void> {
   }
 }
 
+/** A name that no folder has yet, for one that is being written. */
+export const writingFolderIn = (parent: string): string => join(parent, `${WRITING}${randomUUID()}`);
+
+/** Whether a folder's name is one of those. */
+export const isWritingFolder = (name: string): boolean => name.startsWith(WRITING);
+
 /** A new folder beside the finished ones, to be filled and then moved into place. */
 export async function makeWritingFolder(parent: string): Promise<string> {
-  const folder = join(parent, `${WRITING}${randomUUID()}`);
+  const folder = writingFolderIn(parent);
   await mkdir(folder);
   return folder;
 }

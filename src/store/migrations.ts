@@ -3,6 +3,7 @@ import { DATASET_LAYOUT_COLUMNS, DATASET_TABLE } from '../datasets/dataset-store
 import { JOB_TABLES } from '../jobs/job-store-sqlite.ts';
 import { IMPORTED_MODEL_TABLE } from '../models/imported-models.ts';
 import { REQUEST_TABLE } from './sqlite-request-log.ts';
+import { WRITING_FOLDER_TABLE } from './writing-folders.ts';
 
 /**
  * The database's history: entry n brings version n to version n + 1. Entries are never changed or removed once released; every part
@@ -16,4 +17,5 @@ export const MIGRATIONS: readonly string[] = [
   DATASET_LAYOUT_COLUMNS,
   ADAPTER_FOLDER_COLUMN,
   IMPORTED_MODEL_TABLE,
+  WRITING_FOLDER_TABLE,
 ];

@@ -1,7 +1,8 @@
 import { mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { makeWritingFolder, moveIntoPlace } from './durable-folders.ts';
+import { moveIntoPlace, writingFolderIn } from './durable-folders.ts';
+import type { WritingFolders } from './writing-folders.ts';
 
 const notEmpty = (path: string): LuthierError =>
   new LuthierError(
@@ -50,21 +51,32 @@ export class NewFolder implements AsyncDisposable {
   readonly target: string;
   /** What to fill: empty at first. Files must be written through to the disk. */
   readonly path: string;
+  readonly #writing: WritingFolders;
 
-  private constructor(target: string, path: string) {
+  private constructor(target: string, path: string, writing: WritingFolders) {
     this.target = target;
     this.path = path;
+    this.#writing = writing;
   }
 
   /**
    * @param target Absolute, and allowed to the client that named it. Nothing, or an empty folder, may stand there.
+   * @param writing Knows it until it is finished or disposed of.
    * @throws LuthierError EXPORT_TARGET_NOT_EMPTY, INVALID_REQUEST where the folder above it cannot be made
    */
-  static async open(target: string): Promise<NewFolder> {
+  static async open(target: string, writing: WritingFolders): Promise<NewFolder> {
     await makeParent(target);
     const names = await atPlace(target, () => readdir(target));
     if (names !== null && names.length > 0) throw notEmpty(target);
-    return new NewFolder(target, await makeWritingFolder(dirname(target)));
+    const path = writingFolderIn(dirname(target));
+    writing.add(path);
+    try {
+      await mkdir(path);
+    } catch (error) {
+      writing.remove(path);
+      throw error;
+    }
+    return new NewFolder(target, path, writing);
   }
 
   /** Moves it to its place. @throws LuthierError EXPORT_TARGET_NOT_EMPTY where something came there meanwhile */
@@ -76,5 +88,6 @@ export class NewFolder implements AsyncDisposable {
   /** Deletes what was written, unless it is at its place. */
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.path, { recursive: true, force: true });
+    this.#writing.remove(this.path);
   }
 }

@@ -133,6 +133,8 @@ export async function receiveAdapter(
         await writeFile(file, announced, chunks).finally(() => file.close());
       }
       await onFolder(target, () => mkdir(target, { recursive: true }));
+      // Old settings beside new weights would look like an adapter.
+      await rm(join(target, 'adapter_config.json'), { force: true });
       // The settings last, so that a folder that has them is complete; weights of an earlier adapter would count before these.
       for (const name of FILES) {
         const isHere = files.some((file) => file.name === name);

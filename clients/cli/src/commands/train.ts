@@ -20,12 +20,8 @@ async function train(session: Session, settings: TrainSettings): Promise<number>
     if (!session.json) await printLines(session, [`exported to ${path}`]);
   }
   if (!session.json) {
-    // A server in this process forgets models that were named by path.
-    const base = session.embedded ? `--model ${spec.model}` : '';
-    const command = ['luthier chat --adapter', adapter.replace(/^adapters\//, ''), base, session.reconnect].filter(
-      Boolean,
-    );
-    await printLines(session, [`chat with it: ${command.join(' ')}`]);
+    const command = ['luthier chat --adapter', adapter.replace(/^adapters\//, ''), session.reconnect];
+    await printLines(session, [`chat with it: ${command.filter(Boolean).join(' ')}`]);
   }
   return outcome.exitCode;
 }
