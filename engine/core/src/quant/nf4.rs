@@ -40,11 +40,72 @@ pub fn quantize(values: &[f32], packed: &mut [u8], absmax: &mut [f32]) {
     quantize_blocks(values, packed, absmax);
 }
 
-/// [`quantize_blocks`], compiled for AVX2; each operation is rounded alone, so the bits are the same.
+/// Midpoints that a number is compared with, one after another: each halves what is left of the sixteen codes. Step k's is found by the k bits
+/// of the code that are known.
+#[cfg(target_arch = "x86_64")]
+const STEPS: [[f32; 8]; 4] = steps();
+
+#[cfg(target_arch = "x86_64")]
+const fn steps() -> [[f32; 8]; 4] {
+    let mut steps = [[0.0; 8]; 4];
+    let mut step = 0;
+    while step < 4 {
+        let mut known = 0;
+        while known < 1 << step {
+            steps[step][known] = MIDPOINTS[(2 * known + 1) * (8 >> step) - 1];
+            known += 1;
+        }
+        step += 1;
+    }
+    steps
+}
+
+/// As [`quantize_blocks`]; each operation is rounded alone, so the bits are the same.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn quantize_avx2(values: &[f32], packed: &mut [u8], absmax: &mut [f32]) {
-    quantize_blocks(values, packed, absmax);
+    use std::arch::x86_64::*;
+    // SAFETY: eight numbers each.
+    let steps = STEPS.map(|step| unsafe { _mm256_loadu_ps(step.as_ptr()) });
+    let load = |eight: &[f32; 8]| unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+    let (blocks, partial) = values.as_chunks::<BLOCK>();
+    let (packed, packed_partial) = packed.split_at_mut(blocks.len() * BLOCK / 2);
+    let (absmax, absmax_partial) = absmax.split_at_mut(blocks.len());
+    for ((values, packed), absmax) in blocks.iter().zip(packed.as_chunks_mut::<{ BLOCK / 2 }>().0).zip(absmax) {
+        let eights = values.as_chunks::<8>().0;
+        let magnitude = _mm256_set1_epi32(0x7fff_ffff);
+        let largest = eights.iter().fold(_mm256_setzero_si256(), |largest, eight| {
+            _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(eight)), magnitude))
+        });
+        let mut lanes = [0u32; 8];
+        // SAFETY: eight numbers.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), largest) };
+        *absmax = f32::from_bits(lanes.into_iter().max().unwrap_or(0));
+        let factor = _mm256_set1_ps(1.0 / absmax.max(LEAST_SCALE));
+        let codes = |eight: &[f32; 8]| {
+            let scaled = _mm256_mul_ps(load(eight), factor);
+            steps.iter().fold(_mm256_setzero_si256(), |code, step| {
+                let midpoint = _mm256_permutevar8x32_ps(*step, code);
+                let above = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(scaled, midpoint));
+                // A comparison that holds is −1.
+                _mm256_sub_epi32(_mm256_add_epi32(code, code), above)
+            })
+        };
+        // Pairs of 32 codes, the first of each pair in the high half of 16 bits' low byte.
+        let pairs = |eights: &[[f32; 8]]| {
+            let low = _mm256_packs_epi32(codes(&eights[0]), codes(&eights[1]));
+            let high = _mm256_packs_epi32(codes(&eights[2]), codes(&eights[3]));
+            // Packing works on each half of a vector alone: groups of four codes are put back in order.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+            _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x0110))
+        };
+        let bytes = _mm256_packus_epi16(pairs(&eights[..4]), pairs(&eights[4..]));
+        let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes);
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(packed.as_mut_ptr().cast(), bytes) };
+    }
+    quantize_blocks(partial, packed_partial, absmax_partial);
 }
 
 #[inline(always)]

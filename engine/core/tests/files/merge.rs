@@ -355,7 +355,13 @@ fn families_with_llamas_names_are_merged_with_all_they_have() {
     }
 }
 
-/// Every tensor of a family's folder, and rope's table as it was; the adapter's parts of fused layers are in their rows.
+/// Where a test's files are written: `LUTHIER_PARITY_OUT`, where that is a folder.
+fn kept(folder: &Folder) -> PathBuf {
+    std::env::var_os("LUTHIER_PARITY_OUT").map_or(folder.0.clone(), PathBuf::from)
+}
+
+/// Every tensor of a family's folder, and rope's table as it was; the adapter's parts of fused layers are in their rows. With `LUTHIER_PARITY_OUT`,
+/// a folder, they stay there, for `test/parity/check_merged_families.py`.
 #[test]
 fn families_with_fused_layers_are_merged_under_their_own_names() {
     for (family, adapter, fused) in [
@@ -365,8 +371,9 @@ fn families_with_fused_layers_are_merged_under_their_own_names() {
         ("baichuan-13b", "init_adapter", "model.layers.1.self_attn.W_pack.weight"),
         ("chatglm3", "init_adapter", "transformer.encoder.layers.1.self_attention.query_key_value.weight"),
     ] {
-        let (folder, family) = (Folder::new(&format!("merge-{family}-{adapter}")), golden(family));
-        let (base, adapter, out) = (family.join("model"), family.join(adapter), folder.0.join("out"));
+        let case = format!("{family}-{adapter}");
+        let (folder, family) = (Folder::new(&format!("merge-{case}")), golden(family));
+        let (base, adapter, out) = (family.join("model"), family.join(adapter), kept(&folder).join(&case));
         std::fs::create_dir_all(&out).unwrap();
         let (storage, format) = (WeightStorage::Stored, MergeFormat::SafetensorsF16);
         let request =

@@ -1,7 +1,7 @@
 //! Every family of models beside transformers, over `golden/families/`, which `test/parity/make_family_goldens.py` writes: logits, a training run,
 //! and greedy tokens before and after it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use luthier_core::load;
@@ -13,6 +13,7 @@ use luthier_core::model::{
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::ops::{Ops, View};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 use crate::cached::every_prefix;
 use crate::curve::every_step;
@@ -140,4 +141,36 @@ fn an_adapter_of_w_pack_is_read_and_written() {
     assert_eq!(read.modules, adapter.modules);
     same_logits("w_pack, written", &logits(&ops, &golden, Some(&read), &ids), &expected);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Parts of a fused layer that were trained apart, each with an A of its own, are written as one adapter of the layer. With `LUTHIER_PARITY_OUT`, a
+/// folder, it stays there with our logits, for `test/parity/check_fused_adapters.py` to load into PEFT.
+#[test]
+fn parts_trained_apart_are_joined_in_files() {
+    let kept = std::env::var_os("LUTHIER_PARITY_OUT").map(PathBuf::from);
+    let temporary = std::env::temp_dir().join(format!("luthier-joined-{}", std::process::id()));
+    for case in ["baichuan-7b", "baichuan2-7b"] {
+        let (golden, ops) = (Golden::open(&format!("families/{case}")), Arc::new(CpuOps::<f32>::new(2)));
+        let trained = every_step(ops.clone(), &golden);
+        let path = |name: &str| format!("model.layers.1.self_attn.{name}");
+        assert_ne!(trained.modules[&path("q_proj")].a, trained.modules[&path("v_proj")].a);
+        let (ids, _) = golden_logits(&golden, "logits");
+        let expected = logits(&*ops, &golden, Some(&trained), &ids);
+        let folder = kept.as_deref().unwrap_or(&temporary).join(case);
+        std::fs::create_dir_all(&folder).unwrap();
+        write_adapter(&folder, &trained).unwrap();
+        let targets = ["o_proj", "gate_proj", "up_proj", "down_proj", "W_pack"];
+        assert_eq!(read_adapter_info(&folder).unwrap().target_modules, targets);
+        let files = load::open(&golden.folder.join("model")).unwrap();
+        let read = read_adapter(&folder, files.config(), None).unwrap().0;
+        same_logits(case, &logits(&*ops, &golden, Some(&read), &ids), &expected);
+        if kept.is_some() {
+            let bytes: Vec<u8> = expected.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+            let view = TensorView::new(Dtype::F32, vec![ids.len(), expected.len() / ids.len()], &bytes).unwrap();
+            serialize_to_file([("logits", view)], None, &folder.join("logits.safetensors")).unwrap();
+        }
+    }
+    if kept.is_none() {
+        std::fs::remove_dir_all(&temporary).unwrap();
+    }
 }
