@@ -160,7 +160,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
         baseModel,
         info,
         origin: { ...origin, baseModelHash },
-        templateVersion: '',
+        templateVersion: carriedVersion(origin),
         trainingJob: '',
       });
       return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
@@ -231,6 +231,16 @@ class SqliteAdapterStore implements ManagedAdapterStore {
       throw error;
     }
     return adapter;
+  }
+}
+
+/** The version that an adapter's template file names; empty where it carries none. */
+function carriedVersion({ template }: AdapterMetadata): string {
+  try {
+    const { version } = JSON.parse(template) as { version?: unknown };
+    return typeof version === 'string' ? version : '';
+  } catch {
+    return '';
   }
 }
 
