@@ -164,7 +164,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
       const { name: baseModel, metadata } = base.registered;
       // Where another base was accepted, that is the one it is used with from now on.
       const baseModelHash = origin.baseModelHash === '' ? '' : metadata.contentHash;
-      const facts = { baseModel, info, origin: { ...origin, baseModelHash }, templateVersion: '', trainingJob: '' };
+      const facts = { baseModel, info, origin: { ...origin, baseModelHash }, templateVersion: carriedVersion(origin), trainingJob: '' };
       const adapter = await this.#add(folder, id, facts, overwrite);
       return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
     } finally {
@@ -265,6 +265,16 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     }
     if (replaced !== null) await removeFolder(replaced.folder);
     return adapter;
+  }
+}
+
+/** The version that an adapter's template file names; empty where it carries none. */
+function carriedVersion({ template }: AdapterMetadata): string {
+  try {
+    const { version } = JSON.parse(template) as { version?: unknown };
+    return typeof version === 'string' ? version : '';
+  } catch {
+    return '';
   }
 }
 

@@ -163,6 +163,20 @@ describe.each([
   });
 });
 
+describe('mistral, where the tokenizer puts its own space behind control tokens', async () => {
+  const tokenizer = await llama2With({ 31993: '[INST]', 31994: '[/INST]' });
+  const renderer = createRenderer(tokenizer, 'mistral');
+
+  it.each(golden.mistral)("has the ids of mistral-common's third tokenizer: $rounds", ({ rounds, ids }) => {
+    const messages = messagesOf({ rounds });
+    expect([...renderer.renderPrompt(messages.slice(0, -1)).inputIds]).toEqual(ids);
+    const { labels } = renderer.renderTraining(messages, { trainOn: 'last' });
+    const answer = rounds.at(-1)?.[1] ?? '';
+    const learned = [...labels].filter((label) => label !== IGNORED_LABEL);
+    expect(learned).toEqual([...tokenizer.encode(answer), tokenizer.eosTokenId]);
+  });
+});
+
 describe('mistral', () => {
   const tokenizer = presetTokenizer('mistral');
   const renderer = createRenderer(tokenizer, 'mistral');

@@ -81,6 +81,18 @@ function endOf(template: string, tokenizer: Tokenizer, parts: readonly PatternPa
   return { text, id: match.id };
 }
 
+/**
+ * Some tokenizers put a space of their own in front of text behind a control token. Published texts have a blank there for the others; with such a
+ * tokenizer it is left out, or there would be two.
+ */
+function withoutDoubleBlanks(tokenizer: Tokenizer, text: string): string {
+  const blanks = tokenizer.findControlTokens(text).flatMap(({ end }) => (text[end] === ' ' ? [end] : []));
+  return blanks.reduceRight((kept, at) => kept.slice(0, at) + kept.slice(at + 1), text);
+}
+
+const spacesAfterControl = (tokenizer: Tokenizer): boolean =>
+  tokenizer.encode('a', { after: 'control' }).join() !== tokenizer.encode('a', { after: 'text' }).join();
+
 /** @throws PromptError where the tokenizer lacks a token of the template */
 export function turnTexts(template: string, tokenizer: Tokenizer, definition: TurnTemplateDefinition): TurnTexts {
   const parts = (pattern: string, ...names: string[]): PatternPart[] => withTokens(template, tokenizer, pattern, names);
@@ -92,6 +104,9 @@ export function turnTexts(template: string, tokenizer: Tokenizer, definition: Tu
   const end = definition.end === null ? null : parts(definition.end);
   const separator = parts(definition.separator);
   checkTokens(template, tokenizer, definition, [system ?? [], user, end ?? [], separator].flatMap(literals));
+  const ownSpaces = spacesAfterControl(tokenizer);
+  const once = (part: PatternPart): PatternPart =>
+    ownSpaces && 'text' in part ? { text: withoutDoubleBlanks(tokenizer, part.text) } : part;
   const [before = '', after = ''] = definition.assistant.split('{content}');
   const last = user.at(-1);
   let trailing = '';
@@ -100,12 +115,18 @@ export function turnTexts(template: string, tokenizer: Tokenizer, definition: Tu
     trailing = last.text.slice(text.length);
     user[user.length - 1] = { text };
   }
+  const opening = user.at(-1);
+  const behindToken =
+    opening !== undefined &&
+    'text' in opening &&
+    tokenizer.findControlTokens(opening.text).at(-1)?.end === opening.text.length;
+  const prefix = trailing + before;
   return {
-    system,
-    user,
-    answerPrefix: trailing + before,
+    system: system === null ? null : system.map(once),
+    user: user.map(once),
+    answerPrefix: ownSpaces && behindToken && prefix.startsWith(' ') ? prefix.slice(1) : prefix,
     answerSuffix: after,
     end: end === null ? null : endOf(template, tokenizer, end),
-    separator: literals(separator).join(''),
+    separator: literals(separator.map(once)).join(''),
   };
 }

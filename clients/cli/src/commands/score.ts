@@ -13,6 +13,7 @@ import {
 import { formatTable } from '../format.ts';
 import type { Io } from '../io.ts';
 import { type PromptOptions, promptOf, withPrompt } from '../prompt-input.ts';
+import { printWarnings } from './adapter-files.ts';
 import { type WeightsOptions, weightsOf, withWeights } from './generate.ts';
 
 interface ScoreFlags extends ConnectionOptions, WeightsOptions, PromptOptions {
@@ -24,6 +25,7 @@ async function score(session: Session, options: ScoreFlags): Promise<void> {
   const weights = await weightsOf(session, options);
   const response = await session.client.scoreTokens({ ...weights, prompt, topLogits: options.topLogits });
   if (session.json) return printJson(session, ScoreTokensResponse, response);
+  await printWarnings(session, response.warnings);
   const rows = response.tokens.map((token) => [
     String(token.tokenId),
     token.logprob === undefined ? '' : token.logprob.toFixed(4),

@@ -220,6 +220,8 @@ export interface ScoreTokensResponse {
   tokens: TokenScore[];
   /** Mean negative log-likelihood of the ids after the first. */
   meanNll: number;
+  /** As GenerationStarted.warnings. */
+  warnings: string[];
 }
 
 /** One scored position. */
@@ -1557,7 +1559,7 @@ export const ScoreTokensRequest: MessageFns<ScoreTokensRequest> = {
 };
 
 function createBaseScoreTokensResponse(): ScoreTokensResponse {
-  return { tokens: [], meanNll: 0 };
+  return { tokens: [], meanNll: 0, warnings: [] };
 }
 
 export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
@@ -1567,6 +1569,9 @@ export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
     }
     if (message.meanNll !== 0) {
       writer.uint32(17).double(message.meanNll);
+    }
+    for (const v of message.warnings) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -1600,6 +1605,14 @@ export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
             message.meanNll = reader.double();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1620,6 +1633,7 @@ export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
         : isSet(object.mean_nll)
         ? globalThis.Number(object.mean_nll)
         : 0,
+      warnings: globalThis.Array.isArray(object?.warnings) ? object.warnings.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -1631,6 +1645,9 @@ export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
     if (message.meanNll !== undefined) {
       obj.meanNll = floatToJson(message.meanNll);
     }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
     return obj;
   },
 
@@ -1641,6 +1658,7 @@ export const ScoreTokensResponse: MessageFns<ScoreTokensResponse> = {
     const message = createBaseScoreTokensResponse();
     message.tokens = object.tokens?.map((e) => TokenScore.fromPartial(e)) || [];
     message.meanNll = object.meanNll ?? 0;
+    message.warnings = object.warnings?.map((e) => e) || [];
     return message;
   },
 };
