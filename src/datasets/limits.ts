@@ -15,7 +15,7 @@ export const MAX_MADE = 2 ** 19;
 export const EXAMPLES_AT_ONCE = 1024;
 
 /** Bytes of a file that are read, decoded and parsed at once. */
-export const READ_BYTES = 256 * 1024;
+export const READ_BYTES = 128 * 1024;
 
 /** A compressed file may grow to this size at any ratio, and beyond it `MAX_EXPANSION` times. */
 export const FREE_EXPANSION_BYTES = 64 * MEBIBYTE;
@@ -37,3 +37,6 @@ export const MAX_FOOTER_BYTES = 16 * MEBIBYTE;
 
 /** Heap of the thread that reads a file. A file that needs more is refused. */
 export const READER_HEAP_MEBIBYTES = 384;
+
+/** Of that, what is new: examples live for a moment only, and room for more of them would only fill with those that are gone. */
+export const READER_YOUNG_MEBIBYTES = 12;

@@ -3,7 +3,7 @@ import { open } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
 import { fileSource } from './containers/read-records.ts';
 import { problemRecord } from './containers/records.ts';
-import { READER_HEAP_MEBIBYTES } from './limits.ts';
+import { READER_HEAP_MEBIBYTES, READER_YOUNG_MEBIBYTES } from './limits.ts';
 import { type FilePiece, type ReadOptions, readExamples } from './read-examples.ts';
 
 /** Files up to this size that are neither compressed nor Parquet take a few milliseconds. */
@@ -60,7 +60,7 @@ async function* readInWorker(
 ): AsyncGenerator<FilePiece, void, undefined> {
   const worker = new Worker(new URL('./read-worker.ts', import.meta.url), {
     workerData: reading,
-    resourceLimits: { maxOldGenerationSizeMb: READER_HEAP_MEBIBYTES },
+    resourceLimits: { maxOldGenerationSizeMb: READER_HEAP_MEBIBYTES, maxYoungGenerationSizeMb: READER_YOUNG_MEBIBYTES },
   });
   const replies: FileReply[] = [];
   let wake = Promise.withResolvers<void>();

@@ -15,6 +15,7 @@ import { ExampleTokenizer, type TokenizedExample } from '../tokenize-examples.ts
 import type { Bucket } from './histogram.ts';
 import { type ProblemKind, ProblemKinds } from './kinds.ts';
 import { type OverLengthEffect, OverLengthEffects } from './over-length-effects.ts';
+import { RememberedRenderings } from './remembered-renderings.ts';
 import { type ExampleLength, TokenCounts, type TokenTotals } from './token-counts.ts';
 
 export interface CheckOptions extends RenderingOptions {
@@ -67,6 +68,7 @@ class Accounts {
   readonly counts = new TokenCounts();
   readonly template: TemplateIdentity | null;
   readonly #pool: RenderPool | null;
+  readonly #remembered: RememberedRenderings | null;
   readonly #whole: ExampleTokenizer;
   readonly #limited: ExampleTokenizer;
   readonly #effects: OverLengthEffects;
@@ -77,8 +79,9 @@ class Accounts {
     this.template = pool?.renderer.template ?? null;
     this.#maxSeqLength = limit.maxSeqLength;
     this.#whole = new ExampleTokenizer(pool, { ...options, ...limit, maxSeqLength: NO_LIMIT, overLength: 'error' });
-    this.#limited = new ExampleTokenizer(pool, { ...options, ...limit });
-    this.#effects = new OverLengthEffects(pool, { ...options, ...limit });
+    this.#remembered = pool === null ? null : new RememberedRenderings(pool);
+    this.#limited = new ExampleTokenizer(this.#remembered, { ...options, ...limit });
+    this.#effects = new OverLengthEffects(this.#remembered, { ...options, ...limit });
   }
 
   /** @throws what the registry throws; LuthierError INVALID_REQUEST */
@@ -106,6 +109,7 @@ class Accounts {
     const long = kept.filter(isLong);
     this.counts.addKept(kept.filter((example) => !isLong(example)));
     if (long.length === 0) return problems;
+    this.#remembered?.remember(long);
     const limited = await this.#limited.tokenize(long.map(({ example }) => example));
     this.counts.addKept(limited.kept);
     await this.#effects.add(long);

@@ -46,11 +46,11 @@ class Effect {
   }
 }
 
-/** Tries every policy on the examples that are too long, and on no others: they are rendered once more for each. */
+/** Tries every policy on the examples that are too long, and on no others. */
 export class OverLengthEffects {
   readonly #effects: readonly Effect[];
 
-  /** @param renderer Null for exact ids, which have no rounds. */
+  /** @param renderer Null for exact ids, which have no rounds. Asked for the same examples by every policy. */
   constructor(renderer: BatchRenderer | null, options: TokenizeOptions) {
     const policies: readonly OverLength[] =
       renderer === null ? ['truncate', 'drop'] : ['truncate', 'drop_rounds', 'drop'];
