@@ -119,6 +119,9 @@ test('files used longest ago go first, those in use never', async () => {
   utimesSync(pathOf('b'), 2, 2);
   // Use makes it the newest.
   await once('a', cache);
+  expect(statSync(pathOf('a')).mtimeMs).toBeGreaterThan(2000);
+  // Clocks stand still for some milliseconds: an order that they cannot change.
+  utimesSync(pathOf('a'), 3, 3);
   const held = await cache.get(key('b'), make, signal);
   await once('c', cache);
   await once('d', cache);
