@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { readExamples } from '../engine/fake-examples.ts';
+import { checkTokenFile } from '../engine/token-file.ts';
 import { openTokenCache } from './token-cache.ts';
 import type { TokenFileWriter } from './token-file-writer.ts';
 import { learnedLabels } from './tokenize-examples.ts';
@@ -64,22 +65,21 @@ test('a file is made once, and found again by the next server', async () => {
   expect(logger.warn).not.toHaveBeenCalled();
 });
 
-test('whichever byte differs, and wherever the file ends, it is made again and said so', async () => {
+test('a broken file is noticed, whichever byte differs and wherever it ends; it is made again and said so', async () => {
   const cache = await open();
   await once('a', cache);
   const whole = readFileSync(pathOf('a'));
-  const broken = [...whole.keys()].map((at) => {
+  const flipped = [...whole.keys()].map((at) => {
     const bytes = Buffer.from(whole);
     bytes.writeUInt8(bytes.readUInt8(at) ^ 0x10, at);
     return bytes;
   });
-  const others = [
-    Buffer.alloc(0),
-    whole.subarray(0, 100),
-    whole.subarray(0, -1),
-    Buffer.concat([whole, Buffer.alloc(1)]),
-  ];
-  for (const bytes of [...broken, ...others]) {
+  for (const [at, bytes] of flipped.entries()) {
+    writeFileSync(pathOf('a'), bytes);
+    await expect(checkTokenFile(pathOf('a'), signal), `byte ${at}`).rejects.toThrow();
+  }
+  const cut = [Buffer.alloc(0), whole.subarray(0, 100), whole.subarray(0, -1), Buffer.concat([whole, Buffer.alloc(1)])];
+  for (const bytes of [...cut, flipped[20] ?? whole, flipped[130] ?? whole]) {
     writeFileSync(pathOf('a'), bytes);
     logger.warn.mockClear();
     expect(await once('a', cache)).toMatchObject({ reused: false });
@@ -119,6 +119,9 @@ test('files used longest ago go first, those in use never', async () => {
   utimesSync(pathOf('b'), 2, 2);
   // Use makes it the newest.
   await once('a', cache);
+  expect(statSync(pathOf('a')).mtimeMs).toBeGreaterThan(2000);
+  // Clocks stand still for some milliseconds: an order that they cannot change.
+  utimesSync(pathOf('a'), 3, 3);
   const held = await cache.get(key('b'), make, signal);
   await once('c', cache);
   await once('d', cache);

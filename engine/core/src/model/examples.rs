@@ -58,14 +58,14 @@ pub trait Examples: Send + Sync {
         for index in 0..self.len() {
             let (ids, labels) = self.example(index);
             if ids.iter().fold(false, |found, id| found | outside(*id)) {
-                let (position, id) = place(ids, |id| outside(id));
+                let (position, id) = place(ids, outside);
                 let message = format!(
                     "{what} example {index}: id {id} at position {position} is outside the vocabulary of {vocabulary}"
                 );
                 return Err(EngineError::invalid(message));
             }
             if labels.iter().fold(false, |found, label| found | unknown(*label)) {
-                let (position, label) = place(labels, |label| unknown(label));
+                let (position, label) = place(labels, unknown);
                 let message = format!(
                     "{what} example {index}: label {label} at position {position} is neither {IGNORED_LABEL} nor inside the vocabulary of {vocabulary}"
                 );
