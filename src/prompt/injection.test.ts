@@ -8,8 +8,7 @@ import {
   packagedFolder,
   tinyTokenizer,
 } from '../../test/fixtures/tokenizers.ts';
-import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
+import { ggufTokenizer } from '../tokenizer/gguf.ts';
 import { loadTokenizer } from '../tokenizer/load.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { createRenderer, TEMPLATE_NAMES } from './create-renderer.ts';
@@ -17,9 +16,7 @@ import type { TemplateDefinition } from './definition.ts';
 import type { Message, Renderer } from './renderer.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(
-  ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }),
-);
+const llama2 = ggufTokenizer({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE });
 const llama3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('llama3') });
 const qwen3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('qwen3') });
 

@@ -26,6 +26,8 @@ export interface SentencePieceDefinition extends TokenizerConventions {
   readonly addedTokens: readonly AddedTokenJson[];
   /** Ids beyond the named ones that text must never produce. */
   readonly turnTokenIds: readonly number[];
+  /** Ids of pieces that text does not become although they are no control tokens. */
+  readonly unreachableTokenIds: readonly number[];
   /** Whether text behind a control token starts anew, with a space in front. */
   readonly prefixAfterControl: boolean;
 }

@@ -4,13 +4,12 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { packagedAsGguf, tinyMetadata, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
-import { BpeTokenizer } from './bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from './gguf.ts';
+import { ggufTokenizer } from './gguf.ts';
 import { loadTokenizer } from './load.ts';
 import { SUPPORTED_PRE_TOKENIZERS } from './pre-tokenizers.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(ggufTokenizerDefinition(packagedAsGguf('llama2')));
+const llama2 = ggufTokenizer(packagedAsGguf('llama2'));
 
 /** Text made of control-token fragments, spaces, many scripts. */
 const nasty = fc
