@@ -1,6 +1,7 @@
 /** What the readers (GGUF, Hugging Face folder) hand to the tokenizer. */
 import type { SentencePieceModel } from './sentencepiece/model.ts';
 import type { AddedTokenJson, TokenizerJson } from './tokenizer-json.ts';
+import type { UnigramTokenizerJson } from './unigram-json.ts';
 
 /** What a model's files say about its tokens, whatever kind of tokenizer it has. */
 export interface TokenizerConventions {
@@ -18,6 +19,11 @@ export interface TokenizerConventions {
 /** A tokenizer in the form of `tokenizer.json`. */
 export interface TokenizerDefinition extends TokenizerConventions {
   readonly json: TokenizerJson;
+}
+
+/** The same with a unigram model. */
+export interface UnigramDefinition extends TokenizerConventions {
+  readonly json: UnigramTokenizerJson;
 }
 
 /** A sentencepiece model and the tokens that its folder adds. */

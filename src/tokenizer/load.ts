@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { TokenizerSource } from '../engine/engine.ts';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
+import type { TokenizerDefinition, UnigramDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
 import { readBytes, readFolderSettings, readJson } from './folder-settings.ts';
 import { ggufTokenizer } from './gguf.ts';
@@ -10,16 +11,21 @@ import { readSentencePieceModel } from './sentencepiece/read-model.ts';
 import { sentencePieceDefinition } from './sentencepiece-folder.ts';
 import { SentencePieceTokenizer } from './sentencepiece-tokenizer.ts';
 import type { Tokenizer } from './tokenizer.ts';
+import { UnigramTokenizer } from './unigram-tokenizer.ts';
 
 /** Names of one format. */
 const SENTENCEPIECE_FILES = ['tokenizer.model', 'spiece.model'] as const;
+
+const isUnigram = (definition: TokenizerDefinition | UnigramDefinition): definition is UnigramDefinition =>
+  definition.json.model.type === 'Unigram';
 
 /** `tokenizer.json` where there is one, else sentencepiece's model. */
 async function loadFromFolder(folder: string, encoders: NativeEncoders | null): Promise<Tokenizer> {
   const jsonPath = join(folder, 'tokenizer.json');
   const json = await readJson(jsonPath);
   if (json !== null) {
-    return new BpeTokenizer(tokenizerJsonDefinition(json, jsonPath, await readFolderSettings(folder)), encoders);
+    const definition = tokenizerJsonDefinition(json, jsonPath, await readFolderSettings(folder));
+    return isUnigram(definition) ? new UnigramTokenizer(definition) : new BpeTokenizer(definition, encoders);
   }
   for (const name of SENTENCEPIECE_FILES) {
     const modelPath = join(folder, name);
