@@ -191,8 +191,8 @@ describe('errors', () => {
       await expect(load()).rejects.toMatchObject({ code: 'TOKENIZER_NOT_FOUND' });
       await writeFile(join(folder, 'tokenizer.json'), '{ "model": ');
       await expect(load()).rejects.toMatchObject({ code: 'TOKENIZER_CORRUPT' });
-      await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model: { type: 'Unigram', vocab: [] } }));
-      await expect(load()).rejects.toThrow(/model type Unigram is not supported; expected BPE/);
+      await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model: { type: 'WordPiece', vocab: {} } }));
+      await expect(load()).rejects.toThrow(/model type WordPiece is not supported; expected BPE or Unigram/);
       const split = { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithNext', invert: false };
       const model = { type: 'BPE', vocab: { a: 0 }, merges: [] };
       await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model, pre_tokenizer: split }));

@@ -4,7 +4,7 @@ import type { JsonObject } from './folder-settings.ts';
 import { Charsmap } from './sentencepiece/charsmap.ts';
 import { type ComponentJson, flattenComponent, type TokenizerJson } from './tokenizer-json.ts';
 
-export interface UnigramModelJson {
+interface UnigramModelJson {
   readonly type: 'Unigram';
   readonly vocab: readonly (readonly [piece: string, score: number])[];
   readonly unk_id?: number | null;

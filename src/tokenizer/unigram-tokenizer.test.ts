@@ -108,3 +108,45 @@ describe('ids', () => {
     expect(await wrongTexts(jsonOf(name, preTokenizer))).toEqual([]);
   });
 });
+
+it('never makes a control token of text, UNK but for what no piece writes', async () => {
+  const tokenizer = await load(jsonOf('albert', metaspace()));
+  const unknown = tokenizer.unkTokenId;
+  for (const text of ['[CLS] a [SEP]', '<unk>', '<pad><pad>', 'a[MASK]b']) {
+    const control = [...tokenizer.encode(text)].filter((id) => tokenizer.controlTokenIds.has(id) && id !== unknown);
+    expect(control, text).toEqual([]);
+    expect([...tokenizer.encode(text, { parseSpecial: true })].some((id) => tokenizer.controlTokenIds.has(id))).toBe(
+      true,
+    );
+  }
+  expect(tokenizer.decode(tokenizer.encode('hello world, again'))).toBe('hello world, again');
+});
+
+describe('refused by name', () => {
+  const json = jsonOf('unigram-control', metaspace());
+  const broken: readonly [string, object, RegExp][] = [
+    [
+      'a normalizer',
+      { normalizer: { type: 'Nmt' } },
+      /normalizer Nmt is not supported with a unigram model; .*Precompiled/,
+    ],
+    ['a pre-tokenizer', { pre_tokenizer: { type: 'Punctuation' } }, /pre-tokenizer Punctuation is not supported/],
+    ['no pre-tokenizer', { pre_tokenizer: null }, /pre-tokenizer none is not supported/],
+    ['a vocabulary that is none', { model: { ...json.model, vocab: {} } }, /needs a list `vocab`/],
+    ['a piece without a score', { model: { ...json.model, vocab: [['a']] } }, /vocab\[0\] is \["a"\]; expected/],
+    ['no UNK', { model: { ...json.model, unk_id: null } }, /unk_id is null; expected an id of the/],
+    [
+      'rules that are missing',
+      { normalizer: { type: 'Precompiled' } },
+      /Precompiled has no text `precompiled_charsmap`/,
+    ],
+    [
+      'an added token that is normalized',
+      { added_tokens: [{ ...plainToken(5, 'x', false), normalized: true }] },
+      /added token "x" with normalized: true is not supported/,
+    ],
+  ];
+  it.each(broken)('%s', async (_, change, message) => {
+    await expect(load({ ...json, ...change })).rejects.toThrow(message);
+  });
+});
