@@ -31,7 +31,7 @@ export interface EngineInfo {
 /** Where a tokenizer can be read from. */
 export type TokenizerSource =
   | { readonly kind: 'gguf'; readonly metadata: GgufTokenizerMetadata }
-  /** The folder holds `tokenizer.json` or sentencepiece's `tokenizer.model`. */
+  /** The folder holds `tokenizer.json`, or sentencepiece's `tokenizer.model` or `spiece.model`. */
   | { readonly kind: 'huggingface'; readonly folder: string };
 
 /** The `tokenizer.ggml.*` keys of a GGUF file, unchanged. */

@@ -3,8 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { ALL_LINEAR } from '../../test/fixtures/all-linear.ts';
-import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
+import { ggufTokenizer } from '../tokenizer/gguf.ts';
 import type { SamplingConfig, TokenExamples, TrainingConfig, TrainingEvent, TrainingRun } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { createFakeEngine, type FakeEngineOptions } from './fake.ts';
@@ -81,7 +80,7 @@ describe('models', () => {
     const { name, tokenizer } = await engine.readMetadata('/a');
     expect(name).toBe('a');
     if (tokenizer.kind !== 'gguf') throw new Error('expected GGUF metadata');
-    const text = new BpeTokenizer(ggufTokenizerDefinition(tokenizer.metadata));
+    const text = ggufTokenizer(tokenizer.metadata);
     expect(Array.from(text.encode('hé'))).toEqual(Array.from(Buffer.from('hé'), (byte) => byte + 3));
     await expect(engine.loadModel('/b', 'stored')).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
   });

@@ -31,13 +31,24 @@ it('renders in order what the renderer renders, and says which conversations wer
   }
 });
 
-it('renders the same with the addon, and says what encoded', { timeout: 20_000 }, async () => {
+it('renders the same with the addon, and says what encoded', { timeout: 60_000 }, async () => {
   const native = new RenderPool(renderer, { ...setup, native: true }, { size: 2 });
   const options = { trainOn: 'all' } as const;
   expect(native.encoder).toBe('javascript');
   expect(await native.renderTraining(conversations, options)).toEqual(renderBatch(renderer, conversations, options));
   expect([native.encoder, pool.encoder]).toEqual(['native', 'javascript']);
   await native.close();
+});
+
+it('ends in the middle of native work', { timeout: 60_000 }, async () => {
+  const closing = new RenderPool(renderer, { ...setup, native: true }, { size: 2 });
+  await closing.renderTraining(conversations, { trainOn: 'all' });
+  const long = Array.from({ length: 20 }, () => conversations).flat();
+  const interrupted = expect(closing.renderTraining(long, { trainOn: 'all' })).rejects.toMatchObject({
+    code: 'CLOSED',
+  });
+  await closing.close();
+  await interrupted;
 });
 
 it('hands on why a worker cannot build its renderer', { timeout: 20_000 }, async () => {

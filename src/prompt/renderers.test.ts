@@ -10,17 +10,14 @@ import {
   packagedFolder,
   tinyTokenizer,
 } from '../../test/fixtures/tokenizers.ts';
-import { BpeTokenizer } from '../tokenizer/bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from '../tokenizer/gguf.ts';
+import { ggufTokenizer } from '../tokenizer/gguf.ts';
 import { loadTokenizer } from '../tokenizer/load.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { createRenderer } from './create-renderer.ts';
 import { IGNORED_LABEL, type Message, type RenderedExample, type Renderer } from './renderer.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(
-  ggufTokenizerDefinition({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE }),
-);
+const llama2 = ggufTokenizer({ ...packagedAsGguf('llama2'), chatTemplate: LLAMA2_TEMPLATE });
 const llama3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('llama3') });
 const qwen3 = await loadTokenizer({ kind: 'huggingface', folder: packagedFolder('qwen3') });
 const LLAMA3_GENERATION = LLAMA3_TEMPLATE.replace(

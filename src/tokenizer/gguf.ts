@@ -1,43 +1,43 @@
-/** GGUF metadata to a tokenizer definition. Token types are llama.cpp's: 1 normal … 6 byte. */
+/** The tokenizer of a GGUF file. Token types are llama.cpp's, which are sentencepiece's: 1 normal … 6 byte. */
 import type { GgufTokenizerMetadata } from '../engine/engine.ts';
-import type { TokenizerDefinition } from './definition.ts';
+import { BpeTokenizer } from './bpe-tokenizer.ts';
+import { plainToken } from './control-tokens.ts';
+import type { SentencePieceDefinition, TokenizerConventions } from './definition.ts';
 import { TokenizerError } from './errors.ts';
+import type { NativeEncoders } from './native/encoders.ts';
 import { preTokenizerSpec } from './pre-tokenizers.ts';
-import { sentencePieceMerges } from './sentencepiece-merges.ts';
+import { byteOfPiece, PieceType, type SentencePieceModel } from './sentencepiece/model.ts';
+import { SentencePieceTokenizer } from './sentencepiece-tokenizer.ts';
 import { type AddedTokenJson, BYTE_LEVEL, type ComponentJson, isolate, type TokenizerJson } from './tokenizer-json.ts';
-
-const NORMAL = 1;
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
-const BYTE = 6;
 
 const sequence = (field: string, members: readonly ComponentJson[]): ComponentJson => ({
   type: 'Sequence',
   [field]: members,
 });
 
+const typeOf = (metadata: GgufTokenizerMetadata, id: number): number => metadata.tokenTypes?.[id] ?? PieceType.normal;
+
 function addedTokens(metadata: GgufTokenizerMetadata): AddedTokenJson[] {
   const added: AddedTokenJson[] = [];
   metadata.tokens.forEach((content, id) => {
-    const type = metadata.tokenTypes?.[id] ?? NORMAL;
-    if (type !== CONTROL && type !== USER_DEFINED && type !== UNKNOWN) return;
-    const special = type !== USER_DEFINED;
-    added.push({ id, content, special, single_word: false, lstrip: false, rstrip: false, normalized: false });
+    const type = typeOf(metadata, id);
+    if (type !== PieceType.control && type !== PieceType.userDefined && type !== PieceType.unknown) return;
+    added.push(plainToken(id, content, type !== PieceType.userDefined));
   });
   return added;
 }
 
-/** Ids by token text of the given types; where a text stands twice the first one counts. */
-function vocabulary(metadata: GgufTokenizerMetadata, types: ReadonlySet<number>): Map<string, number> {
+/** Ids of ordinary tokens by text; where a text stands twice the first one counts. */
+function vocabulary(metadata: GgufTokenizerMetadata): Map<string, number> {
   const vocab = new Map<string, number>();
   metadata.tokens.forEach((token, id) => {
-    if (types.has(metadata.tokenTypes?.[id] ?? NORMAL) && !vocab.has(token)) vocab.set(token, id);
+    if (typeOf(metadata, id) === PieceType.normal && !vocab.has(token)) vocab.set(token, id);
   });
   return vocab;
 }
 
-function byteLevelJson(metadata: GgufTokenizerMetadata): TokenizerJson {
+/** The `gpt2` kind as a `tokenizer.json`. */
+export function byteLevelJson(metadata: GgufTokenizerMetadata): TokenizerJson {
   if (metadata.merges === null) {
     throw new TokenizerError(
       'TOKENIZER_CORRUPT',
@@ -53,43 +53,62 @@ function byteLevelJson(metadata: GgufTokenizerMetadata): TokenizerJson {
     decoder: { type: 'ByteLevel' },
     model: {
       type: 'BPE',
-      vocab: Object.fromEntries(vocabulary(metadata, new Set([NORMAL]))),
+      vocab: Object.fromEntries(vocabulary(metadata)),
       merges: metadata.merges,
       ignore_merges: pre.ignoreMerges,
     },
   };
 }
 
-function sentencePieceJson(metadata: GgufTokenizerMetadata): TokenizerJson {
-  if (metadata.scores === null) {
+/**
+ * The pieces of a file of the model `llama`, as sentencepiece has them. The file keeps no other rules: texts are not normalized but for spaces.
+ */
+function sentencePieceModel(metadata: GgufTokenizerMetadata): SentencePieceModel {
+  const { tokens, scores } = metadata;
+  if (scores === null) {
     throw new TokenizerError(
       'TOKENIZER_CORRUPT',
       'a GGUF tokenizer of model `llama` needs `tokenizer.ggml.scores`; the file has none',
     );
   }
-  const prefix = metadata.addSpacePrefix ?? true;
-  const replaceSpace: ComponentJson = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
-  const unknown = metadata.unknownTokenId === null ? undefined : metadata.tokens[metadata.unknownTokenId];
+  const types = Uint8Array.from(tokens, (_, id) => typeOf(metadata, id));
+  const bytes = new Set(tokens.filter((_, id) => types[id] === PieceType.byte).map(byteOfPiece));
+  if (bytes.has(null) || (bytes.size !== 0 && bytes.size !== 256)) {
+    throw new TokenizerError(
+      'TOKENIZER_CORRUPT',
+      `a GGUF tokenizer of model \`llama\` needs all 256 byte tokens, <0x00> to <0xFF>, or none; found ${bytes.size} of them`,
+    );
+  }
   return {
-    added_tokens: addedTokens(metadata),
-    normalizer: sequence('normalizers', prefix ? [{ type: 'Prepend', prepend: '▁' }, replaceSpace] : [replaceSpace]),
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: sequence('decoders', [
-      { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
-      { type: 'ByteFallback' },
-      { type: 'Fuse' },
-      ...(prefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
-    ]),
-    model: {
-      type: 'BPE',
-      vocab: Object.fromEntries(vocabulary(metadata, new Set([NORMAL, BYTE]))),
-      merges: sentencePieceMerges(vocabulary(metadata, new Set([NORMAL])), metadata.scores),
-      unk_token: unknown ?? null,
-      byte_fallback: true,
-      fuse_unk: true,
+    algorithm: 'bpe',
+    pieces: tokens,
+    scores,
+    types,
+    byteFallback: bytes.size > 0,
+    unkId: metadata.unknownTokenId,
+    bosId: metadata.bosTokenId,
+    eosId: metadata.eosTokenId,
+    padId: metadata.paddingTokenId,
+    normalizer: {
+      charsmap: null,
+      addDummyPrefix: metadata.addSpacePrefix ?? true,
+      removeExtraWhitespaces: false,
+      escapeWhitespaces: true,
     },
   };
+}
+
+/** Tokens that text never becomes: padding of the vocabulary, texts that stand twice or are empty. */
+function unreachableTokens({ pieces, types }: SentencePieceModel): number[] {
+  const first = new Map<string, number>();
+  pieces.forEach((piece, id) => {
+    if (types[id] === PieceType.normal && !first.has(piece)) first.set(piece, id);
+  });
+  return [...pieces.keys()].filter((id) => {
+    const piece = pieces[id] ?? '';
+    const isTwice = types[id] === PieceType.normal && first.get(piece) !== id;
+    return isTwice || piece === '' || types[id] === PieceType.unused;
+  });
 }
 
 function checkId(name: string, id: number | null, size: number): void {
@@ -98,12 +117,7 @@ function checkId(name: string, id: number | null, size: number): void {
   }
 }
 
-/**
- * Converts the `tokenizer.ggml.*` keys of a GGUF file: `gpt2` (byte-level BPE) and `llama` (sentencepiece BPE).
- *
- * @throws TokenizerError where the model, its pre-tokenizer or a needed key is missing or not supported
- */
-export function ggufTokenizerDefinition(metadata: GgufTokenizerMetadata): TokenizerDefinition {
+function checkMetadata(metadata: GgufTokenizerMetadata): void {
   const size = metadata.tokens.length;
   if (size === 0)
     throw new TokenizerError('TOKENIZER_CORRUPT', 'the GGUF file has no tokens (`tokenizer.ggml.tokens`)');
@@ -128,24 +142,12 @@ export function ggufTokenizerDefinition(metadata: GgufTokenizerMetadata): Tokeni
       );
     }
   }
-  let json: TokenizerJson;
-  let addBosDefault: boolean;
-  if (metadata.model === 'gpt2') {
-    json = byteLevelJson(metadata);
-    addBosDefault = preTokenizerSpec(metadata.pre).addBos;
-  } else if (metadata.model === 'llama') {
-    json = sentencePieceJson(metadata);
-    addBosDefault = true;
-  } else {
-    throw new TokenizerError(
-      'TOKENIZER_UNSUPPORTED',
-      `GGUF tokenizer model \`${metadata.model}\` is not supported; supported are gpt2 (byte-level BPE) and llama (sentencepiece BPE)`,
-    );
-  }
+}
+
+function conventionsOf(metadata: GgufTokenizerMetadata, addBosDefault: boolean): TokenizerConventions {
   const bos = metadata.bosTokenId;
   const eos = metadata.eosTokenId;
   return {
-    json,
     bosTokenId: bos,
     eosTokenId: eos,
     padTokenId: metadata.paddingTokenId,
@@ -155,4 +157,37 @@ export function ggufTokenizerDefinition(metadata: GgufTokenizerMetadata): Tokeni
     suffixTokenIds: metadata.addEosToken === true && eos !== null ? [eos] : [],
     chatTemplate: metadata.chatTemplate,
   };
+}
+
+/**
+ * The tokenizer of the `tokenizer.ggml.*` keys of a GGUF file: `gpt2` (byte-level BPE) or `llama` (sentencepiece BPE).
+ *
+ * @param encoders The addon's; null: JavaScript's.
+ * @throws TokenizerError where the model, its pre-tokenizer or a needed key is missing or not supported
+ */
+export function ggufTokenizer(
+  metadata: GgufTokenizerMetadata,
+  encoders: NativeEncoders | null = null,
+): BpeTokenizer | SentencePieceTokenizer {
+  checkMetadata(metadata);
+  if (metadata.model === 'gpt2') {
+    const conventions = conventionsOf(metadata, preTokenizerSpec(metadata.pre).addBos);
+    return new BpeTokenizer({ ...conventions, json: byteLevelJson(metadata) }, encoders);
+  }
+  if (metadata.model === 'llama') {
+    const model = sentencePieceModel(metadata);
+    const definition: SentencePieceDefinition = {
+      ...conventionsOf(metadata, true),
+      model,
+      addedTokens: [],
+      turnTokenIds: [],
+      unreachableTokenIds: unreachableTokens(model),
+      prefixAfterControl: true,
+    };
+    return new SentencePieceTokenizer(definition, encoders);
+  }
+  throw new TokenizerError(
+    'TOKENIZER_UNSUPPORTED',
+    `GGUF tokenizer model \`${metadata.model}\` is not supported; supported are gpt2 (byte-level BPE) and llama (sentencepiece BPE)`,
+  );
 }

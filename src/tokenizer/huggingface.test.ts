@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { corpus, oracle, packagedJson, tinyMetadata, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
-import { ggufTokenizerDefinition } from './gguf.ts';
+import { byteLevelJson } from './gguf.ts';
 import { loadTokenizer } from './load.ts';
 import type { TokenizerJson } from './tokenizer-json.ts';
 
@@ -29,7 +29,7 @@ describe('a folder', () => {
   };
 
   it('gives the tokenizer that the same GGUF metadata gives', async () => {
-    await write('tokenizer.json', ggufTokenizerDefinition(tinyMetadata()).json);
+    await write('tokenizer.json', byteLevelJson(tinyMetadata()));
     await write('tokenizer_config.json', config);
     const tokenizer = await load();
     const tiny = tinyTokenizer();
@@ -59,7 +59,7 @@ describe('a folder', () => {
       ],
       special_tokens: { B: { id: 'B', ids: [1], tokens: ['B'] }, E: { id: 'E', ids: [2], tokens: ['E'] } },
     };
-    await write('tokenizer.json', { ...ggufTokenizerDefinition(tinyMetadata()).json, post_processor });
+    await write('tokenizer.json', { ...byteLevelJson(tinyMetadata()), post_processor });
     expect([...(await load()).encode('', { addSpecialTokens: true })]).toEqual([1, 2]);
     await write('tokenizer_config.json', { ...config, add_bos_token: false });
     expect([...(await load()).encode('', { addSpecialTokens: true })]).toEqual([2]);

@@ -1,5 +1,5 @@
 /** A folder with `tokenizer.json` to a tokenizer definition. */
-import type { TokenizerDefinition } from './definition.ts';
+import type { TokenizerDefinition, UnigramDefinition } from './definition.ts';
 import {
   configuredTokens,
   type FolderSettings,
@@ -8,9 +8,20 @@ import {
   tokenContent,
 } from './folder-settings.ts';
 import { flattenComponent, prepareTokenizerJson, type TokenizerJson } from './tokenizer-json.ts';
+import { isUnigramFile, prepareUnigramJson, type UnigramTokenizerJson } from './unigram-json.ts';
+
+type AnyTokenizerJson = TokenizerJson | UnigramTokenizerJson;
+
+const isUnigram = (json: AnyTokenizerJson): json is UnigramTokenizerJson => json.model.type === 'Unigram';
+
+const prepare = (raw: JsonObject, path: string): AnyTokenizerJson =>
+  isUnigramFile(raw) ? prepareUnigramJson(raw, path) : prepareTokenizerJson(raw, path);
+
+const vocabularyOf = ({ model }: AnyTokenizerJson): ReadonlyMap<string, number> =>
+  new Map(model.type === 'BPE' ? Object.entries(model.vocab) : model.vocab.map(([piece], id) => [piece, id]));
 
 /** What the post-processor puts around one text: ids in front, ids behind. */
-function surroundings(json: TokenizerJson): { prefix: number[]; suffix: number[] } {
+function surroundings(json: AnyTokenizerJson): { prefix: number[]; suffix: number[] } {
   const template = flattenComponent(json.post_processor, 'processors').find(
     (member) => member.type === 'TemplateProcessing',
   );
@@ -35,7 +46,7 @@ function withConfigured(ids: number[], id: number | null, configured: unknown): 
   return configured ? [id, ...others] : others;
 }
 
-function addConfigTokens(json: TokenizerJson, config: JsonObject): TokenizerJson {
+function addConfigTokens<Json extends AnyTokenizerJson>(json: Json, config: JsonObject): Json {
   const known = new Set(json.added_tokens.map((token) => token.id));
   const more = configuredTokens(config).filter((token) => !known.has(token.id));
   return more.length === 0 ? json : { ...json, added_tokens: [...json.added_tokens, ...more] };
@@ -48,26 +59,33 @@ function addConfigTokens(json: TokenizerJson, config: JsonObject): TokenizerJson
  * @param path its name, for errors
  * @throws TokenizerError where it is broken or uses what is not supported
  */
-export function tokenizerJsonDefinition(raw: JsonObject, path: string, settings: FolderSettings): TokenizerDefinition {
+export function tokenizerJsonDefinition(
+  raw: JsonObject,
+  path: string,
+  settings: FolderSettings,
+): TokenizerDefinition | UnigramDefinition {
   const { config } = settings;
-  const json = addConfigTokens(prepareTokenizerJson(raw, path), config);
+  const json: AnyTokenizerJson = addConfigTokens(prepare(raw, path), config);
+  const vocabulary = vocabularyOf(json);
   const ids = new Map(json.added_tokens.map((token) => [token.content, token.id]));
   const idOf = (value: unknown): number | null => {
     const content = tokenContent(value);
-    return content === null ? null : (ids.get(content) ?? json.model.vocab[content] ?? null);
+    return content === null ? null : (ids.get(content) ?? vocabulary.get(content) ?? null);
   };
   const bos = idOf(config.bos_token);
   const eos = idOf(config.eos_token);
   const around = surroundings(json);
-  return {
-    json,
+  const { model } = json;
+  const unknown = model.type === 'BPE' ? idOf(model.unk_token) : (model.unk_id ?? null);
+  const conventions = {
     bosTokenId: bos,
     eosTokenId: eos,
     padTokenId: idOf(config.pad_token),
-    unkTokenId: idOf(config.unk_token) ?? idOf(json.model.unk_token),
+    unkTokenId: idOf(config.unk_token) ?? unknown,
     endOfGenerationTokenIds: [...new Set([...(eos === null ? [] : [eos]), ...generationEos(settings.generation)])],
     prefixTokenIds: withConfigured(around.prefix, bos, config.add_bos_token),
     suffixTokenIds: withConfigured(around.suffix, eos, config.add_eos_token),
     chatTemplate: settings.chatTemplate,
   };
+  return isUnigram(json) ? { ...conventions, json } : { ...conventions, json };
 }

@@ -22,6 +22,7 @@ export interface LibraryTokenizer {
   /** Finds added tokens before normalizing, and behind it. */
   splitter_unnormalized: LibrarySplitter;
   splitter_normalized: LibrarySplitter;
+  readonly normalizer: ((text: string) => string) | null;
   model: object | null;
   pre_tokenizer: LibraryPreTokenizer | null;
   /** What a text became: added tokens, and what the model gave for the words between them. */

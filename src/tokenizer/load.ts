@@ -1,34 +1,44 @@
 import { join } from 'node:path';
 import type { TokenizerSource } from '../engine/engine.ts';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
+import type { TokenizerDefinition, UnigramDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
 import { readBytes, readFolderSettings, readJson } from './folder-settings.ts';
-import { ggufTokenizerDefinition } from './gguf.ts';
+import { ggufTokenizer } from './gguf.ts';
 import { tokenizerJsonDefinition } from './huggingface.ts';
 import type { NativeEncoders } from './native/encoders.ts';
 import { readSentencePieceModel } from './sentencepiece/read-model.ts';
 import { sentencePieceDefinition } from './sentencepiece-folder.ts';
 import { SentencePieceTokenizer } from './sentencepiece-tokenizer.ts';
 import type { Tokenizer } from './tokenizer.ts';
+import { UnigramTokenizer } from './unigram-tokenizer.ts';
 
-/** `tokenizer.json` where there is one, else `tokenizer.model`. */
+/** Names of one format. */
+const SENTENCEPIECE_FILES = ['tokenizer.model', 'spiece.model'] as const;
+
+const isUnigram = (definition: TokenizerDefinition | UnigramDefinition): definition is UnigramDefinition =>
+  definition.json.model.type === 'Unigram';
+
+/** `tokenizer.json` where there is one, else sentencepiece's model. */
 async function loadFromFolder(folder: string, encoders: NativeEncoders | null): Promise<Tokenizer> {
   const jsonPath = join(folder, 'tokenizer.json');
   const json = await readJson(jsonPath);
   if (json !== null) {
-    return new BpeTokenizer(tokenizerJsonDefinition(json, jsonPath, await readFolderSettings(folder)), encoders);
+    const definition = tokenizerJsonDefinition(json, jsonPath, await readFolderSettings(folder));
+    return isUnigram(definition) ? new UnigramTokenizer(definition) : new BpeTokenizer(definition, encoders);
   }
-  const modelPath = join(folder, 'tokenizer.model');
-  const bytes = await readBytes(modelPath);
-  if (bytes === null) {
-    throw new TokenizerError(
-      'TOKENIZER_NOT_FOUND',
-      `${folder} has neither tokenizer.json nor tokenizer.model (sentencepiece); put the model's own tokenizer file beside its weights`,
-    );
+  for (const name of SENTENCEPIECE_FILES) {
+    const modelPath = join(folder, name);
+    const bytes = await readBytes(modelPath);
+    if (bytes === null) continue;
+    const model = readSentencePieceModel(bytes, modelPath);
+    const settings = await readFolderSettings(folder);
+    return new SentencePieceTokenizer(await sentencePieceDefinition(folder, model, settings), encoders);
   }
-  const model = readSentencePieceModel(bytes, modelPath);
-  const settings = await readFolderSettings(folder);
-  return new SentencePieceTokenizer(await sentencePieceDefinition(folder, model, settings), encoders);
+  throw new TokenizerError(
+    'TOKENIZER_NOT_FOUND',
+    `${folder} has neither tokenizer.json nor ${SENTENCEPIECE_FILES.join(' or ')} (sentencepiece); put the model's own tokenizer file beside its weights`,
+  );
 }
 
 /**
@@ -42,5 +52,5 @@ export async function loadTokenizer(
   encoders: NativeEncoders | null = null,
 ): Promise<Tokenizer> {
   if (source.kind === 'huggingface') return loadFromFolder(source.folder, encoders);
-  return new BpeTokenizer(ggufTokenizerDefinition(source.metadata), encoders);
+  return ggufTokenizer(source.metadata, encoders);
 }

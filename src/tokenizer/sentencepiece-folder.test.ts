@@ -151,6 +151,15 @@ describe('other files', () => {
     await expect(load('bpe-bytes', files)).rejects.toThrow(message);
   });
 
+  it('may be missing, and the model may be called spiece.model', async () => {
+    await writeFile(join(folder, 'spiece.model'), sentencePieceFile('albert'));
+    const tokenizer = await loadTokenizer({ kind: 'huggingface', folder });
+    expect(tokenizer.vocabSize).toBe(30_000);
+    expect(tokenizer.decode(tokenizer.encode('hello world'))).toBe('hello world');
+    // Where both are there, the usual name counts.
+    expect((await load('llama2')).vocabSize).toBe(32_000);
+  });
+
   it('are missing: the folder has no tokenizer', async () => {
     await expect(loadTokenizer({ kind: 'huggingface', folder })).rejects.toMatchObject({ code: 'TOKENIZER_NOT_FOUND' });
     await writeFile(join(folder, 'tokenizer.model'), 'IQ== 0\n');

@@ -91,6 +91,7 @@ export async function sentencePieceDefinition(
       : model,
     addedTokens: added,
     turnTokenIds: turnTokenIds(generation),
+    unreachableTokenIds: [],
     prefixAfterControl: !whole,
     bosTokenId: bos,
     eosTokenId: eos,

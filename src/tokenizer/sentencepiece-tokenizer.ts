@@ -55,7 +55,8 @@ export class SentencePieceTokenizer extends BaseTokenizer {
       prefixAfterControl,
     });
     const ordinary = addedTokens.filter((token) => !this.controlTokenIds.has(token.id));
-    const outside = new Set([...this.controlTokenIds, ...ordinary.map((token) => token.id)]);
+    const named = ordinary.map((token) => token.id);
+    const outside = new Set([...this.controlTokenIds, ...named, ...definition.unreachableTokenIds]);
     const ordinaryModel = withoutPieces(model, outside);
     const native = encoders === null ? null : nativeSentencePiece(encoders, ordinaryModel);
     this.encoder = native === null ? 'javascript' : 'native';

@@ -123,7 +123,7 @@ export function prepareTokenizerJson(raw: unknown, origin: string): TokenizerJso
   if (!model || typeof model !== 'object') throw new TokenizerError('TOKENIZER_CORRUPT', `${origin} has no \`model\``);
   // Files of early versions leave the type out; vocabulary plus merges is BPE.
   const type = model.type ?? (Array.isArray(model.merges) ? 'BPE' : 'none');
-  if (type !== 'BPE') unsupported(`${origin}: model type ${type} is not supported; expected BPE`);
+  if (type !== 'BPE') unsupported(`${origin}: model type ${type} is not supported; expected BPE or Unigram`);
   if (typeof model.vocab !== 'object' || model.vocab === null || !Array.isArray(model.merges)) {
     throw new TokenizerError('TOKENIZER_CORRUPT', `${origin}: a BPE model needs \`vocab\` and \`merges\``);
   }

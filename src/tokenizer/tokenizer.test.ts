@@ -4,13 +4,12 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { packagedAsGguf, tinyMetadata, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
-import { BpeTokenizer } from './bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from './gguf.ts';
+import { ggufTokenizer } from './gguf.ts';
 import { loadTokenizer } from './load.ts';
 import { SUPPORTED_PRE_TOKENIZERS } from './pre-tokenizers.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(ggufTokenizerDefinition(packagedAsGguf('llama2')));
+const llama2 = ggufTokenizer(packagedAsGguf('llama2'));
 
 /** Text made of control-token fragments, spaces, many scripts. */
 const nasty = fc
@@ -192,8 +191,8 @@ describe('errors', () => {
       await expect(load()).rejects.toMatchObject({ code: 'TOKENIZER_NOT_FOUND' });
       await writeFile(join(folder, 'tokenizer.json'), '{ "model": ');
       await expect(load()).rejects.toMatchObject({ code: 'TOKENIZER_CORRUPT' });
-      await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model: { type: 'Unigram', vocab: [] } }));
-      await expect(load()).rejects.toThrow(/model type Unigram is not supported; expected BPE/);
+      await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model: { type: 'WordPiece', vocab: {} } }));
+      await expect(load()).rejects.toThrow(/model type WordPiece is not supported; expected BPE or Unigram/);
       const split = { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithNext', invert: false };
       const model = { type: 'BPE', vocab: { a: 0 }, merges: [] };
       await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ model, pre_tokenizer: split }));

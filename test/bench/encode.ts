@@ -75,6 +75,7 @@ for (const name of values.only.split(',')) {
   if (source === undefined) {
     throw new Error(`--only: expected some of ${Object.keys(SOURCES).join(', ')}, found ${name}`);
   }
+  const counts = new Set<number>();
   for (const encoder of values.encoders.split(',') as EncoderKind[]) {
     for (const threads of values.threads.split(',').map(Number)) {
       const runs = [];
@@ -84,6 +85,9 @@ for (const name of values.only.split(',')) {
       const best = runs.reduce((least, run) => (run.seconds < least.seconds ? run : least));
       const cpuSeconds = Math.min(...runs.map((run) => run.cpuSeconds));
       if (best.used !== encoder) throw new Error(`${name}: asked for the encoder ${encoder}, ran ${best.used}`);
+      counts.add(best.tokens);
+      if (counts.size > 1)
+        throw new Error(`${name}: encoders give ${[...counts].join(' and ')} tokens of the same text`);
       const line = {
         bench: 'encode',
         tokenizer: name,

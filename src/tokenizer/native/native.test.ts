@@ -90,6 +90,7 @@ function definitionOf(name: ModelName): SentencePieceDefinition {
     model,
     addedTokens: [],
     turnTokenIds: [],
+    unreachableTokenIds: [],
     prefixAfterControl: true,
     bosTokenId: model.bosId,
     eosTokenId: model.eosId,

@@ -54,6 +54,15 @@ export class Charsmap {
 
   /** What the longest rule at a place of a well-formed text makes of it; null where none applies. */
   longest(text: string, start: number): Replacement | null {
+    return this.#find(text, start, false);
+  }
+
+  /** What the shortest rule that a well-formed text begins with makes of its beginning; null where none applies. */
+  shortest(text: string): string | null {
+    return this.#find(text, 0, true)?.text ?? null;
+  }
+
+  #find(text: string, start: number, takesFirst: boolean): Replacement | null {
     const units = this.#units;
     let base = offsetOf(units[0] as number);
     let value = -1;
@@ -73,6 +82,7 @@ export class Charsmap {
       if ((unit & HAS_VALUE) === 0) continue;
       value = (units[base] as number) & VALUE_MASK;
       end = at;
+      if (takesFirst) break;
     }
     return this.#replacement(value, end);
   }

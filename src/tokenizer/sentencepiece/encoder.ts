@@ -3,7 +3,7 @@ import { BpeSegmenter } from './bpe.ts';
 import { byteOfPiece, PieceType, type SentencePieceModel } from './model.ts';
 import { Normalizer } from './normalizer.ts';
 import type { PieceSink, Segmenter } from './segmenter.ts';
-import { UnigramSegmenter } from './unigram.ts';
+import { unigramSegmenter } from './unigram.ts';
 
 const encoder = new TextEncoder();
 
@@ -16,7 +16,7 @@ export class SentencePieceEncoder {
   constructor(model: SentencePieceModel) {
     const userDefined = model.pieces.filter((_, id) => model.types[id] === PieceType.userDefined);
     this.#normalizer = new Normalizer(model.normalizer, userDefined);
-    this.#segmenter = model.algorithm === 'bpe' ? new BpeSegmenter(model) : new UnigramSegmenter(model);
+    this.#segmenter = model.algorithm === 'bpe' ? new BpeSegmenter(model) : unigramSegmenter(model);
     this.#byteIds = model.byteFallback ? byteIds(model) : null;
     this.#unkId = model.unkId;
   }

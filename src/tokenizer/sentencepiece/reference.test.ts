@@ -21,6 +21,7 @@ function tokenizerOf(name: ModelName): SentencePieceTokenizer {
     model,
     addedTokens: [],
     turnTokenIds: [],
+    unreachableTokenIds: [],
     prefixAfterControl: true,
     bosTokenId: model.bosId,
     eosTokenId: model.eosId,
