@@ -164,7 +164,13 @@ class SqliteAdapterStore implements ManagedAdapterStore {
       const { name: baseModel, metadata } = base.registered;
       // Where another base was accepted, that is the one it is used with from now on.
       const baseModelHash = origin.baseModelHash === '' ? '' : metadata.contentHash;
-      const facts = { baseModel, info, origin: { ...origin, baseModelHash }, templateVersion: carriedVersion(origin), trainingJob: '' };
+      const facts = {
+        baseModel,
+        info,
+        origin: { ...origin, baseModelHash },
+        templateVersion: carriedVersion(origin),
+        trainingJob: '',
+      };
       const adapter = await this.#add(folder, id, facts, overwrite);
       return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
     } finally {
