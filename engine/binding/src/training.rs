@@ -110,6 +110,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             offload_activations: found.offload_activations,
             // The device that trains knows.
             loss_scaling: None,
+            ..Self::default()
         })
     }
 }

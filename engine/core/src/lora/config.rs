@@ -20,6 +20,13 @@ pub struct LoraConfig {
     pub seed: u64,
 }
 
+/// PEFT's defaults, but for `lora_alpha`: twice the rank.
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { r: 8, lora_alpha: 16.0, lora_dropout: 0.0, targets: LoraTargets::default(), use_rslora: false, seed: 42 }
+    }
+}
+
 impl LoraConfig {
     /// `INVALID_ARGUMENT` for a value that cannot be worked with.
     pub fn validate(&self) -> Result<()> {

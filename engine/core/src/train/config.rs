@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
+use super::best_model::BestModelMetric;
+use super::loss_normalization::LossNormalization;
 use super::loss_scale::LossScaling;
-use super::schedule::LrSchedulerType;
+use super::scheduler_type::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
 
@@ -35,7 +37,7 @@ impl FromStr for Recompute {
 }
 
 /// How to train. Field for field the `TrainingConfig` of `src/engine/engine.ts`; names and meanings are those of transformers'
-/// `TrainingArguments`.
+/// `TrainingArguments`, and so are the defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainConfig {
     /// Where training starts from an existing adapter, only dropout and seed are looked at.
@@ -44,12 +46,14 @@ pub struct TrainConfig {
     pub lr_scheduler_type: LrSchedulerType,
     /// Steps; below 1: a share of all steps, rounded up.
     pub warmup_steps: f64,
+    /// Of every matrix: none of an adapter's names is among those that Trainer leaves out (biases and norms).
     pub weight_decay: f64,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
     /// Global 2-norm that gradients are clipped to; 0: off.
     pub max_grad_norm: f64,
+    pub loss_normalization: LossNormalization,
     pub per_device_train_batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub num_train_epochs: f64,
@@ -58,6 +62,17 @@ pub struct TrainConfig {
     pub per_device_eval_batch_size: usize,
     /// Evaluate every n steps; none: at each epoch's end.
     pub eval_steps: Option<u64>,
+    /// What says which evaluation was the best.
+    pub metric_for_best_model: BestModelMetric,
+    /// The run's result is the adapter of the best evaluation, not that of the last step.
+    pub load_best_model_at_end: bool,
+    /// Evaluations in a row without an improvement after which the run ends; none: never.
+    pub early_stopping_patience: Option<u64>,
+    /// An improvement must be larger.
+    pub early_stopping_threshold: f64,
+    /// Steps of the run that may be skipped because the loss or the gradients are no finite numbers; the next one is an error. Overflows that
+    /// `loss_scaling` deals with do not count.
+    pub max_non_finite_steps: u64,
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
@@ -69,6 +84,39 @@ pub struct TrainConfig {
     pub loss_scaling: Option<LossScaling>,
 }
 
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            lora: LoraConfig::default(),
+            learning_rate: 5e-5,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            warmup_steps: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            loss_normalization: LossNormalization::default(),
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            num_train_epochs: 3.0,
+            max_steps: None,
+            per_device_eval_batch_size: 8,
+            eval_steps: None,
+            metric_for_best_model: BestModelMetric::default(),
+            load_best_model_at_end: false,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            max_non_finite_steps: 0,
+            shuffle: true,
+            data_seed: 42,
+            recompute_layers: Recompute::Auto,
+            offload_activations: false,
+            loss_scaling: None,
+        }
+    }
+}
+
 impl TrainConfig {
     /// `INVALID_ARGUMENT` for a value that cannot be worked with, by name.
     pub fn validate(&self) -> Result<()> {
@@ -77,6 +125,7 @@ impl TrainConfig {
             ("warmup_steps", self.warmup_steps),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
+            ("early_stopping_threshold", self.early_stopping_threshold),
         ];
         for (name, value) in not_negative {
             if !(value.is_finite() && value >= 0.0) {
@@ -102,10 +151,30 @@ impl TrainConfig {
             ("per_device_eval_batch_size", Some(self.per_device_eval_batch_size as u64)),
             ("max_steps", self.max_steps),
             ("eval_steps", self.eval_steps),
+            ("early_stopping_patience", self.early_stopping_patience),
         ];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((name, _)) => Err(EngineError::invalid(format!("{name} is 0; expected at least 1"))),
             None => self.loss_scaling.map_or(Ok(()), |scaling| scaling.validate()),
+        }?;
+        if self.early_stopping_threshold > 0.0 && self.early_stopping_patience.is_none() {
+            return Err(EngineError::invalid(format!(
+                "early_stopping_threshold is {}; expected 0 without early_stopping_patience",
+                self.early_stopping_threshold
+            )));
+        }
+        self.lr_scheduler_type.check_rate(self.learning_rate)
+    }
+
+    /// `INVALID_ARGUMENT` for a setting that needs evaluations, where there are none.
+    pub(super) fn check_evaluation(&self, is_evaluated: bool) -> Result<()> {
+        let needing = [
+            ("load_best_model_at_end", self.load_best_model_at_end),
+            ("early_stopping_patience", self.early_stopping_patience.is_some()),
+        ];
+        match needing.iter().find(|(_, asked)| *asked && !is_evaluated) {
+            Some((name, _)) => Err(EngineError::invalid(format!("{name} needs evaluation examples; found none"))),
+            None => Ok(()),
         }
     }
 }
@@ -114,38 +183,14 @@ impl TrainConfig {
 pub(super) mod tests {
     use super::*;
     use crate::error::ErrorCode;
-    use crate::lora::LoraTargets;
 
     /// transformers' defaults, with batches of one.
     pub fn config() -> TrainConfig {
         TrainConfig {
-            lora: LoraConfig {
-                r: 2,
-                lora_alpha: 4.0,
-                lora_dropout: 0.0,
-                targets: LoraTargets::default(),
-                use_rslora: false,
-                seed: 1,
-            },
-            learning_rate: 5e-5,
-            lr_scheduler_type: LrSchedulerType::Linear,
-            warmup_steps: 0.0,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
+            lora: LoraConfig { r: 2, lora_alpha: 4.0, seed: 1, ..LoraConfig::default() },
             per_device_train_batch_size: 1,
-            gradient_accumulation_steps: 1,
-            num_train_epochs: 3.0,
-            max_steps: None,
             per_device_eval_batch_size: 1,
-            eval_steps: None,
-            shuffle: true,
-            data_seed: 42,
-            recompute_layers: Recompute::Auto,
-            offload_activations: false,
-            loss_scaling: None,
+            ..TrainConfig::default()
         }
     }
 
@@ -184,6 +229,12 @@ pub(super) mod tests {
             ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
             ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
             ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+            ("early_stopping_patience", TrainConfig { early_stopping_patience: Some(0), ..config() }),
+            ("early_stopping_threshold", TrainConfig { early_stopping_threshold: 0.1, ..config() }),
+            (
+                "lr_end",
+                TrainConfig { lr_scheduler_type: LrSchedulerType::Polynomial { lr_end: 1.0, power: 1.0 }, ..config() },
+            ),
             (
                 "initial_scale",
                 TrainConfig { loss_scaling: Some(LossScaling { initial_scale: -1.0, ..scaling }), ..config() },

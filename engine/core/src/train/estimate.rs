@@ -47,6 +47,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
     if let Some(evaluation) = evaluation {
         evaluation.validate(model, "evaluation")?;
     }
+    config.check_evaluation(evaluation.is_some())?;
     let layout = match initial {
         Some(peft) => LoraLayout::of_peft(model, peft)?,
         None => {

@@ -8,7 +8,7 @@ use crate::lora::LoraAdapter;
 use crate::model::{
     Activations, BaseModel, Decoder, Dropout, HeadScratch, Keep, PackedBatch, Scratch, TokenExamples, rope_angles,
 };
-use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
+use crate::ops::{AdamW, AdamWState, Element, Ops, View, ViewMut};
 
 /// An adapter in training: its matrices, their gradients and moments, and the memory of a micro-batch.
 pub(super) struct Workspace<O: Ops> {
@@ -102,6 +102,18 @@ impl<O: Ops> Workspace<O> {
             second_moments: &mut self.second_moments,
         };
         self.ops.adamw(settings, state)
+    }
+
+    /// The adapter's numbers. Waits for the device.
+    pub fn parameters(&self) -> Result<Vec<O::Elem>> {
+        let mut values = vec![O::Elem::from_f64(0.0); self.adapter.layout.len()];
+        self.ops.read(View::from(&self.adapter.parameters), &mut values)?;
+        Ok(values)
+    }
+
+    /// Goes back to numbers that [`Self::parameters`] gave.
+    pub fn restore(&mut self, parameters: &[O::Elem]) -> Result<()> {
+        self.ops.write(parameters, ViewMut::from(&mut self.adapter.parameters))
     }
 
     /// Σ cross-entropy over the labels of the given examples, and their number. No gradients.

@@ -90,6 +90,7 @@ impl Golden {
             recompute_layers: Recompute::Layers(0),
             offload_activations: false,
             loss_scaling: None,
+            ..TrainConfig::default()
         }
     }
 }

@@ -21,3 +21,4 @@ mod random_model;
 mod refusals;
 mod runs;
 mod selected_rows;
+mod trainer;
