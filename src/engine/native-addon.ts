@@ -40,11 +40,15 @@ interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'excludeMo
 }
 
 export interface NativeTrainingConfig
-  extends Omit<TrainingConfig, 'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'recomputeLayers'> {
+  extends Omit<
+    TrainingConfig,
+    'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'earlyStoppingPatience' | 'recomputeLayers'
+  > {
   readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;
+  readonly earlyStoppingPatience: number | undefined;
   /** `auto`, `all` or a number. */
   readonly recomputeLayers: string;
 }

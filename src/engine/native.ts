@@ -77,6 +77,7 @@ function toNativeConfig({
   initAdapterPath,
   maxSteps,
   evalSteps,
+  earlyStoppingPatience,
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
@@ -91,6 +92,7 @@ function toNativeConfig({
     initAdapterPath: initAdapterPath ?? undefined,
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
+    earlyStoppingPatience: earlyStoppingPatience ?? undefined,
     recomputeLayers: String(recomputeLayers),
   };
 }

@@ -35,11 +35,12 @@ export async function prepareJob(
   signal: AbortSignal,
 ): Promise<PreparedJob> {
   const config = engineConfig(spec, await findInitAdapter(spec.initAdapter, adapters, modelRoots));
-  const prepared = await prepareExamples(
+  const { evaluation, ...rest } = await prepareExamples(
     { registry, openDataset: (dataset) => datasets.open(dataset) },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },
     signal,
   );
+  const prepared = { ...rest, evaluation: spec.evalStrategy === 'no' ? null : evaluation };
   const { metadata, loaded } = await registry.get(spec.model);
   const model = {
     path: metadata.path,

@@ -1,4 +1,5 @@
-"""Makes test/parity/golden/trainer/<case>.json: what one setting of transformers' Trainer does to a run, each beside the others.
+"""Makes test/parity/golden/trainer/<case>.json: what one setting of transformers' Trainer does to a run, each beside the others; and
+golden/adamw_8bit.safetensors.
 
     python -m pip install -r test/parity/requirements.txt
     python test/parity/make_trainer_goldens.py [case ...]
@@ -23,6 +24,8 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
+from bitsandbytes.backends.cpu import ops as bitsandbytes_cpu
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from make_goldens import ALL_LINEAR, GOLDEN, Recorder, RecordingTrainer, collate
@@ -89,6 +92,33 @@ CASES = {
         early_stopping_threshold=0.0083, seen=2,
     ),
 }
+
+
+def nearest_codes(values, code, absmax, out, blocksize):
+    """bitsandbytes' library for the processor looks codes up by 16 bits of a number. Its PyTorch code, which takes what is not f32, finds the
+    nearest code, as its CUDA kernels do: that is what is wanted."""
+    codes, largest = torch.ops.bitsandbytes.quantize_blockwise(values.double(), code, blocksize)
+    out.copy_(codes)
+    absmax.copy_(largest)
+
+
+def make_adamw_8bit():
+    """golden/adamw_8bit.safetensors: six updates of 700 numbers, of which a block has no gradient at first; the moments after the last."""
+    generator = torch.Generator().manual_seed(3)
+    gradients = torch.randn(6, 700, generator=generator) * torch.logspace(-4, 0, 700)
+    gradients[:2, 256:512] = 0
+    parameter = torch.nn.Parameter(torch.randn(700, generator=generator))
+    found = {"start": parameter.detach().clone(), "gradients": gradients}
+    optimizer = bitsandbytes.optim.AdamW8bit([parameter], lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, min_8bit_size=1)
+    after = []
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        after.append(parameter.detach().clone())
+    state = optimizer.state[parameter]
+    names = {"state1": "first_codes", "state2": "second_codes", "absmax1": "first_scales", "absmax2": "second_scales"}
+    found |= {"after": torch.stack(after), "unsigned_dynamic_map": state["qmap2"].clone()}
+    save_file(found | {to: state[name].clone() for name, to in names.items()}, GOLDEN / "adamw_8bit.safetensors")
 
 
 class Evaluations(TrainerCallback):
@@ -162,5 +192,7 @@ def make(name, case):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    bitsandbytes_cpu._quant_blockwise_fp32_direct = nearest_codes
+    make_adamw_8bit()
     for case_name in sys.argv[1:] or CASES:
         make(case_name, CASES[case_name])

@@ -117,6 +117,7 @@ export {
   ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoraSpec,
+  LrSchedulerKwargs,
   MemoryPlan,
   PauseTrainingJobRequest,
   PauseTrainingJobResponse,

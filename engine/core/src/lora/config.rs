@@ -16,7 +16,7 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     pub targets: LoraTargets,
     pub use_rslora: bool,
-    /// Seed of the initial A and of dropout.
+    /// Seed of the initial A, of dropout and of noise on embeddings.
     pub seed: u64,
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use super::best_model::BestModelMetric;
 use super::loss_normalization::LossNormalization;
 use super::loss_scale::LossScaling;
+use super::optimizer::Optim;
 use super::scheduler_type::LrSchedulerType;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraConfig;
@@ -42,7 +43,10 @@ impl FromStr for Recompute {
 pub struct TrainConfig {
     /// Where training starts from an existing adapter, only dropout and seed are looked at.
     pub lora: LoraConfig,
+    pub optim: Optim,
     pub learning_rate: f64,
+    /// Times the learning rate: that of every B (LoRA+). 1: off.
+    pub loraplus_lr_ratio: f64,
     pub lr_scheduler_type: LrSchedulerType,
     /// Steps; below 1: a share of all steps, rounded up.
     pub warmup_steps: f64,
@@ -53,6 +57,10 @@ pub struct TrainConfig {
     pub adam_epsilon: f64,
     /// Global 2-norm that gradients are clipped to; 0: off.
     pub max_grad_norm: f64,
+    /// Share of the goal that is spread over the vocabulary, in training and evaluation; 0: off.
+    pub label_smoothing_factor: f64,
+    /// Noise on the embeddings in training (NEFTune); 0: off.
+    pub neftune_noise_alpha: f64,
     pub loss_normalization: LossNormalization,
     pub per_device_train_batch_size: usize,
     pub gradient_accumulation_steps: usize,
@@ -88,7 +96,9 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             lora: LoraConfig::default(),
+            optim: Optim::default(),
             learning_rate: 5e-5,
+            loraplus_lr_ratio: 1.0,
             lr_scheduler_type: LrSchedulerType::Linear,
             warmup_steps: 0.0,
             weight_decay: 0.0,
@@ -96,6 +106,8 @@ impl Default for TrainConfig {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            label_smoothing_factor: 0.0,
+            neftune_noise_alpha: 0.0,
             loss_normalization: LossNormalization::default(),
             per_device_train_batch_size: 8,
             gradient_accumulation_steps: 1,
@@ -125,6 +137,7 @@ impl TrainConfig {
             ("warmup_steps", self.warmup_steps),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
+            ("neftune_noise_alpha", self.neftune_noise_alpha),
             ("early_stopping_threshold", self.early_stopping_threshold),
         ];
         for (name, value) in not_negative {
@@ -132,14 +145,21 @@ impl TrainConfig {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number of at least 0")));
             }
         }
-        for (name, value) in
-            [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("lora_dropout", self.lora.lora_dropout)]
-        {
+        for (name, value) in [
+            ("adam_beta1", self.adam_beta1),
+            ("adam_beta2", self.adam_beta2),
+            ("lora_dropout", self.lora.lora_dropout),
+            ("label_smoothing_factor", self.label_smoothing_factor),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected at least 0 and below 1")));
             }
         }
-        let positive = [("adam_epsilon", self.adam_epsilon), ("num_train_epochs", self.num_train_epochs)];
+        let positive = [
+            ("adam_epsilon", self.adam_epsilon),
+            ("num_train_epochs", self.num_train_epochs),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio),
+        ];
         for (name, value) in positive {
             if !(value.is_finite() && value > 0.0) {
                 return Err(EngineError::invalid(format!("{name} is {value}; expected a finite number above 0")));
@@ -222,6 +242,9 @@ pub(super) mod tests {
             ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: -0.1, ..config().lora }, ..config() }),
             ("lora_dropout", TrainConfig { lora: LoraConfig { lora_dropout: f64::NAN, ..config().lora }, ..config() }),
             ("adam_epsilon", TrainConfig { adam_epsilon: 0.0, ..config() }),
+            ("label_smoothing_factor", TrainConfig { label_smoothing_factor: 1.0, ..config() }),
+            ("neftune_noise_alpha", TrainConfig { neftune_noise_alpha: -5.0, ..config() }),
+            ("loraplus_lr_ratio", TrainConfig { loraplus_lr_ratio: 0.0, ..config() }),
             ("max_grad_norm", TrainConfig { max_grad_norm: -1.0, ..config() }),
             ("per_device_train_batch_size", TrainConfig { per_device_train_batch_size: 0, ..config() }),
             ("gradient_accumulation_steps", TrainConfig { gradient_accumulation_steps: 0, ..config() }),

@@ -2,6 +2,7 @@
 
 use super::config::TrainConfig;
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
+use super::optimizer::OptimizerPlan;
 use super::plan::TrainingPlan;
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -58,6 +59,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
     let plan = TrainingPlan::new(config, train.len());
     let epochs = plan.epochs_done(plan.max_steps() - 1);
     let prices = ops.prices();
+    let optimizer = OptimizerPlan::new(config, &layout);
     let memory = MemoryRequest {
         prices: &*prices,
         room: ops.room(),
@@ -68,6 +70,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
         layout: &layout,
         train,
         evaluation,
+        optimizer: &optimizer,
     };
     Ok(TrainingEstimate {
         max_steps: plan.max_steps(),

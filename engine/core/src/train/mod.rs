@@ -9,6 +9,7 @@ mod loss_normalization;
 mod loss_scale;
 mod memory_plan;
 mod meter;
+mod optimizer;
 #[cfg(test)]
 mod placement_tests;
 mod plan;
@@ -26,6 +27,7 @@ pub use events::{EvaluationResult, Progress, TrainingEvent, TrainingStep};
 pub use loss_normalization::LossNormalization;
 pub use loss_scale::LossScaling;
 pub use memory_plan::{MemoryEstimate, MemoryPlan};
+pub use optimizer::Optim;
 pub use plan::TrainingPlan;
 pub use schedule::LrSchedule;
 pub use scheduler_type::{LrSchedulerKwargs, LrSchedulerType, MinLr, Slope, StableDecay};

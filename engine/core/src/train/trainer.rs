@@ -17,7 +17,7 @@ use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::{LoraAdapter, LoraConfig};
-use crate::model::{BaseModel, Dropout, Keep, TokenExamples};
+use crate::model::{BaseModel, Dropout, EmbeddingNoise, Keep, TokenExamples};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -113,7 +113,7 @@ impl<O: Ops> Trainer<O> {
         let plan = TrainingPlan::new(&config, train.len());
         let keep =
             Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
-        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
+        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep, &config)?;
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,
@@ -201,9 +201,9 @@ impl<O: Ops> Trainer<O> {
         let indices = &self.order.1[self.plan.positions(batch)];
         let labels = indices.iter().map(|index| self.train.label_count(*index as usize) as u64).sum();
         let divisor = self.config.loss_normalization.divisor(labels, group.label_tokens, group.micro_batches);
-        let (grad_scale, dropout) = (self.loss_scale() / divisor, self.dropout(batch));
+        let (grad_scale, random) = (self.loss_scale() / divisor, (self.dropout(batch), self.noise(batch)));
         group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
-        match self.workspace.accumulate(&self.train, indices, grad_scale, dropout) {
+        match self.workspace.accumulate(&self.train, indices, grad_scale, random) {
             Ok(loss_sum) => group.loss += loss_sum / divisor,
             Err(error) if error.code == ErrorCode::NonFiniteLoss => {
                 self.skip_non_finite(error)?;
@@ -229,6 +229,13 @@ impl<O: Ops> Trainer<O> {
         let LoraConfig { lora_dropout: probability, seed, .. } = self.config.lora;
         let micro_batch = self.plan.micro_batch(self.global_step, batch);
         (probability > 0.0).then_some(Dropout { probability, seed, micro_batch })
+    }
+
+    /// As [`Self::dropout`].
+    fn noise(&self, batch: usize) -> Option<EmbeddingNoise> {
+        let (alpha, seed) = (self.config.neftune_noise_alpha, self.config.lora.seed);
+        let micro_batch = self.plan.micro_batch(self.global_step, batch);
+        (alpha > 0.0).then_some(EmbeddingNoise { alpha, seed, micro_batch })
     }
 
     fn begin_group(&mut self) -> Result<Group> {
