@@ -83,6 +83,11 @@ __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t a, uin
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Four 8 × 8 matrices, as store_matrices.
+__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(address) : "memory");
+}
+
 // A tile in shared memory in rows of 128 bytes with 128-byte swizzle. `leading` and `stride`: bytes from one repetition of the pattern to the next.
 __device__ __forceinline__ uint64_t tile_descriptor(const void* pointer, uint32_t leading, uint32_t stride) {
     constexpr uint64_t SWIZZLE_128 = 1ull << 62;

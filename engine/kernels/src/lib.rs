@@ -25,7 +25,7 @@ pub use cudnn::Cudnn;
 pub use dequantize::BlockScales;
 pub use dropout::DropoutMask;
 pub use error::{CudaError, Result};
-pub use linear::{LinearProduct, LinearRope, LinearSegment};
+pub use linear::{LinearFinish, LinearGate, LinearProduct, LinearRope, LinearSegment};
 pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use low_rank_sizes::LowRankSizes;
 pub use matmul::{Multiplier, Operand, Product};

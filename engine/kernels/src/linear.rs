@@ -15,6 +15,8 @@ const TILE_DEPTH: usize = 64;
 const CLUSTER: usize = 2;
 const OUT_WIDTH: usize = 64;
 const MAX_SEGMENTS: usize = 4;
+const MAX_RESULTS: usize = 3;
+const MAX_INPUTS: usize = 2;
 const THREADS: u32 = 384;
 /// All that a block can have.
 const SHARED_BYTES: u32 = 227 << 10;
@@ -39,11 +41,30 @@ pub struct LinearProduct<'a> {
     pub rows: usize,
     pub columns: usize,
     pub segments: &'a [LinearSegment],
-    /// What is added, laid out as `out`; may be `out`.
+    /// What is added, laid out as `out`; may be `out`. Not with a gate.
     pub start: Option<DevicePointer>,
-    /// Applied to the sums.
-    pub rope: Option<LinearRope>,
+    pub finish: LinearFinish,
     pub out: DevicePointer,
+}
+
+/// What becomes of the sums.
+#[derive(Clone, Copy, Debug)]
+pub enum LinearFinish {
+    /// They are the result.
+    Plain,
+    Rope(LinearRope),
+    /// The result is `up` of a gated activation: also `activated = silu(gate) · up`. In a forward pass.
+    Gated(LinearGate),
+    /// They are the gradient of `activated`: `gate` and `out`, which holds `up`, are replaced by their gradients, and `activated` is computed
+    /// once more. In a backward pass.
+    GatedBackward(LinearGate),
+}
+
+/// Operands of a gated activation besides the result, laid out as it.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearGate {
+    pub gate: DevicePointer,
+    pub activated: DevicePointer,
 }
 
 /// Rope of a result whose columns are heads: number i of a head's first half is a pair with number i of the second.
@@ -76,12 +97,13 @@ struct Segment {
 #[derive(Clone, Copy)]
 struct Parameters {
     segments: [MaybeUninit<Segment>; MAX_SEGMENTS],
-    out: sys::CUtensorMap,
-    start: DevicePointer,
+    results: [MaybeUninit<sys::CUtensorMap>; MAX_RESULTS],
+    inputs: [MaybeUninit<sys::CUtensorMap>; MAX_INPUTS],
     angles: DevicePointer,
     positions: DevicePointer,
     depths: [i32; MAX_SEGMENTS],
     segment_count: i32,
+    input_count: i32,
     rows: i32,
     columns: i32,
 }
@@ -130,6 +152,54 @@ impl Tiled {
     }
 }
 
+impl LinearFinish {
+    fn gate(&self) -> Option<LinearGate> {
+        match self {
+            Self::Gated(gate) | Self::GatedBackward(gate) => Some(*gate),
+            Self::Plain | Self::Rope(_) => None,
+        }
+    }
+
+    /// Whether kernels do this to sums of so many columns, without a start or with one.
+    fn fits(&self, turned: bool, columns: usize, start: bool) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Rope(rope) => !turned && !start && rope.fits(columns),
+            Self::Gated(_) => !turned && !start,
+            Self::GatedBackward(_) => turned && !start,
+        }
+    }
+
+    /// Where results go, in the kernels' order.
+    fn results(&self, out: DevicePointer) -> Vec<DevicePointer> {
+        match self {
+            Self::Plain | Self::Rope(_) => vec![out],
+            Self::Gated(LinearGate { activated, .. }) => vec![*activated, out],
+            Self::GatedBackward(LinearGate { gate, activated }) => vec![*gate, out, *activated],
+        }
+    }
+
+    /// What sums meet, in the kernels' order.
+    fn inputs(&self, start: Option<DevicePointer>, out: DevicePointer) -> Vec<DevicePointer> {
+        match self {
+            Self::Plain | Self::Rope(_) => start.into_iter().collect(),
+            Self::Gated(LinearGate { gate, .. }) => vec![*gate],
+            Self::GatedBackward(LinearGate { gate, .. }) => vec![*gate, out],
+        }
+    }
+
+    /// Of a kernel's name.
+    fn form(&self, turned: bool) -> String {
+        match self {
+            Self::Plain if turned => "_turned".to_owned(),
+            Self::Plain => String::new(),
+            Self::Rope(rope) => format!("_rope_{}", rope.head_dim),
+            Self::Gated(_) => "_gated".to_owned(),
+            Self::GatedBackward(_) => "_turned_gated".to_owned(),
+        }
+    }
+}
+
 impl LinearProduct<'_> {
     fn is_turned(&self) -> bool {
         self.segments.iter().all(|segment| segment.b.column_stride == 1)
@@ -148,7 +218,9 @@ impl LinearProduct<'_> {
             };
             *depth > 0 && operands.into_iter().all(fits)
         });
-        let results = [self.out, self.start.unwrap_or(0)].iter().all(|pointer| pointer.is_multiple_of(ALIGNMENT));
+        let gate = self.finish.gate().map_or([0; 2], |LinearGate { gate, activated }| [gate, activated]);
+        let results = [self.out, self.start.unwrap_or(0), gate[0], gate[1]];
+        let results = results.iter().all(|pointer| pointer.is_multiple_of(ALIGNMENT));
         kind != NumberType::F32 && whole(self.columns) && segments && results
     }
 
@@ -160,14 +232,13 @@ impl LinearProduct<'_> {
 
 impl Stream {
     /// Whether [`Stream::linear`] does this product here, and is worth it: on compute capability 9.0, 16-bit numbers, operands that begin at and
-    /// have rows of multiples of 16 bytes, heads of 64 or 128 where there
-    /// is rope, and enough tiles to fill the card.
+    /// have rows of multiples of 16 bytes, heads of 64 or 128 where there is rope, and enough tiles to fill the card.
     pub fn takes_linear(&self, kind: NumberType, product: &LinearProduct<'_>) -> bool {
         let count = product.segments.len();
         if !self.has_warpgroup_products() || !(1..=MAX_SEGMENTS).contains(&count) || !product.is_aligned(kind) {
             return false;
         }
-        if product.rope.is_some_and(|rope| product.is_turned() || !rope.fits(product.columns)) {
+        if !product.finish.fits(product.is_turned(), product.columns, product.start.is_some()) {
             return false;
         }
         let (tile, clusters) = (CLUSTER * TILE_ROWS * TILE_COLUMNS, self.multiprocessors() / CLUSTER);
@@ -178,24 +249,35 @@ impl Stream {
     /// Starts a product that [`Stream::takes_linear`].
     ///
     /// # Safety
-    /// Operands have these sizes and the type `kind`; `out` overlaps none but `start`.
+    /// Operands have these sizes and the type `kind`; results overlap no operand but `start`, or, of a gate's backward pass, those they replace.
     pub unsafe fn linear(&self, kind: NumberType, product: &LinearProduct<'_>) -> Result<()> {
-        let LinearProduct { rows, columns, segments, start, rope, out } = *product;
+        let LinearProduct { rows, columns, segments, start, finish, out } = *product;
         self.enter()?;
         let turned = product.is_turned();
-        let out =
-            Tiled { pointer: out, inner: columns, outer: rows, stride: columns, tile: [OUT_WIDTH, TILE_ROWS / 2] };
+        let rope = match finish {
+            LinearFinish::Rope(rope) => Some(rope),
+            _ => None,
+        };
         let mut parameters = Parameters {
             segments: [MaybeUninit::zeroed(); MAX_SEGMENTS],
-            out: out.map(kind)?,
-            start: start.unwrap_or(0),
+            results: [MaybeUninit::zeroed(); MAX_RESULTS],
+            inputs: [MaybeUninit::zeroed(); MAX_INPUTS],
             angles: rope.map_or(0, |rope| rope.angles),
             positions: rope.map_or(0, |rope| rope.positions),
             depths: [0; MAX_SEGMENTS],
             segment_count: segments.len() as i32,
+            input_count: 0,
             rows: rows as i32,
             columns: columns as i32,
         };
+        let whole = |pointer, tile| Tiled { pointer, inner: columns, outer: rows, stride: columns, tile }.map(kind);
+        for (map, pointer) in parameters.results.iter_mut().zip(finish.results(out)) {
+            map.write(whole(pointer, [OUT_WIDTH, TILE_ROWS / 2])?);
+        }
+        for (map, pointer) in parameters.inputs.iter_mut().zip(finish.inputs(start, out)) {
+            map.write(whole(pointer, [OUT_WIDTH, TILE_ROWS])?);
+            parameters.input_count += 1;
+        }
         for (i, LinearSegment { depth, a, b }) in segments.iter().enumerate() {
             let (inner, outer, stride, tile) = if turned {
                 (columns, *depth, b.row_stride, [OUT_WIDTH, TILE_DEPTH])
@@ -211,12 +293,7 @@ impl Stream {
         let clusters = product.cluster_tiles().min(self.multiprocessors() / CLUSTER);
         let grid = [(clusters * CLUSTER) as u32, 1, 1];
         let launch = Launch { grid, threads: THREADS, shared_bytes: SHARED_BYTES };
-        let form = match rope {
-            Some(rope) => format!("_rope_{}", rope.head_dim),
-            None if turned => "_turned".to_owned(),
-            None => String::new(),
-        };
-        let name = format!("linear{form}_{}", kind.name());
+        let name = format!("linear{}_{}", finish.form(turned), kind.name());
         // SAFETY: the caller's promise; the kernel's parameter.
         unsafe { launch!(self, &name, launch, parameters) }
     }

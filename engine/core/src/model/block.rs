@@ -7,7 +7,7 @@ use super::low_rank::BlockAdapter;
 use super::weights::LayerWeights;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::ops::{AttentionInputs, LowRankTerm, Ops, Rope, View, ViewMut};
+use crate::ops::{AttentionInputs, GatedForward, LowRankTerm, Ops, Rope, View, ViewMut};
 
 /// What passes through a block need besides activations.
 pub(super) struct Block<'a, O: Ops> {
@@ -24,8 +24,9 @@ impl<O: Ops> Block<'_, O> {
     /// pass needs goes to the block's memory.
     pub fn forward(&self, batch: &PackedBatch<O>, memory: BlockMemory<'_, O>, scratch: &mut Scratch<O>) -> Result<()> {
         let BlockMemory { input, saved, low_rank, output } = memory;
-        self.until_activation(batch, input, saved, Projections::New(&mut *low_rank), Kept::Nothing, scratch)?;
-        self.gated_output(self.rows_after_attention(batch), saved, low_rank, scratch, output)
+        let products = Projections::New(&mut *low_rank);
+        self.until_activation(batch, input, saved, products, Kept::Nothing, Activation::Now, scratch)?;
+        self.down(self.rows_after_attention(batch), saved, low_rank, scratch, output)
     }
 
     /// The same numbers once more, as far as the backward pass reads them and they are not there: not the down-projection, and not the products
@@ -39,9 +40,11 @@ impl<O: Ops> Block<'_, O> {
         there: Kept,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        self.until_activation(batch, input, saved, Projections::Kept(low_rank), there, scratch)
+        let products = Projections::Kept(low_rank);
+        self.until_activation(batch, input, saved, products, there, Activation::InBackward, scratch)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the state of the pass, and how far it goes")]
     fn until_activation(
         &self,
         batch: &PackedBatch<O>,
@@ -49,6 +52,7 @@ impl<O: Ops> Block<'_, O> {
         saved: &mut LayerActivations<O>,
         mut low_rank: Projections<'_, O>,
         there: Kept,
+        activation: Activation,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let (ops, rows, shape) = (self.ops, batch.rows, self.config.attention_shape());
@@ -70,7 +74,7 @@ impl<O: Ops> Block<'_, O> {
             ops.attention(shape, &batch.borders, inputs, ViewMut::from(&mut saved.attention), log_sum_exp)?;
             self.selected_attention_output(batch, input, saved, &mut low_rank, scratch)?;
         }
-        self.gate_up(self.rows_after_attention(batch), saved, &mut low_rank, scratch)
+        self.gate_up(self.rows_after_attention(batch), saved, &mut low_rank, activation, scratch)
     }
 
     /// Queries, keys and values of new rows, after rope.
@@ -138,25 +142,38 @@ impl<O: Ops> Block<'_, O> {
         self.linear(rows, group, module, attention, products, Some(input), middle.into())
     }
 
-    /// The inputs of the gated activation.
+    /// The inputs of the gated activation, and what it makes of them, in `scratch.activated`, where it is asked for.
     pub(super) fn gate_up(
         &self,
         rows: usize,
         saved: &mut LayerActivations<O>,
         low_rank: &mut Projections<'_, O>,
+        activation: Activation,
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
-        let factors = &mut saved.middle_factors;
+        let (group, factors) = (InputGroup::GateUp, &mut saved.middle_factors);
         self.norm(rows, &saved.middle, &self.weights.post_attention_norm, &mut scratch.normed, factors)?;
-        let products = low_rank.of(self, rows, InputGroup::GateUp, &scratch.normed, &mut scratch.dropped)?;
-        for (module, out) in [(LinearModule::Gate, &mut saved.gate), (LinearModule::Up, &mut saved.up)] {
-            self.linear(rows, InputGroup::GateUp, module, &scratch.normed, products, None, out.into())?;
+        let products = low_rank.of(self, rows, group, &scratch.normed, &mut scratch.dropped)?;
+        self.linear(rows, group, LinearModule::Gate, &scratch.normed, products, None, (&mut saved.gate).into())?;
+        let module = LinearModule::Up;
+        if activation == Activation::InBackward {
+            return self.linear(rows, group, module, &scratch.normed, products, None, (&mut saved.up).into());
         }
-        Ok(())
+        let (linear, low_rank) = (self.weights.linear(module), self.low_rank_term(group, module, products));
+        self.ops.gated_forward(GatedForward {
+            rows,
+            x: (&scratch.normed).into(),
+            weight: &linear.weight,
+            bias: linear.bias.as_ref(),
+            low_rank,
+            gate: (&saved.gate).into(),
+            up: (&mut saved.up).into(),
+            activated: (&mut scratch.activated).into(),
+        })
     }
 
-    /// The gated activation and the down-projection.
-    pub(super) fn gated_output(
+    /// The down-projection of what [`Self::gate_up`] has activated.
+    pub(super) fn down(
         &self,
         rows: usize,
         saved: &LayerActivations<O>,
@@ -164,8 +181,6 @@ impl<O: Ops> Block<'_, O> {
         scratch: &mut Scratch<O>,
         output: &mut O::Buffer,
     ) -> Result<()> {
-        let len = rows * self.config.intermediate_size;
-        self.ops.swiglu(len, (&saved.gate).into(), (&saved.up).into(), (&mut scratch.activated).into())?;
         self.adapter.project(self.ops, rows, InputGroup::Down, &scratch.activated, &mut scratch.dropped, low_rank)?;
         let (module, residual) = (LinearModule::Down, Some(&saved.middle));
         self.linear(rows, InputGroup::Down, module, &scratch.activated, low_rank, residual, output.into())
@@ -222,6 +237,14 @@ pub(super) struct QueryKeyValue<'a, O: Ops> {
     pub unnormed: Option<&'a mut [UnnormedHeads<O>; 2]>,
     /// `[rows]`: reciprocal RMS of the input.
     pub factors: &'a mut O::Buffer,
+}
+
+/// Whether the gated activation is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activation {
+    Now,
+    /// Not here: [`Ops::gated_backward`] does.
+    InBackward,
 }
 
 /// What of a block's forward pass is there already.

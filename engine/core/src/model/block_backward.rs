@@ -6,7 +6,7 @@ use super::block::Block;
 use super::linear::{InputGroup, LinearModule};
 use super::low_rank::OutputGrad;
 use crate::error::{EngineError, Result};
-use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, Ops, View, ViewMut};
+use crate::ops::{AttentionGrads, AttentionInputs, AttentionSaved, GatedBackward, LinearGradTerm, Ops, View, ViewMut};
 
 impl<O: Ops> Block<'_, O> {
     /// Turns the gradient of the block's output, in the scratch's residual stream, into that of its input, and adds the adapter's gradients
@@ -43,32 +43,32 @@ impl<O: Ops> Block<'_, O> {
         gradients: &mut O::Buffer,
     ) -> Result<()> {
         let (ops, rows) = (self.ops, self.rows_after_attention(batch));
-        let len = rows * self.config.intermediate_size;
-        self.adapter.backward_output(
-            ops,
-            rows,
-            self.weights,
-            InputGroup::Down,
-            &[OutputGrad { module: LinearModule::Down, grad: &grads.hidden }],
-            low_rank,
-            &mut grads.low_rank,
-            gradients,
-            Some(&mut grads.activated),
-        )?;
-        self.adapter.add_dropped_input_grad(
-            ops,
-            rows,
-            InputGroup::Down,
-            &grads.low_rank,
-            &mut scratch.dropped,
-            &mut grads.activated,
-        )?;
+        let (group, module) = (InputGroup::Down, LinearModule::Down);
+        let output_grad = [OutputGrad { module, grad: &grads.hidden }];
+        self.adapter.backward_low_rank(ops, rows, group, &output_grad, low_rank, &mut grads.low_rank, gradients)?;
+        let term = LinearGradTerm { output_grad: (&grads.hidden).into(), weight: &self.weights.linear(module).weight };
         let (gate, up, activated) = (&mut saved.gate, &mut saved.up, &mut scratch.activated);
-        ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
+        if self.adapter.dropout.is_none() {
+            ops.gated_backward(GatedBackward {
+                rows,
+                term,
+                low_rank: self.adapter.input_term(group, &grads.low_rank),
+                gate: gate.into(),
+                up: up.into(),
+                activated: activated.into(),
+                activated_grad: (&mut grads.activated).into(),
+            })?;
+        } else {
+            ops.linear_grad_input(rows, &[term], None, (&mut grads.activated).into())?;
+            let (low_rank_grad, dropped) = (&grads.low_rank, &mut scratch.dropped);
+            self.adapter.add_dropped_input_grad(ops, rows, group, low_rank_grad, dropped, &mut grads.activated)?;
+            let len = rows * self.config.intermediate_size;
+            ops.swiglu_backward(len, (&grads.activated).into(), gate.into(), up.into(), activated.into())?;
+        }
         self.adapter.backward_input(
             ops,
             rows,
-            InputGroup::Down,
+            group,
             &scratch.activated,
             &mut scratch.dropped,
             &grads.low_rank,

@@ -1,7 +1,7 @@
 //! New tokens of one sequence through the decoder: they attend to the kept keys and values of those before them.
 
 use super::activations::{LayerActivations, Scratch};
-use super::block::{Block, Projections, QueryKeyValue};
+use super::block::{Activation, Block, Projections, QueryKeyValue};
 use super::decoder::Decoder;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -159,7 +159,7 @@ impl<O: Ops> Block<'_, O> {
         self.ops.cached_attention(self.config.attention_shape(), rows, cache.len + rows, inputs, attention)?;
         let (middle, dropped) = (&mut layer.middle, &mut scratch.dropped);
         self.attention_output(rows, &layer.attention, input, middle, &mut products, dropped)?;
-        self.gate_up(rows, layer, &mut products, scratch)?;
-        self.gated_output(rows, layer, low_rank, scratch, output)
+        self.gate_up(rows, layer, &mut products, Activation::Now, scratch)?;
+        self.down(rows, layer, low_rank, scratch, output)
     }
 }

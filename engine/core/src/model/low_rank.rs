@@ -73,8 +73,8 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
     /// Backward pass of the linear layers of a group, frozen and low-rank halves together, but for the gradient of A, which
     /// [`Self::backward_input`] adds: the group's input may only be there afterwards.
     ///
-    /// Adds the gradients of B to `gradients`, leaves scale · g · B in `low_rank_grad`; with `input_grad`, writes the gradient of the shared
-    /// input there; under dropout, [`Self::add_dropped_input_grad`] adds the low-rank halves' part.
+    /// As [`Self::backward_low_rank`]; with `input_grad`, writes the gradient of the shared input there; under dropout,
+    /// [`Self::add_dropped_input_grad`] adds the low-rank halves' part.
     #[expect(clippy::too_many_arguments, reason = "inputs, scratch and results of a whole group")]
     pub fn backward_output(
         &self,
@@ -88,8 +88,32 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
         gradients: &mut O::Buffer,
         input_grad: Option<&mut O::Buffer>,
     ) -> Result<()> {
+        self.backward_low_rank(ops, rows, group, output_grads, low_rank, low_rank_grad, gradients)?;
+        let Some(input_grad) = input_grad else { return Ok(()) };
+        let terms: Vec<LinearGradTerm<'_, O>> = output_grads
+            .iter()
+            .map(|grad| LinearGradTerm {
+                output_grad: View::from(grad.grad),
+                weight: &weights.linear(grad.module).weight,
+            })
+            .collect();
+        ops.linear_grad_input(rows, &terms, self.input_term(group, low_rank_grad), ViewMut::from(input_grad))
+    }
+
+    /// Adds the gradients of B to `gradients`, and leaves scale · g · B in `low_rank_grad`.
+    #[expect(clippy::too_many_arguments, reason = "inputs, scratch and results of a whole group")]
+    pub fn backward_low_rank(
+        &self,
+        ops: &O,
+        rows: usize,
+        group: InputGroup,
+        output_grads: &[OutputGrad<'_, O>],
+        low_rank: &O::Buffer,
+        low_rank_grad: &mut O::Buffer,
+        gradients: &mut O::Buffer,
+    ) -> Result<()> {
         let lora = self.group(group);
-        let (columns, in_features) = (lora.columns, lora.in_features);
+        let columns = lora.columns;
         for modules in lora.of_one_rank() {
             let mut layers: Vec<LowRankLayer<'_, O::Buffer>> = Vec::with_capacity(modules.len());
             for module in modules {
@@ -118,20 +142,23 @@ impl<'a, O: Ops> BlockAdapter<'a, O> {
                 gradients,
             })?;
         }
-        let Some(input_grad) = input_grad else { return Ok(()) };
-        let terms: Vec<LinearGradTerm<'_, O>> = output_grads
-            .iter()
-            .map(|grad| LinearGradTerm {
-                output_grad: View::from(grad.grad),
-                weight: &weights.linear(grad.module).weight,
-            })
-            .collect();
-        let low_rank = (columns > 0 && self.dropout.is_none()).then(|| LowRankTerm {
+        Ok(())
+    }
+
+    /// What a group's low-rank halves add to the gradient of its input, from what [`Self::backward_low_rank`] left; nothing under dropout, where
+    /// [`Self::add_dropped_input_grad`] does.
+    pub fn input_term<'g>(
+        &'g self,
+        group: InputGroup,
+        low_rank_grad: &'g O::Buffer,
+    ) -> Option<LowRankTerm<'g, O::Buffer>> {
+        let lora = self.group(group);
+        let (columns, in_features) = (lora.columns, lora.in_features);
+        (columns > 0 && self.dropout.is_none()).then(|| LowRankTerm {
             rank: columns,
-            left: View::from(&*low_rank_grad).rows(columns),
+            left: View::from(low_rank_grad).rows(columns),
             right: View::at(&self.adapter.parameters, lora.a_offset).rows(in_features),
-        });
-        ops.linear_grad_input(rows, &terms, low_rank, ViewMut::from(input_grad))
+        })
     }
 
     /// Adds the gradients of the group's A to `gradients`, from the group's input and what [`Self::backward_output`] left in `low_rank_grad`.

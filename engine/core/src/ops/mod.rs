@@ -4,6 +4,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod dropout;
+mod gated;
 mod low_rank;
 mod noise;
 mod prices;
@@ -11,6 +12,7 @@ mod view;
 mod window;
 
 pub use dropout::DropoutMask;
+pub use gated::{GatedBackward, GatedForward};
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
 pub use noise::UniformNoise;
 pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
@@ -481,6 +483,15 @@ pub trait Ops: Send + Sync + 'static {
         low_rank: Option<LowRankTerm<'_, Self::Buffer>>,
         input_grad: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
+
+    /// [`Ops::linear_forward`] of an up-projection, then [`Ops::swiglu`]. A device may do both in one pass.
+    fn gated_forward(&self, of: GatedForward<'_, Self>) -> Result<()> {
+        of.in_parts(self)
+    }
+    /// [`Ops::linear_grad_input`] of a down-projection, then [`Ops::swiglu_backward`]. A device may do both in one pass.
+    fn gated_backward(&self, of: GatedBackward<'_, Self>) -> Result<()> {
+        of.in_parts(self)
+    }
 
     /// The low-rank halves' products with the gradients g of outputs: `hidden_grad = scale · g · B`, and gᵀ · `hidden` added to the gradient
     /// of B. A device may take both in one pass over g.

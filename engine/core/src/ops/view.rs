@@ -53,6 +53,11 @@ impl<'a, B> ViewMut<'a, B> {
         Self { buffer, offset }
     }
 
+    /// The same place, lent on.
+    pub fn reborrow(&mut self) -> ViewMut<'_, B> {
+        ViewMut { buffer: &mut *self.buffer, offset: self.offset }
+    }
+
     /// Rows of `width` elements that follow one another.
     pub fn rows(self, width: usize) -> MatrixMut<'a, B> {
         MatrixMut { view: self, row_stride: width, column_stride: 1 }

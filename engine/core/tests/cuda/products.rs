@@ -1,8 +1,8 @@
 //! Matrix products and linear layers, over the strides that the model uses.
 
 use luthier_core::ops::{
-    LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops, Rope, RopePairs, RopeShape,
-    View, ViewMut,
+    GatedBackward, GatedForward, LinearGradTerm, LowRankGradients, LowRankLayer, LowRankTerm, Matrix, MatrixMut, Ops,
+    Rope, RopePairs, RopeShape, View, ViewMut,
 };
 use luthier_core::{HostTensor, StoredType, TensorBytes};
 
@@ -257,5 +257,77 @@ fn linear_layers_with_rope() {
     for (rows, heads, head_dim, input, rank, bias) in cases {
         let what = format!("{rows} rows, {heads} heads of {head_dim}, bias {bias}");
         compare(&what, &Rotated { rows, heads, head_dim, input, rank, bias });
+    }
+}
+
+/// A gated MLP's up-projection with its activation, and the way back from the gradient of the down-projection's output.
+struct Gated {
+    rows: usize,
+    hidden: usize,
+    inner: usize,
+    rank: usize,
+    bias: bool,
+    stored: StoredType,
+}
+
+impl Case for Gated {
+    fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
+        let Self { rows, hidden, inner, rank, bias, stored } = *self;
+        let (up, down) = (weight(ops, stored, 1, [inner, hidden]), weight(ops, stored, 2, [hidden, inner]));
+        let (x, low) = (activations(ops, &random(3, rows * hidden)), activations(ops, &random(4, rows * rank)));
+        let (a, b) = (numbers(ops, &random(5, rank * inner)), numbers(ops, &random(6, inner * rank)));
+        let bias = bias.then(|| numbers(ops, &random(7, inner)));
+        let len = rows * inner;
+        let mut gate = activations(ops, &random(8, len).iter().map(|value| 4.0 * value).collect::<Vec<_>>());
+        let [mut up_out, mut activated, mut again, mut room] = [(); 4].map(|()| activations(ops, &vec![f32::NAN; len]));
+        let left = || View::from(&low).rows(rank);
+        ops.gated_forward(GatedForward {
+            rows,
+            x: View::from(&x),
+            weight: &up,
+            bias: bias.as_ref(),
+            low_rank: Some(LowRankTerm { rank, left: left(), right: View::from(&b).columns(rank) }),
+            gate: View::from(&gate),
+            up: ViewMut::from(&mut up_out),
+            activated: ViewMut::from(&mut activated),
+        })
+        .unwrap();
+        let forward = [read(ops, &up_out, len), read(ops, &activated, len)];
+        let output_grad = activations(ops, &random(9, rows * hidden));
+        ops.gated_backward(GatedBackward {
+            rows,
+            term: LinearGradTerm { output_grad: View::from(&output_grad), weight: &down },
+            low_rank: Some(LowRankTerm { rank, left: left(), right: View::from(&a).rows(inner) }),
+            gate: ViewMut::from(&mut gate),
+            up: ViewMut::from(&mut up_out),
+            activated: ViewMut::from(&mut again),
+            activated_grad: ViewMut::from(&mut room),
+        })
+        .unwrap();
+        let [up, activated] = forward;
+        vec![
+            ("up", up),
+            ("activated", activated),
+            ("gradient of gate", read(ops, &gate, len)),
+            ("gradient of up", read(ops, &up_out, len)),
+            ("activated again", read(ops, &again, len)),
+        ]
+    }
+}
+
+#[test]
+fn gated_layers() {
+    // Those above 2000 rows fill the card, but for the one with a bias; others are done in two passes.
+    let cases = [
+        (2050, 72, 2104, 8, false, StoredType::BF16),
+        (2304, 136, 2048, 40, false, StoredType::F32),
+        (1990, 64, 2200, 24, false, StoredType::F16),
+        (2050, 72, 2104, 8, true, StoredType::BF16),
+        (65, 40, 576, 4, false, StoredType::BF16),
+        (1, 8, 24, 1, true, StoredType::F32),
+    ];
+    for (rows, hidden, inner, rank, bias, stored) in cases {
+        let what = format!("{rows} rows of {hidden}, {inner} inside, r = {rank}, bias {bias}");
+        compare(&what, &Gated { rows, hidden, inner, rank, bias, stored });
     }
 }

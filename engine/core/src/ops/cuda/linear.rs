@@ -1,13 +1,18 @@
 //! Linear layers: the frozen product, what is added to it, and the gradient of its input.
 
-use luthier_kernels::{DevicePointer, LinearProduct, LinearRope, LinearSegment, NumberType, Operand, Product};
+use luthier_kernels::{
+    DevicePointer, LinearFinish, LinearGate, LinearProduct, LinearRope, LinearSegment, NumberType, Operand, Product,
+};
 
 use super::device::CudaOps;
 use super::memory::{CudaBuffer, CudaIndices, place, place_mut, single};
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::extent;
-use crate::ops::{LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, Rope, RopePairs, RopeShape, View, ViewMut};
+use crate::ops::{
+    GatedBackward, GatedForward, LinearGradTerm, LowRankTerm, Matrix, MatrixMut, Ops, Rope, RopePairs, RopeShape, View,
+    ViewMut,
+};
 
 /// What a product starts from.
 pub(super) enum Start {
@@ -130,14 +135,52 @@ impl CudaOps {
         let whole = self.frozen_segment(rows, x, weight)?;
         let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
         let ViewMut { buffer, offset } = out;
-        let rope = LinearRope { head_dim, angles: table, positions: positions.pointer() };
+        let rope = LinearFinish::Rope(LinearRope { head_dim, angles: table, positions: positions.pointer() });
         // A bias is added before rope.
         let at_once = bias.is_none() && pairs == RopePairs::Halves && rotated == head_dim;
-        if at_once && self.add_at_once([rows, n], kind, sum, Some(rope), ViewMut::at(&mut *buffer, offset))? {
+        if at_once && self.add_at_once([rows, n], kind, sum, rope, ViewMut::at(&mut *buffer, offset))? {
             return Ok(());
         }
         self.add_with_bias([rows, n], kind, sum, bias, ViewMut::at(&mut *buffer, offset))?;
         self.rope(ViewMut::at(buffer, offset), shape, angles, positions, false)
+    }
+
+    /// An up-projection and the gated activation: both in one kernel where there is one; otherwise one after the other.
+    pub(super) fn forward_gated(&self, of: GatedForward<'_, Self>) -> Result<()> {
+        let GatedForward { rows, x, weight, bias, low_rank, gate, mut up, activated } = of;
+        let (n, kind) = (weight.rows, x.buffer.kind);
+        let finish = LinearFinish::Gated(LinearGate {
+            gate: self.same_kind(gate, kind, rows * n)?,
+            activated: self.same_kind(View::at(&*activated.buffer, activated.offset), kind, rows * n)?,
+        });
+        let whole = self.frozen_segment(rows, x, weight)?;
+        let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
+        // A bias is added before the activation.
+        if bias.is_none() && self.add_at_once([rows, n], kind, sum, finish, up.reborrow())? {
+            return Ok(());
+        }
+        self.add_with_bias([rows, n], kind, sum, bias, up.reborrow())?;
+        self.swiglu(rows * n, gate, View::at(up.buffer, up.offset), activated)
+    }
+
+    /// The gradient of a down-projection's input and of the gated activation: both in one kernel where there is one; otherwise one after the other.
+    pub(super) fn backward_gated(&self, of: GatedBackward<'_, Self>) -> Result<()> {
+        let GatedBackward { rows, term, low_rank, gate, mut up, activated, activated_grad: mut grad } = of;
+        let LinearGradTerm { output_grad, weight } = term;
+        let (n, k, kind) = (weight.columns, weight.rows, output_grad.buffer.kind);
+        let finish = LinearFinish::GatedBackward(LinearGate {
+            gate: self.same_kind(View::at(&*gate.buffer, gate.offset), kind, rows * n)?,
+            activated: self.same_kind(View::at(&*activated.buffer, activated.offset), kind, rows * n)?,
+        });
+        let a = Operand { pointer: place(output_grad, rows * k)?, row_stride: k, column_stride: 1 };
+        let b = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: n, column_stride: 1 };
+        let whole = LinearSegment { depth: k, a, b };
+        let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
+        if self.add_at_once([rows, n], kind, sum, finish, up.reborrow())? {
+            return Ok(());
+        }
+        self.add([rows, n], kind, sum, grad.reborrow())?;
+        self.swiglu_backward(rows * n, View::at(grad.buffer, grad.offset), gate, up, activated)
     }
 
     /// `x · weightᵀ`
@@ -209,7 +252,7 @@ impl CudaOps {
     /// `out [rows, n]` = the sum: in one kernel where the card and the sizes allow it, otherwise one product after the other.
     fn add(&self, [rows, n]: [usize; 2], kind: NumberType, sum: Sum<'_>, out: ViewMut<'_, CudaBuffer>) -> Result<()> {
         let ViewMut { buffer, offset } = out;
-        if self.add_at_once([rows, n], kind, sum, None, ViewMut::at(&mut *buffer, offset))? {
+        if self.add_at_once([rows, n], kind, sum, LinearFinish::Plain, ViewMut::at(&mut *buffer, offset))? {
             return Ok(());
         }
         let Sum { segments, low_rank, mut start } = sum;
@@ -229,13 +272,13 @@ impl CudaOps {
         Ok(())
     }
 
-    /// Whether one kernel does the whole sum; then it does.
+    /// Whether one kernel does the whole sum and what becomes of it; then it does.
     fn add_at_once(
         &self,
         [rows, n]: [usize; 2],
         kind: NumberType,
         sum: Sum<'_>,
-        rope: Option<LinearRope>,
+        finish: LinearFinish,
         out: ViewMut<'_, CudaBuffer>,
     ) -> Result<bool> {
         if out.buffer.kind != kind {
@@ -247,7 +290,7 @@ impl CudaOps {
             segments.push(LinearSegment { depth: *rank, a, b });
         }
         let (start, out) = (sum.start, place_mut(&out, rows * n)?);
-        let product = LinearProduct { rows, columns: n, segments: &segments, start, rope, out };
+        let product = LinearProduct { rows, columns: n, segments: &segments, start, finish, out };
         if !self.stream().takes_linear(kind, &product) {
             return Ok(false);
         }
@@ -260,6 +303,6 @@ impl CudaOps {
         if view.buffer.kind == kind {
             return place(view, len);
         }
-        Err(EngineError::internal(format!("{:?} is added to {kind:?}", view.buffer.kind)))
+        Err(EngineError::internal(format!("{:?} meets {kind:?} in a linear layer", view.buffer.kind)))
     }
 }

@@ -13,8 +13,8 @@ use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
     AdamW, AdamW8bitState, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask,
-    EmbeddingPlace, LinearGradTerm, LowRankGradients, LowRankTerm, MOMENT_BLOCK, Matrix, MatrixMut, MemoryPrices,
-    MemoryRoom, MemoryUse, Ops, Rope, RopePairs, RopeShape, UniformNoise, View, ViewMut,
+    EmbeddingPlace, GatedBackward, GatedForward, LinearGradTerm, LowRankGradients, LowRankTerm, MOMENT_BLOCK, Matrix,
+    MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, Rope, RopePairs, RopeShape, UniformNoise, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -381,6 +381,14 @@ impl Ops for CudaOps {
         input_grad: ViewMut<'_, CudaBuffer>,
     ) -> Result<()> {
         self.grad_input(rows, terms, low_rank, input_grad)
+    }
+
+    fn gated_forward(&self, of: GatedForward<'_, Self>) -> Result<()> {
+        self.forward_gated(of)
+    }
+
+    fn gated_backward(&self, of: GatedBackward<'_, Self>) -> Result<()> {
+        self.backward_gated(of)
     }
 
     fn low_rank_gradients(&self, mut of: LowRankGradients<'_, CudaBuffer>) -> Result<()> {
