@@ -298,6 +298,32 @@ describe('training', () => {
     for (const { run } of [first, again, other, none]) run.close();
   });
 
+  it('follows the schedule it is given, says which evaluation is the best, and stops early', async () => {
+    const settings = {
+      optim: 'adamw_8bit',
+      loraplusLrRatio: 2,
+      lrSchedulerType: 'warmup_stable_decay',
+      lrSchedulerKwargs: { numDecaySteps: 2, decayType: 'linear' },
+      labelSmoothingFactor: 0.1,
+      neftuneNoiseAlpha: 0.5,
+      lossNormalization: 'microbatch_mean',
+      metricForBestModel: 'eval_token_loss',
+      loadBestModelAtEnd: true,
+      maxNonFiniteSteps: 1,
+    };
+    const whole = await events(settings);
+    const rates = whole.all.flatMap((event) => (event.kind === 'step' ? [event.step.learningRate] : []));
+    expect(rates).toEqual([0.01, 0.01, 0.01, 0.005]);
+    const verdicts = whole.all.flatMap((event) => (event.kind === 'evaluation' ? [event.evaluation] : []));
+    expect(verdicts[0]).toMatchObject({ globalStep: 0, best: false, stops: false });
+    expect(verdicts[1]).toMatchObject({ globalStep: 1, best: true, stops: false });
+    // No improvement is as large as that.
+    const stopped = await events({ ...settings, earlyStoppingPatience: 2, earlyStoppingThreshold: 100 });
+    expect(stopped.all.at(-2)).toMatchObject({ kind: 'evaluation', evaluation: { globalStep: 3, stops: true } });
+    expect(stopped.all.at(-1)).toEqual({ kind: 'finished' });
+    for (const { run } of [whole, stopped]) run.close();
+  });
+
   it('is cancelled between two micro-batches', async () => {
     const { run, all } = await events({ maxSteps: 1_000_000 }, 5);
     expect(all.at(-1)).toEqual({ kind: 'cancelled' });
