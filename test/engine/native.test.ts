@@ -340,7 +340,6 @@ describe('training', () => {
     [{ lrSchedulerType: 'polinomial' }, 'INVALID_ARGUMENT', /polinomial.*cosine/],
     [{ lrSchedulerKwargs: { numCycles: 2 } }, 'INVALID_ARGUMENT', /num_cycles.*expected nothing/],
     [{ optim: 'sgd' }, 'INVALID_ARGUMENT', /optim is `sgd`.*adamw_8bit/],
-    [{ loadBestModelAtEnd: true }, 'INVALID_ARGUMENT', /load_best_model_at_end needs evaluation examples/],
     [{ lora: { ...config.lora, targetModules: ['qq_proj'] } }, 'UNKNOWN_TARGET_MODULE', /qq_proj.*q_proj/],
     [{ lora: { ...config.lora, targetModules: '(q_proj' } }, 'INVALID_ARGUMENT', /\(q_proj/],
     [{ lora: { ...config.lora, rankPattern: { qq_proj: 2 } } }, 'UNKNOWN_TARGET_MODULE', /qq_proj/],
