@@ -27,6 +27,7 @@ const conversation = (index: number): Example => ({
 
 const source = (format: ExampleSource['format'], examples: readonly Example[]): ExampleSource => ({
   format,
+  contentHash: '',
   read: async function* () {
     yield { examples, problems: [] };
   },

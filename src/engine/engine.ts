@@ -115,15 +115,36 @@ export interface LoraConfig {
   readonly alphaPattern: Readonly<Record<string, number>>;
 }
 
+/** transformers' `lr_scheduler_kwargs`; what is absent has its default. */
+export interface LrSchedulerKwargs {
+  readonly numCycles?: number | undefined;
+  readonly power?: number | undefined;
+  readonly lrEnd?: number | undefined;
+  readonly timescale?: number | undefined;
+  readonly minLr?: number | undefined;
+  readonly minLrRate?: number | undefined;
+  readonly warmupLrRate?: number | undefined;
+  readonly numDecaySteps?: number | undefined;
+  readonly numStableSteps?: number | undefined;
+  readonly warmupType?: string | undefined;
+  readonly decayType?: string | undefined;
+  readonly minLrRatio?: number | undefined;
+}
+
 export interface TrainingConfig {
   readonly lora: LoraConfig;
   /** Folder of a PEFT adapter to start from, or null. Its rank, alpha and targets are then taken from it. */
   readonly initAdapterPath: string | null;
   /** Accept one that carries the content hash of another base, if names and shapes fit. */
   readonly initAdapterAnyBase: boolean;
+  /** `adamw_torch`, `adamw_torch_fused`, `adamw_8bit`, `adamw_bnb_8bit`. */
+  readonly optim: string;
   readonly learningRate: number;
-  /** `linear`, `cosine`, `constant`, `constant_with_warmup`. */
+  /** Times the learning rate: that of every B. 1: off. */
+  readonly loraplusLrRatio: number;
+  /** transformers' names. */
   readonly lrSchedulerType: string;
+  readonly lrSchedulerKwargs: LrSchedulerKwargs;
   /** Steps; below 1: a share of all steps, rounded up. */
   readonly warmupSteps: number;
   readonly weightDecay: number;
@@ -132,6 +153,12 @@ export interface TrainingConfig {
   readonly adamEpsilon: number;
   /** Global 2-norm that gradients are clipped to; 0: off. */
   readonly maxGradNorm: number;
+  /** Share of the goal that is spread over the vocabulary, in training and evaluation; 0: off. */
+  readonly labelSmoothingFactor: number;
+  /** Noise on the embeddings in training; 0: off. */
+  readonly neftuneNoiseAlpha: number;
+  /** `tokens`, `microbatch_mean`. */
+  readonly lossNormalization: string;
   readonly perDeviceTrainBatchSize: number;
   readonly gradientAccumulationSteps: number;
   readonly numTrainEpochs: number;
@@ -140,6 +167,16 @@ export interface TrainingConfig {
   readonly perDeviceEvalBatchSize: number;
   /** Evaluate every n steps; null: at each epoch's end. Always once before the first step and once at the end, where there is evaluation data. */
   readonly evalSteps: number | null;
+  /** `eval_loss` (`trainerLoss`), `eval_token_loss` (`loss`). */
+  readonly metricForBestModel: string;
+  /** The run's adapter is that of the best evaluation after a step. */
+  readonly loadBestModelAtEnd: boolean;
+  /** Evaluations in a row without an improvement after which the run ends; null: never. */
+  readonly earlyStoppingPatience: number | null;
+  /** An improvement must be larger. */
+  readonly earlyStoppingThreshold: number;
+  /** Steps of the run that may be skipped because loss or gradients are no finite numbers; the next one is an error. */
+  readonly maxNonFiniteSteps: number;
   /** True: torch's order from dataSeed + epoch; false: file order. */
   readonly shuffle: boolean;
   readonly dataSeed: number;
@@ -275,8 +312,10 @@ export interface TrainingStep {
   readonly allocatedBytes: number;
   readonly peakAllocatedBytes: number;
   readonly etaSeconds: number;
-  /** The gradients overflowed float16: nothing was updated. `gradNorm` is then not finite. */
+  /** Nothing was updated: the gradients overflowed float16, or they or the loss are no finite numbers. `gradNorm` is then not finite. */
   readonly skipped: boolean;
+  /** Steps skipped so far, this one included. */
+  readonly skippedSteps: number;
 }
 
 export interface EvaluationResult {
@@ -288,6 +327,10 @@ export interface EvaluationResult {
   readonly trainerLoss: number;
   readonly labelTokens: number;
   readonly examples: number;
+  /** The best after a step so far, by `metricForBestModel`. */
+  readonly best: boolean;
+  /** Early stopping: the run ends with it. */
+  readonly stops: boolean;
 }
 
 export type TrainingEvent =

@@ -155,6 +155,7 @@ export class FakeTrainingRun implements TrainingRun {
       peakAllocatedBytes: 2 << 20,
       etaSeconds: (this.#maxSteps - globalStep) * (tokens / 1000),
       skipped: false,
+      skippedSteps: 0,
     };
   }
 
@@ -168,6 +169,8 @@ export class FakeTrainingRun implements TrainingRun {
       trainerLoss: this.#loss(this.#stepsDone) + 0.5,
       labelTokens: labels.reduce((sum, count) => sum + count, 0),
       examples,
+      best: this.#stepsDone > 0,
+      stops: false,
     };
     this.#queue.push({ kind: 'evaluation', evaluation: result });
   }

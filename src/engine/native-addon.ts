@@ -42,13 +42,20 @@ export interface NativeLoraConfig extends Omit<LoraConfig, 'targetModules' | 'ex
 export interface NativeTrainingConfig
   extends Omit<
     TrainingConfig,
-    'lora' | 'initAdapterPath' | 'maxSteps' | 'evalSteps' | 'packingLength' | 'recomputeLayers'
+    | 'lora'
+    | 'initAdapterPath'
+    | 'maxSteps'
+    | 'evalSteps'
+    | 'earlyStoppingPatience'
+    | 'packingLength'
+    | 'recomputeLayers'
   > {
   readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
   readonly maxSteps: number | undefined;
   readonly evalSteps: number | undefined;
   readonly packingLength: number | undefined;
+  readonly earlyStoppingPatience: number | undefined;
   /** `auto`, `all` or a number. */
   readonly recomputeLayers: string;
 }

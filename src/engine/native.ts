@@ -89,6 +89,7 @@ function toNativeConfig({
   maxSteps,
   evalSteps,
   packingLength,
+  earlyStoppingPatience,
   recomputeLayers,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
@@ -99,6 +100,7 @@ function toNativeConfig({
     maxSteps: maxSteps ?? undefined,
     evalSteps: evalSteps ?? undefined,
     packingLength: packingLength ?? undefined,
+    earlyStoppingPatience: earlyStoppingPatience ?? undefined,
     recomputeLayers: String(recomputeLayers),
   };
 }

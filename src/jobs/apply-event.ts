@@ -18,6 +18,7 @@ export function applyEvent(job: TrainingJob, event: EventBody, sequence: number,
     case 'step':
       return { ...next, lastStep: event.value };
     case 'evaluation':
+      if (event.value.best) next.bestEvaluation = event.value;
       return { ...next, lastEvaluation: event.value };
     case 'adapterSaved':
       return { ...next, adapter: event.value.adapter };

@@ -7,7 +7,7 @@ import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.t
 import type { Logger } from '../logging/logger.ts';
 import { hasEnded } from './job-state.ts';
 import type { EventLog, FailureCause, JobStore } from './job-store.ts';
-import { adapterSaved, type TrainJobDependencies, trainJob } from './train-job.ts';
+import { adapterSaved, keptStep, type TrainJobDependencies, trainJob } from './train-job.ts';
 
 export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
   readonly store: JobStore & EventLog;
@@ -155,7 +155,7 @@ export class JobRunner {
   async #finishSaved(job: TrainingJob): Promise<boolean> {
     const { store, adapters } = this.#options;
     if (!adapters.has(job.name)) return false;
-    if (job.adapter === '') await store.append(job.name, adapterSaved(adapters.get(job.name)));
+    if (job.adapter === '') await store.append(job.name, adapterSaved(adapters.get(job.name), keptStep(job)));
     await store.move(job.name, JobState.JOB_STATE_SUCCEEDED);
     return true;
   }

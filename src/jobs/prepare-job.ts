@@ -51,11 +51,12 @@ export async function prepareJob(
   const initAdapter = await findInitAdapter(spec.initAdapter, adapters, modelRoots);
   // A job may have waited for long.
   await registry.checkFiles(spec.model);
-  const prepared = await prepareExamples(
+  const { evaluation, ...rest } = await prepareExamples(
     { registry, openDataset: (dataset) => datasets.open(dataset), tokenCache },
     { ...spec, trainOn: trainOnField.parse(spec.trainOn), overLength: overLengthField.parse(spec.overLength) },
     signal,
   );
+  const prepared = { ...rest, evaluation: spec.evalStrategy === 'no' ? null : evaluation };
   try {
     const config = engineConfig(spec, initAdapter, prepared.maxSeqLength);
     const { metadata, loaded } = await registry.get(spec.model);

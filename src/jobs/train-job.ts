@@ -82,8 +82,8 @@ async function trainPrepared(
     const run = await lease.model.train(config, prepared.train, prepared.evaluation);
     try {
       await log.move(name, JobState.JOB_STATE_RUNNING);
-      await follow(dependencies, name, run, prepared, lease.model, signal);
-      await keep(dependencies, job, run, prepared, lease.registered.name, metadata);
+      const globalStep = await follow(dependencies, job, run, prepared, lease.model, signal);
+      await keep(dependencies, job, run, globalStep, prepared, lease.registered.name, metadata);
     } finally {
       run.close();
     }
@@ -92,15 +92,25 @@ async function trainPrepared(
   }
 }
 
+/** What says which step's adapter a job stores. */
+type Kept = Pick<TrainingJob, 'spec' | 'lastStep' | 'bestEvaluation'>;
+
+/** The step whose adapter a job stores, once its last event is there. */
+export function keptStep({ spec, lastStep, bestEvaluation }: Kept): number {
+  return (spec?.loadBestModelAtEnd ? bestEvaluation : lastStep)?.globalStep ?? 0;
+}
+
+/** @returns as `keptStep` */
 async function follow(
   { log, rates }: TrainJobDependencies,
-  name: string,
+  { name, spec }: TrainingJob,
   run: TrainingRun,
   prepared: PreparedExamples,
   { metadata, storage }: BaseModel,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<number> {
   const { contentHash } = metadata;
+  const kept: Kept = { spec, lastStep: undefined, bestEvaluation: undefined };
   let measure: ReturnType<MeasuredRates['measure']> | null = null;
   const cancel = (): void => run.cancel();
   signal.addEventListener('abort', cancel, { once: true });
@@ -110,11 +120,15 @@ async function follow(
       if (event.kind === 'started') {
         const { recomputeLayers, offloadActivations } = event.memory;
         measure = rates.measure({ contentHash, storage, recomputeLayers, offloadActivations });
-      } else if (event.kind === 'step') measure?.(event.step.tokens, event.step.tokensPerSecond);
+      } else if (event.kind === 'step') {
+        kept.lastStep = event.step;
+        measure?.(event.step.tokens, event.step.tokensPerSecond);
+      } else if (event.kind === 'evaluation' && event.evaluation.best) kept.bestEvaluation = event.evaluation;
       const body = eventBody(event, prepared, metadata);
       if (body !== null) await log.append(name, body);
     }
     signal.throwIfAborted();
+    return keptStep(kept);
   } finally {
     signal.removeEventListener('abort', cancel);
   }
@@ -124,6 +138,7 @@ async function keep(
   { log, adapters, registry, folder: parent }: TrainJobDependencies,
   { name, spec }: TrainingJob,
   run: TrainingRun,
+  globalStep: number,
   { template }: PreparedExamples,
   baseModel: string,
   metadata: ModelMetadata,
@@ -141,11 +156,11 @@ async function keep(
   await run.saveAdapter(folder, origin);
   const output = spec?.output || id;
   const adapter = await adapters.adopt({ folder, id: output, baseModel, template, trainingJob: name, origin });
-  await log.append(name, adapterSaved(adapter));
+  await log.append(name, adapterSaved(adapter, globalStep));
 }
 
 /** The event that says a job's adapter is stored. */
-export function adapterSaved(adapter: ReturnType<ManagedAdapterStore['get']>): LoggedEvent {
-  const value = { adapter: adapter.name, sizeBytes: adapter.sizeBytes, sha256: adapter.info.sha256 };
+export function adapterSaved(adapter: ReturnType<ManagedAdapterStore['get']>, globalStep: number): LoggedEvent {
+  const value = { adapter: adapter.name, sizeBytes: adapter.sizeBytes, sha256: adapter.info.sha256, globalStep };
   return { $case: 'adapterSaved', value };
 }

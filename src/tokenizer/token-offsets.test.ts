@@ -1,12 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it, test } from 'vitest';
 import { packagedAsGguf, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
-import { BpeTokenizer } from './bpe-tokenizer.ts';
-import { ggufTokenizerDefinition } from './gguf.ts';
+import { ggufTokenizer } from './gguf.ts';
 import { tokenOffsets } from './token-offsets.ts';
 
 const tiny = tinyTokenizer();
-const llama2 = new BpeTokenizer(ggufTokenizerDefinition(packagedAsGguf('llama2')));
+const llama2 = ggufTokenizer(packagedAsGguf('llama2'));
 
 describe.each([
   ['byte-level', tiny],

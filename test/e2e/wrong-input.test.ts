@@ -37,7 +37,18 @@ describe('training requests', () => {
   it.each([
     ['a learning rate that is no number', { learningRate: Number.NaN }, 'INVALID_ARGUMENT', /learning_rate/],
     ['a negative rank', { lora: { r: 0 } }, 'INVALID_ARGUMENT', /lora\.r/],
-    ['an unknown scheduler', { lrSchedulerType: 'polynomial' }, 'INVALID_ARGUMENT', /lr_scheduler_type/],
+    [
+      'an unknown scheduler',
+      { lrSchedulerType: 'polynomal' },
+      'INVALID_ARGUMENT',
+      /lr_scheduler_type.*mean polynomial/s,
+    ],
+    [
+      'the best of no evaluations',
+      { loadBestModelAtEnd: true },
+      'INVALID_ARGUMENT',
+      /load_best_model_at_end.*held-out/,
+    ],
     [
       'a target that matches nothing',
       { lora: { r: 4, targetModules: ['qq_proj'] } },

@@ -48,20 +48,31 @@ const config: TrainingConfig = {
   lora: { r: 4, loraAlpha: 8, loraDropout: 0, useRslora: false, seed: 0, ...ALL_LINEAR },
   initAdapterPath: null,
   initAdapterAnyBase: false,
+  optim: 'adamw_torch',
   learningRate: 1e-2,
+  loraplusLrRatio: 1,
   lrSchedulerType: 'linear',
+  lrSchedulerKwargs: {},
   warmupSteps: 0,
   weightDecay: 0,
   adamBeta1: 0.9,
   adamBeta2: 0.999,
   adamEpsilon: 1e-8,
   maxGradNorm: 1,
+  labelSmoothingFactor: 0,
+  neftuneNoiseAlpha: 0,
+  lossNormalization: 'tokens',
   perDeviceTrainBatchSize: 1,
   gradientAccumulationSteps: 1,
   numTrainEpochs: 4,
   maxSteps: null,
   perDeviceEvalBatchSize: 1,
   evalSteps: null,
+  metricForBestModel: 'eval_loss',
+  loadBestModelAtEnd: false,
+  earlyStoppingPatience: null,
+  earlyStoppingThreshold: 0,
+  maxNonFiniteSteps: 0,
   shuffle: false,
   dataSeed: 0,
   groupByLength: false,
@@ -311,6 +322,32 @@ describe('training', () => {
     for (const { run } of [first, again, other, none]) run.close();
   });
 
+  it('follows the schedule it is given, says which evaluation is the best, and stops early', async () => {
+    const settings = {
+      optim: 'adamw_8bit',
+      loraplusLrRatio: 2,
+      lrSchedulerType: 'warmup_stable_decay',
+      lrSchedulerKwargs: { numDecaySteps: 2, decayType: 'linear' },
+      labelSmoothingFactor: 0.1,
+      neftuneNoiseAlpha: 0.5,
+      lossNormalization: 'microbatch_mean',
+      metricForBestModel: 'eval_token_loss',
+      loadBestModelAtEnd: true,
+      maxNonFiniteSteps: 1,
+    };
+    const whole = await events(settings);
+    const rates = whole.all.flatMap((event) => (event.kind === 'step' ? [event.step.learningRate] : []));
+    expect(rates).toEqual([0.01, 0.01, 0.01, 0.005]);
+    const verdicts = whole.all.flatMap((event) => (event.kind === 'evaluation' ? [event.evaluation] : []));
+    expect(verdicts[0]).toMatchObject({ globalStep: 0, best: false, stops: false });
+    expect(verdicts[1]).toMatchObject({ globalStep: 1, best: true, stops: false });
+    // No improvement is as large as that.
+    const stopped = await events({ ...settings, earlyStoppingPatience: 2, earlyStoppingThreshold: 100 });
+    expect(stopped.all.at(-2)).toMatchObject({ kind: 'evaluation', evaluation: { globalStep: 3, stops: true } });
+    expect(stopped.all.at(-1)).toEqual({ kind: 'finished' });
+    for (const { run } of [whole, stopped]) run.close();
+  });
+
   it('is cancelled between two micro-batches', async () => {
     const { run, all } = await events({ maxSteps: 1_000_000 }, 5);
     expect(all.at(-1)).toEqual({ kind: 'cancelled' });
@@ -324,7 +361,9 @@ describe('training', () => {
   it.each([
     [{ learningRate: Number.NaN }, 'INVALID_ARGUMENT', /learning_rate is NaN/],
     [{ lora: { ...config.lora, loraDropout: 1 } }, 'INVALID_ARGUMENT', /lora_dropout is 1; expected .* below 1/],
-    [{ lrSchedulerType: 'polynomial' }, 'INVALID_ARGUMENT', /polynomial.*cosine/],
+    [{ lrSchedulerType: 'polinomial' }, 'INVALID_ARGUMENT', /polinomial.*cosine/],
+    [{ lrSchedulerKwargs: { numCycles: 2 } }, 'INVALID_ARGUMENT', /num_cycles.*expected nothing/],
+    [{ optim: 'sgd' }, 'INVALID_ARGUMENT', /optim is `sgd`.*adamw_8bit/],
     [{ lora: { ...config.lora, targetModules: ['qq_proj'] } }, 'UNKNOWN_TARGET_MODULE', /qq_proj.*q_proj/],
     [{ lora: { ...config.lora, targetModules: '(q_proj' } }, 'INVALID_ARGUMENT', /\(q_proj/],
     [{ lora: { ...config.lora, rankPattern: { qq_proj: 2 } } }, 'UNKNOWN_TARGET_MODULE', /qq_proj/],

@@ -99,10 +99,23 @@ test('a job goes through its states, keeps its adapter, and every event has its 
   expect(plan?.value).toMatchObject({ maxSteps: 2, examples: 2, evalExamples: 2, template: { id: 'chat-template' } });
   const ended = await client.getTrainingJob(job.name);
   expect(ended).toMatchObject({ adapter: 'adapters/mine', lastSequence: events.length, lastStep: { globalStep: 2 } });
+  const saved = events.find(({ event }) => event?.$case === 'adapterSaved')?.event;
+  expect(saved?.value).toMatchObject({ adapter: 'adapters/mine', globalStep: 2 });
+  expect(ended.bestEvaluation).toEqual(ended.lastEvaluation);
   // What was asked for is kept with its defaults written out.
   expect(ended.spec).toMatchObject({ learningRate: 5e-5, seed: 42, dataSeed: 42, lora: { r: 8, loraAlpha: 16 } });
   expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: job.name, baseModel: 'models/fake' });
   expect(await all(client.watchTrainingJob(job.name, { afterSequence: 3 }))).toEqual(events.slice(3));
+});
+
+test('without evaluations held-out examples are left alone', async () => {
+  const { client, upload } = await start();
+  const settings = { evalStrategy: 'no', validationSplit: 0.5 };
+  const job = await client.createTrainingJob({ spec: spec(await upload(), settings) });
+  const events = await all(client.watchTrainingJob(job.name));
+  expect(events.some(({ event }) => event?.$case === 'evaluation')).toBe(false);
+  const plan = events.find(({ event }) => event?.$case === 'plan')?.event;
+  expect(plan?.value).toMatchObject({ examples: 2, evalExamples: 0 });
 });
 
 test('jobs run one after another; a waiting one is cancelled at once, a running one within a step', async () => {

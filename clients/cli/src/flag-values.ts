@@ -2,7 +2,7 @@
 import { CliError } from './failure.ts';
 
 /** What a flag takes. */
-export type Kind = 'text' | 'number' | 'integer' | 'boolean' | 'list' | 'modules' | 'layers' | 'numbers';
+export type Kind = 'text' | 'number' | 'integer' | 'boolean' | 'list' | 'modules' | 'layers' | 'numbers' | 'settings';
 
 /** What becomes of it. */
 export interface Values {
@@ -16,6 +16,8 @@ export interface Values {
   layers: number[];
   /** By module name or regular expression. */
   numbers: Record<string, number>;
+  /** By name; a text that reads as a number is one. */
+  settings: Record<string, number | string>;
 }
 
 function listOf(raw: unknown): string[] | null {
@@ -44,6 +46,22 @@ function numbersOf(raw: unknown): Record<string, number> | null {
   const isNumber = (entry: [string, unknown]): entry is [string, number] =>
     entry[0] !== '' && typeof entry[1] === 'number' && Number.isFinite(entry[1]);
   return entries?.every(isNumber) ? Object.fromEntries(entries) : null;
+}
+
+/** `name=value,…`, or an object of a file. */
+function settingsOf(raw: unknown): Record<string, number | string> | null {
+  const isObject = typeof raw === 'object' && raw !== null && !Array.isArray(raw);
+  const entries = isObject
+    ? Object.entries(raw)
+    : listOf(raw)?.map((item): [string, unknown] => {
+        const at = item.indexOf('=');
+        const text = item.slice(at + 1);
+        const value = Number.isFinite(Number(text)) ? Number(text) : text;
+        return at > 0 && text !== '' ? [item.slice(0, at), value] : ['', null];
+      });
+  const isSetting = (entry: [string, unknown]): entry is [string, number | string] =>
+    entry[0] !== '' && (typeof entry[1] === 'string' || Number.isFinite(entry[1]));
+  return entries?.every(isSetting) ? Object.fromEntries(entries) : null;
 }
 
 /**
@@ -81,6 +99,11 @@ export function parseFlag(name: string, kind: Kind, raw: unknown): Values[Kind] 
       if (numbers !== null) return numbers;
       break;
     }
+    case 'settings': {
+      const settings = settingsOf(raw);
+      if (settings !== null) return settings;
+      break;
+    }
     default: {
       const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw;
       // NaN and infinities go no further: they would travel, and mean nothing.
@@ -95,6 +118,7 @@ export function parseFlag(name: string, kind: Kind, raw: unknown): Values[Kind] 
     modules: 'a,b,c or a regular expression',
     layers: 'numbers and ranges such as 0,4-7',
     numbers: 'a=1,b=2',
+    settings: 'name=value,…',
     number: 'a number',
     integer: 'a whole number',
   };

@@ -83,7 +83,7 @@ test.each([
   expect(() => settings({ [name]: value })).toThrow(message);
 });
 
-test.each(['bf16', 'use-dora', 'warmup-ratio', 'optim'])('--%s is known and refused by name', (name) => {
+test.each(['bf16', 'use-dora', 'warmup-ratio', 'save-steps'])('--%s is known and refused by name', (name) => {
   expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
 });
 
@@ -110,4 +110,33 @@ test('layers are numbers and ranges; ranks and alphas go by module', () => {
   });
   expect(settings({}, { 'layers-to-transform': 3 }).spec.lora).toEqual({ layersToTransform: [3] });
   expect(settings({}, { 'layers-to-transform': [1, 2] }).spec.lora).toEqual({ layersToTransform: [1, 2] });
+});
+
+test("kwargs of the schedule have transformers' names, on the command line and in a file", () => {
+  const { spec } = settings({ 'lr-scheduler-kwargs': 'num_decay_steps=10, decay_type=1-sqrt,min_lr_ratio=1e-1' });
+  expect(spec.lrSchedulerKwargs).toEqual({ numDecaySteps: 10, decayType: '1-sqrt', minLrRatio: 0.1 });
+  expect(settings({}, { 'lr-scheduler-kwargs': { num_cycles: 3 } }).spec.lrSchedulerKwargs).toEqual({ numCycles: 3 });
+  const refused = (text: string) => () => settings({ 'lr-scheduler-kwargs': text });
+  expect(refused('num_cycle=3')).toThrow(/num_cycle is none of .*did you mean num_cycles/);
+  expect(refused('power=high')).toThrow('expected a number for power, found "high"');
+  expect(refused('power')).toThrow('expected name=value');
+});
+
+test('settings of evaluation and of the optimizer', () => {
+  const { spec } = settings({
+    optim: 'adamw_8bit',
+    'loraplus-lr-ratio': '16',
+    'eval-strategy': 'steps',
+    'load-best-model-at-end': true,
+    'early-stopping-patience': '3',
+    'neftune-noise-alpha': '5',
+  });
+  expect(spec).toEqual({
+    optim: 'adamw_8bit',
+    loraplusLrRatio: 16,
+    evalStrategy: 'steps',
+    loadBestModelAtEnd: true,
+    earlyStoppingPatience: 3,
+    neftuneNoiseAlpha: 5,
+  });
 });

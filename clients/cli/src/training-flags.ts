@@ -10,6 +10,7 @@ import {
 import { CliError } from './failure.ts';
 import { type Kind, parseFlag, type Values } from './flag-values.ts';
 import { modelName } from './names.ts';
+import { schedulerKwargs } from './scheduler-kwargs.ts';
 import { templateOf } from './template-argument.ts';
 
 /** A spec under construction. */
@@ -159,8 +160,22 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('learning-rate', 'number', 'default 5e-5', (spec, v) => {
     spec.learningRate = v;
   }),
-  flag('lr-scheduler-type', 'text', 'linear, cosine, constant or constant_with_warmup (default: linear)', (spec, v) => {
-    spec.lrSchedulerType = v;
+  flag('loraplus-lr-ratio', 'number', 'LoRA+: the rate of every B over that of A (default 1)', (spec, v) => {
+    spec.loraplusLrRatio = v;
+  }),
+  flag('optim', 'text', 'adamw_torch or adamw_8bit (default: adamw_torch)', (spec, v) => {
+    spec.optim = v;
+  }),
+  flag(
+    'lr-scheduler-type',
+    'text',
+    'linear, cosine, cosine_with_restarts, cosine_with_min_lr, cosine_warmup_with_min_lr, polynomial, constant, constant_with_warmup, inverse_sqrt or warmup_stable_decay (default: linear)',
+    (spec, v) => {
+      spec.lrSchedulerType = v;
+    },
+  ),
+  flag('lr-scheduler-kwargs', 'settings', 'what that takes, such as num_cycles=3 or num_decay_steps=100', (spec, v) => {
+    spec.lrSchedulerKwargs = schedulerKwargs(v);
   }),
   flag('warmup-steps', 'number', 'below 1: a share of all steps (default 0)', (spec, v) => {
     spec.warmupSteps = v;
@@ -180,6 +195,23 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('max-grad-norm', 'number', '0: off (default 1)', (spec, v) => {
     spec.maxGradNorm = v;
   }),
+  flag('label-smoothing-factor', 'number', 'share of a label spread over the vocabulary (default 0)', (spec, v) => {
+    spec.labelSmoothingFactor = v;
+  }),
+  flag('neftune-noise-alpha', 'number', 'noise on the embeddings in training; 0: off (default)', (spec, v) => {
+    spec.neftuneNoiseAlpha = v;
+  }),
+  flag(
+    'loss-normalization',
+    'text',
+    'tokens: by the labelled tokens of a step, or microbatch_mean (default: tokens)',
+    (spec, v) => {
+      spec.lossNormalization = v;
+    },
+  ),
+  flag('max-non-finite-steps', 'integer', 'steps that may be skipped for NaN or infinity (default 0)', (spec, v) => {
+    spec.maxNonFiniteSteps = v;
+  }),
   flag('per-device-train-batch-size', 'integer', 'default 8', (spec, v) => {
     spec.perDeviceTrainBatchSize = v;
   }),
@@ -196,10 +228,25 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('per-device-eval-batch-size', 'integer', 'default 8', (spec, v) => {
     spec.perDeviceEvalBatchSize = v;
   }),
+  flag('eval-strategy', 'text', 'steps, epoch or no (default: steps with --eval-steps, else epoch)', (spec, v) => {
+    spec.evalStrategy = v;
+  }),
   flag('eval-steps', 'integer', "evaluate every n steps (default: at each epoch's end)", (spec, v) => {
     spec.evalSteps = v;
   }),
-  flag('seed', 'integer', "seed of the adapter's first weights and of dropout (default 42)", (spec, v) => {
+  flag('load-best-model-at-end', 'boolean', 'keep the adapter of the best evaluation', (spec, v) => {
+    spec.loadBestModelAtEnd = v;
+  }),
+  flag('metric-for-best-model', 'text', 'eval_loss or eval_token_loss (default: eval_loss)', (spec, v) => {
+    spec.metricForBestModel = v;
+  }),
+  flag('early-stopping-patience', 'integer', 'evaluations without an improvement that end the job', (spec, v) => {
+    spec.earlyStoppingPatience = v;
+  }),
+  flag('early-stopping-threshold', 'number', 'an improvement must be larger (default 0)', (spec, v) => {
+    spec.earlyStoppingThreshold = v;
+  }),
+  flag('seed', 'integer', "seed of the adapter's first weights, of dropout and of noise (default 42)", (spec, v) => {
     spec.seed = v;
   }),
   flag('data-seed', 'integer', 'seed of the data order (default: --seed)', (spec, v) => {

@@ -133,6 +133,7 @@ export {
   ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoraSpec,
+  LrSchedulerKwargs,
   MemoryPlan,
   Packing,
   PauseTrainingJobRequest,

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use luthier_core::device::{Batch, RunEvent, TrainingRun};
 use luthier_core::lora::peft::write_adapter;
 use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
-use luthier_core::train::{EvaluationResult, TrainConfig, TrainingEvent, TrainingStep};
+use luthier_core::train::{
+    EvaluationResult, LrSchedulerKwargs, LrSchedulerType, TrainConfig, TrainingEvent, TrainingStep,
+};
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
 use napi::bindgen_prelude::{Either, Object};
@@ -59,24 +61,70 @@ impl From<NativeLoraConfig> for LoraConfig {
 }
 
 #[napi(object, object_to_js = false)]
+pub struct NativeLrSchedulerKwargs {
+    pub num_cycles: Option<f64>,
+    pub power: Option<f64>,
+    pub lr_end: Option<f64>,
+    pub timescale: Option<f64>,
+    pub min_lr: Option<f64>,
+    pub min_lr_rate: Option<f64>,
+    pub warmup_lr_rate: Option<f64>,
+    pub num_decay_steps: Option<u32>,
+    pub num_stable_steps: Option<u32>,
+    pub warmup_type: Option<String>,
+    pub decay_type: Option<String>,
+    pub min_lr_ratio: Option<f64>,
+}
+
+impl From<NativeLrSchedulerKwargs> for LrSchedulerKwargs {
+    fn from(found: NativeLrSchedulerKwargs) -> Self {
+        Self {
+            num_cycles: found.num_cycles,
+            power: found.power,
+            lr_end: found.lr_end,
+            timescale: found.timescale,
+            min_lr: found.min_lr,
+            min_lr_rate: found.min_lr_rate,
+            warmup_lr_rate: found.warmup_lr_rate,
+            num_decay_steps: found.num_decay_steps.map(u64::from),
+            num_stable_steps: found.num_stable_steps.map(u64::from),
+            warmup_type: found.warmup_type,
+            decay_type: found.decay_type,
+            min_lr_ratio: found.min_lr_ratio,
+        }
+    }
+}
+
+#[napi(object, object_to_js = false)]
 pub struct NativeTrainingConfig {
     pub lora: NativeLoraConfig,
     pub init_adapter_path: Option<String>,
     pub init_adapter_any_base: bool,
+    pub optim: String,
     pub learning_rate: f64,
+    pub loraplus_lr_ratio: f64,
     pub lr_scheduler_type: String,
+    pub lr_scheduler_kwargs: NativeLrSchedulerKwargs,
     pub warmup_steps: f64,
     pub weight_decay: f64,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
     pub max_grad_norm: f64,
+    pub label_smoothing_factor: f64,
+    pub neftune_noise_alpha: f64,
+    pub loss_normalization: String,
     pub per_device_train_batch_size: u32,
     pub gradient_accumulation_steps: u32,
     pub num_train_epochs: f64,
     pub max_steps: Option<u32>,
     pub per_device_eval_batch_size: u32,
     pub eval_steps: Option<u32>,
+    pub metric_for_best_model: String,
+    pub load_best_model_at_end: bool,
+    pub early_stopping_patience: Option<u32>,
+    pub early_stopping_threshold: f64,
+    pub max_non_finite_steps: u32,
     pub shuffle: bool,
     pub data_seed: u32,
     pub group_by_length: bool,
@@ -93,20 +141,30 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
     fn try_from(found: NativeTrainingConfig) -> luthier_core::Result<Self> {
         Ok(Self {
             lora: found.lora.into(),
+            optim: found.optim.parse()?,
             learning_rate: found.learning_rate,
-            lr_scheduler_type: found.lr_scheduler_type.parse()?,
+            loraplus_lr_ratio: found.loraplus_lr_ratio,
+            lr_scheduler_type: LrSchedulerType::new(&found.lr_scheduler_type, &found.lr_scheduler_kwargs.into())?,
             warmup_steps: found.warmup_steps,
             weight_decay: found.weight_decay,
             adam_beta1: found.adam_beta1,
             adam_beta2: found.adam_beta2,
             adam_epsilon: found.adam_epsilon,
             max_grad_norm: found.max_grad_norm,
+            label_smoothing_factor: found.label_smoothing_factor,
+            neftune_noise_alpha: found.neftune_noise_alpha,
+            loss_normalization: found.loss_normalization.parse()?,
             per_device_train_batch_size: found.per_device_train_batch_size as usize,
             gradient_accumulation_steps: found.gradient_accumulation_steps as usize,
             num_train_epochs: found.num_train_epochs,
             max_steps: found.max_steps.map(u64::from),
             per_device_eval_batch_size: found.per_device_eval_batch_size as usize,
             eval_steps: found.eval_steps.map(u64::from),
+            metric_for_best_model: found.metric_for_best_model.parse()?,
+            load_best_model_at_end: found.load_best_model_at_end,
+            early_stopping_patience: found.early_stopping_patience.map(u64::from),
+            early_stopping_threshold: found.early_stopping_threshold,
+            max_non_finite_steps: u64::from(found.max_non_finite_steps),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             group_by_length: found.group_by_length,
@@ -134,6 +192,7 @@ pub struct NativeTrainingStep {
     pub peak_allocated_bytes: f64,
     pub eta_seconds: f64,
     pub skipped: bool,
+    pub skipped_steps: f64,
 }
 
 impl From<TrainingStep> for NativeTrainingStep {
@@ -152,6 +211,7 @@ impl From<TrainingStep> for NativeTrainingStep {
             peak_allocated_bytes: step.peak_allocated_bytes as f64,
             eta_seconds: step.eta_seconds,
             skipped: step.skipped,
+            skipped_steps: step.skipped_steps as f64,
         }
     }
 }
@@ -164,6 +224,8 @@ pub struct NativeEvaluation {
     pub trainer_loss: f64,
     pub label_tokens: f64,
     pub examples: f64,
+    pub best: bool,
+    pub stops: bool,
 }
 
 impl From<EvaluationResult> for NativeEvaluation {
@@ -175,6 +237,8 @@ impl From<EvaluationResult> for NativeEvaluation {
             trainer_loss: result.trainer_loss,
             label_tokens: result.label_tokens as f64,
             examples: result.examples as f64,
+            best: result.best,
+            stops: result.stops,
         }
     }
 }

@@ -96,7 +96,7 @@ impl Bench {
         self.ops.write_indices(&vec![17; rows], &mut targets)?;
         self.report("cross-entropy", 1, 0.0, || {
             let (logits, losses) = (ViewMut::from(&mut logits), ViewMut::from(&mut losses));
-            self.ops.cross_entropy(vocabulary, &targets, Some(1e-3), logits, losses)
+            self.ops.cross_entropy(vocabulary, &targets, 0.0, Some(1e-3), logits, losses)
         })?;
         let mut dx = self.numbers(rows * hidden)?;
         self.report("output layer input gradient", 1, flops, || {

@@ -197,7 +197,8 @@ impl Stream {
         unsafe { launch!(self, &name, Launch::numbers(len, 4), x, bias, width as i32, len) }
     }
 
-    /// Losses `[rows]` f32 of `logits [rows, vocabulary]`; with `grad_scale`, `(softmax − onehot) · grad_scale` in place of them.
+    /// Losses `[rows]` f32 of `logits [rows, vocabulary]`; with `grad_scale`, `(softmax − goal) · grad_scale` in place of them. The goal is
+    /// 1 − `label_smoothing` at the target, and `label_smoothing / vocabulary` more everywhere.
     ///
     /// # Safety
     /// As [`Self::rms_norm`]; targets are below the vocabulary.
@@ -209,6 +210,7 @@ impl Stream {
         vocabulary: usize,
         logits: DevicePointer,
         targets: DevicePointer,
+        label_smoothing: f32,
         grad_scale: Option<f32>,
         losses: DevicePointer,
     ) -> Result<()> {
@@ -216,6 +218,8 @@ impl Stream {
         let launch = Launch::blocks(rows, VOCABULARY_THREADS);
         let (with_grad, scale) = (i32::from(grad_scale.is_some()), grad_scale.unwrap_or(0.0));
         // SAFETY: as above.
-        unsafe { launch!(self, &name, launch, logits, targets, vocabulary as i32, scale, with_grad, losses) }
+        unsafe {
+            launch!(self, &name, launch, logits, targets, vocabulary as i32, label_smoothing, scale, with_grad, losses)
+        }
     }
 }

@@ -103,6 +103,7 @@ impl Stream {
         unsafe { result::ctx::set_current(context) }.map_err(failed("opening"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("opening"))?;
         let images = modules![
+            "adamw_8bit",
             "attention",
             "attention_tensor_cores",
             "cached_attention",
@@ -113,6 +114,7 @@ impl Stream {
             "ggml",
             "linear",
             "low_rank",
+            "noise",
             "optimizer",
             "rms_norm"
         ];

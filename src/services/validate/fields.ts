@@ -1,5 +1,6 @@
 /** Fields that several requests have. Every refusal says what was expected and what was found. */
 import { z } from 'zod';
+import { nearestName } from '../../config/nearest.ts';
 import { LoadIn } from '../../gen/luthier/v1/common.ts';
 import { MAX_TEMPLATE_FILE } from '../../prompt/definition.ts';
 
@@ -60,6 +61,17 @@ export function finiteNumber(minimum: number, maximum: number) {
 export function positiveNumber(maximum: number) {
   const error = expected(`a number above 0 and at most ${maximum}`);
   return z.number(error).gt(0, error).max(maximum, error);
+}
+
+/** One of a closed set of names; refused with the one that was probably meant. */
+export function nameField<Name extends string>(names: readonly Name[]) {
+  const { error } = expected(`one of ${names.join(', ')}`);
+  return z.enum(names, {
+    error: (issue) => {
+      const nearest = typeof issue.input === 'string' ? nearestName(issue.input, names) : null;
+      return nearest === null ? error(issue) : `${error(issue)}; did you mean ${nearest}?`;
+    },
+  });
 }
 
 /** A value of an enumeration of the contract. */

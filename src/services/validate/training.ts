@@ -8,6 +8,7 @@ import {
   finiteNumber,
   loadInField,
   member,
+  nameField,
   optionalName,
   positiveNumber,
   requestId,
@@ -16,9 +17,11 @@ import {
   templateField,
   wholeNumber,
 } from './fields.ts';
+import { checkSchedule, schedulerKwargs, schedulerType } from './schedule.ts';
 
 const UINT32 = 2 ** 32 - 1;
-const SCHEDULERS = ['linear', 'cosine', 'constant', 'constant_with_warmup'] as const;
+/** transformers' default of eval_steps. */
+const EVAL_STEPS = 500;
 
 const moduleNames = z
   .array(z.string().min(1, expected('a module name')).max(1024, expected('at most 1024 characters')))
@@ -31,14 +34,12 @@ const byModule = <Value extends z.ZodType>(value: Value) =>
     .record(z.string().min(1, expected('a module name')).max(1024, expected('at most 1024 characters')), value)
     .refine((entries) => Object.keys(entries).length <= MAX_PATTERNS, expected(`at most ${MAX_PATTERNS} entries`));
 
+const shareBelowOne = z.number(expected('a share')).min(0, expected('at least 0')).lt(1, expected('a share below 1'));
+
 const loraFields = z.object({
   r: wholeNumber(1, 1024).default(8),
   loraAlpha: positiveNumber(1e6).default(16),
-  loraDropout: z
-    .number(expected('a share'))
-    .min(0, expected('at least 0'))
-    .lt(1, expected('a share below 1'))
-    .default(0),
+  loraDropout: shareBelowOne.default(0),
   useRslora: z.boolean(),
   targetModules: moduleNames,
   targetPattern: pattern,
@@ -69,6 +70,33 @@ const lora = loraFields
     message: 'expected nothing without layers_to_transform',
   });
 
+interface Evaluated {
+  readonly evalDataset: string;
+  readonly validationSplit: number;
+  readonly evalStrategy?: string | undefined;
+  readonly evalSteps?: number | undefined;
+  readonly loadBestModelAtEnd: boolean;
+  readonly earlyStoppingPatience?: number | undefined;
+  readonly earlyStoppingThreshold: number;
+}
+
+/** Refuses settings of evaluations that contradict each other, or need evaluations where there are none. */
+function checkEvaluation(spec: Evaluated, context: Pick<z.RefinementCtx, 'addIssue'>): void {
+  const { evalStrategy, evalSteps, earlyStoppingPatience, earlyStoppingThreshold } = spec;
+  const refuse = (name: keyof Evaluated, message: string): void =>
+    context.addIssue({ code: 'custom', path: [name], message });
+  if (evalSteps !== undefined && evalStrategy !== undefined && evalStrategy !== 'steps') {
+    refuse('evalSteps', `expected nothing with eval_strategy ${evalStrategy}, found ${evalSteps}`);
+  }
+  if (earlyStoppingThreshold > 0 && earlyStoppingPatience === undefined) {
+    refuse('earlyStoppingThreshold', `expected 0 without early_stopping_patience, found ${earlyStoppingThreshold}`);
+  }
+  if (evalStrategy !== 'no' && (spec.evalDataset !== '' || spec.validationSplit > 0)) return;
+  const missing = 'expected held-out examples that are evaluated (eval_dataset or validation_split); found none';
+  if (spec.loadBestModelAtEnd) refuse('loadBestModelAtEnd', missing);
+  if (earlyStoppingPatience !== undefined) refuse('earlyStoppingPatience', missing);
+}
+
 /** TrainingSpec with every default written out; transformers' TrainingArguments. */
 const specSchema = z
   .object(
@@ -76,7 +104,7 @@ const specSchema = z
       model: resourceName('a model: `models/{id}` or a path'),
       dataset: resourceName('a data set: `datasets/{id}`'),
       evalDataset: optionalName,
-      validationSplit: z.number(expected('a share')).min(0, expected('at least 0')).lt(1, expected('a share below 1')),
+      validationSplit: shareBelowOne,
       output: resourceId,
       template: templateField,
       trainOn: member(TrainOn, 'a TrainOn').transform((value) => (value === 0 ? TrainOn.TRAIN_ON_ASSISTANT : value)),
@@ -88,7 +116,13 @@ const specSchema = z
       initAdapter: optionalName,
       loadIn: loadInField,
       learningRate: finiteNumber(0, 100).default(5e-5),
-      lrSchedulerType: z.enum(SCHEDULERS, expected(`one of ${SCHEDULERS.join(', ')}`)).default('linear'),
+      lrSchedulerType: schedulerType.default('linear'),
+      lrSchedulerKwargs: schedulerKwargs.optional(),
+      optim: nameField(['adamw_torch', 'adamw_torch_fused', 'adamw_8bit', 'adamw_bnb_8bit']).default('adamw_torch'),
+      loraplusLrRatio: positiveNumber(1e6).default(1),
+      labelSmoothingFactor: shareBelowOne.default(0),
+      neftuneNoiseAlpha: finiteNumber(0, 1e6).default(0),
+      lossNormalization: nameField(['tokens', 'microbatch_mean']).default('tokens'),
       warmupSteps: finiteNumber(0, UINT32).default(0),
       weightDecay: finiteNumber(0, 100).default(0),
       adamBeta1: finiteNumber(0, 0.999999999).default(0.9),
@@ -101,6 +135,15 @@ const specSchema = z
       maxSteps: wholeNumber(1, UINT32).optional(),
       perDeviceEvalBatchSize: wholeNumber(1, 65_536).default(8),
       evalSteps: wholeNumber(1, UINT32).optional(),
+      evalStrategy: nameField(['steps', 'epoch', 'no']).optional(),
+      loadBestModelAtEnd: z.boolean(),
+      // As in transformers, `eval_` may be left out.
+      metricForBestModel: nameField(['eval_loss', 'loss', 'eval_token_loss', 'token_loss'])
+        .default('eval_loss')
+        .transform((name) => (name.startsWith('eval_') ? name : `eval_${name}`)),
+      earlyStoppingPatience: wholeNumber(1, UINT32).optional(),
+      earlyStoppingThreshold: finiteNumber(0, 1e9).default(0),
+      maxNonFiniteSteps: wholeNumber(0, UINT32).default(0),
       shuffle: z.boolean().default(true),
       seed: wholeNumber(0, UINT32).default(42),
       dataSeed: wholeNumber(0, UINT32).optional(),
@@ -133,13 +176,21 @@ const specSchema = z
     path: ['offloadActivations'],
     message: 'expected false with recompute_layers 0: the inputs of layers that keep their activations stay with them',
   })
-  .transform((spec) => ({
-    ...spec,
-    dataSeed: spec.dataSeed ?? spec.seed,
-    maxSteps: spec.maxSteps,
-    evalSteps: spec.evalSteps,
-    recomputeLayers: spec.recomputeLayers,
-  }));
+  .superRefine(checkSchedule)
+  .superRefine(checkEvaluation)
+  .transform((spec) => {
+    const evalStrategy = spec.evalStrategy ?? (spec.evalSteps === undefined ? 'epoch' : 'steps');
+    return {
+      ...spec,
+      dataSeed: spec.dataSeed ?? spec.seed,
+      maxSteps: spec.maxSteps,
+      evalStrategy,
+      evalSteps: spec.evalSteps ?? (evalStrategy === 'steps' ? EVAL_STEPS : undefined),
+      recomputeLayers: spec.recomputeLayers,
+      lrSchedulerKwargs: spec.lrSchedulerKwargs,
+      earlyStoppingPatience: spec.earlyStoppingPatience,
+    };
+  });
 
 /** A checked spec. */
 export type CheckedSpec = z.output<typeof specSchema>;

@@ -30,7 +30,7 @@ function stepLine(step: TrainingStep): string {
     `lr ${number(step.learningRate)}`,
     `${Math.round(step.tokensPerSecond)} tok/s`,
     `ETA ${formatSeconds(step.etaSeconds)}`,
-    ...(step.skipped ? ['skipped: the gradients overflowed'] : []),
+    ...(step.skipped ? ['skipped: loss or gradients are no finite numbers'] : []),
   ];
   return parts.join('  ');
 }
@@ -63,8 +63,9 @@ function describeEvent(stream: Output, { job, event }: TrainingEvent): string | 
     case 'plan':
       return planLine(event.value);
     case 'evaluation': {
-      const { loss, globalStep, examples } = event.value;
-      return `held-out loss ${loss.toFixed(4)} at step ${globalStep}, ${examples} examples`;
+      const { loss, globalStep, examples, best, stops } = event.value;
+      const verdict = `${best ? ', the best so far' : ''}${stops ? '; stopping early' : ''}`;
+      return `held-out loss ${loss.toFixed(4)} at step ${globalStep}, ${examples} examples${verdict}`;
     }
     case 'adapterSaved':
       return `saved ${event.value.adapter}, ${formatBytes(event.value.sizeBytes)}`;

@@ -85,7 +85,7 @@ test('a skipped step says so', () => {
   const view = new TrainingView(io);
   view.show(step(1, 2, { gradNorm: Number.POSITIVE_INFINITY, skipped: true }));
   view.close();
-  expect(io.out()).toMatch(/grad_norm Infinity .* skipped: the gradients overflowed\n$/);
+  expect(io.out()).toMatch(/grad_norm Infinity .* skipped: loss or gradients are no finite numbers\n$/);
 });
 
 test('on a terminal the picture is redrawn in place and the last one stays', () => {

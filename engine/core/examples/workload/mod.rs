@@ -40,6 +40,7 @@ pub fn config(batch: usize, steps: usize, recompute_layers: Recompute) -> TrainC
         recompute_layers,
         offload_activations: false,
         loss_scaling: None,
+        ..TrainConfig::default()
     }
 }
 

@@ -237,6 +237,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         recompute_layers: Recompute::Layers(0),
         offload_activations: false,
         loss_scaling: None,
+        ..TrainConfig::default()
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
     TrainingRequest { model, config, train: Box::new(train), evaluation: None, initial: None }

@@ -113,7 +113,7 @@ impl<O: Ops> OpsSequence<O> {
             none => none.insert(SequenceMemory::new(ops, &base.config, reserved)?),
         };
         model.with_workspace(reserved, |step, _, angles| {
-            let decoder = Decoder { ops, base, adapter, angles, dropout: None };
+            let decoder = Decoder { ops, base, adapter, angles, dropout: None, noise: None };
             decoder.extend(ids, &mut memory.cache, step, &mut memory.stream)
         })?;
         memory.rows = ids.len();
@@ -176,7 +176,12 @@ impl<O: Ops> Sequence for OpsSequence<O> {
         let (ops, base) = (&*model.ops, &*model.base);
         let stream = View::at(&memory.stream, rows.start * base.config.hidden_size);
         model.with_workspace(*reserved, |_, scratch, angles| {
-            Decoder { ops, base, adapter, angles, dropout: None }.logits(rows.len(), stream, scratch, logits)
+            Decoder { ops, base, adapter, angles, dropout: None, noise: None }.logits(
+                rows.len(),
+                stream,
+                scratch,
+                logits,
+            )
         })
     }
 

@@ -16,8 +16,15 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     pub targets: LoraTargets,
     pub use_rslora: bool,
-    /// Seed of the initial A and of dropout.
+    /// Seed of the initial A, of dropout and of noise on embeddings.
     pub seed: u64,
+}
+
+/// PEFT's defaults, but for `lora_alpha`: twice the rank.
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { r: 8, lora_alpha: 16.0, lora_dropout: 0.0, targets: LoraTargets::default(), use_rslora: false, seed: 42 }
+    }
 }
 
 impl LoraConfig {

@@ -11,6 +11,8 @@ const ROWS_TO_A_SAVED_ONE: usize = 16;
 /// A micro-batch on the device: examples end to end, positions restarting at each.
 pub struct PackedBatch<O: Ops> {
     pub(super) rows: usize,
+    /// Tokens of the longest sequence.
+    pub(super) longest: usize,
     pub(super) ids: O::Indices,
     pub(super) positions: O::Indices,
     pub(super) borders: O::Indices,
@@ -29,6 +31,7 @@ impl<O: Ops> PackedBatch<O> {
     pub fn new(ops: &O, rows: usize) -> Result<Self> {
         Ok(Self {
             rows: 0,
+            longest: 0,
             ids: ops.allocate_indices(rows)?,
             positions: ops.allocate_indices(rows)?,
             borders: ops.allocate_indices(rows + 1)?,
@@ -47,6 +50,7 @@ impl<O: Ops> PackedBatch<O> {
         staging.clear();
         staging.extend(each().flat_map(|(ids, _)| ids));
         self.rows = staging.len();
+        self.longest = each().map(|(ids, _)| ids.len()).max().unwrap_or(0);
         ops.write_indices(staging, &mut self.ids)?;
         staging.clear();
         staging.extend(each().flat_map(|(ids, _)| 0..ids.len() as u32));

@@ -6,6 +6,7 @@ use super::block::{Block, Kept};
 use super::dropout::Dropout;
 use super::head::HeadScratch;
 use super::low_rank::BlockAdapter;
+use super::noise::EmbeddingNoise;
 use super::weights::BaseModel;
 use crate::error::Result;
 use crate::lora::LoraAdapter;
@@ -20,6 +21,8 @@ pub struct Decoder<'a, O: Ops> {
     pub angles: &'a O::Buffer,
     /// Of this micro-batch, in training. Its passes need scratch that has room for it.
     pub dropout: Option<Dropout>,
+    /// Of this micro-batch's embeddings, in training.
+    pub noise: Option<EmbeddingNoise>,
 }
 
 impl<O: Ops> Decoder<'_, O> {
@@ -42,6 +45,10 @@ impl<O: Ops> Decoder<'_, O> {
     ) -> Result<()> {
         let len = batch.rows * self.base.config.hidden_size;
         self.ops.embedding(&self.base.embed_tokens, &batch.ids, activations.streams.get_mut(0).into())?;
+        if let Some(noise) = self.noise {
+            let noise = noise.of(batch.longest, self.base.config.hidden_size);
+            self.ops.add_noise(len, noise, activations.streams.get_mut(0).into())?;
+        }
         for layer in 0..self.base.layers.len() {
             // While the block reads its input, that may be copied away.
             activations.streams.park(self.ops, layer, len)?;

@@ -23,6 +23,7 @@ pub struct HeadScratch<O: Ops> {
     numbers: O::Indices,
     targets: O::Indices,
     losses_on_host: Vec<O::Elem>,
+    label_smoothing: f64,
 }
 
 impl<O: Ops> HeadScratch<O> {
@@ -42,7 +43,14 @@ impl<O: Ops> HeadScratch<O> {
             numbers: ops.allocate_indices(rows)?,
             targets: ops.allocate_indices(rows)?,
             losses_on_host: Vec::new(),
+            label_smoothing: 0.0,
         })
+    }
+
+    /// Losses and gradients of labels that are smoothed by a share in [0, 1]; see [`Ops::cross_entropy`].
+    #[must_use]
+    pub fn with_label_smoothing(self, label_smoothing: f64) -> Self {
+        Self { label_smoothing, ..self }
     }
 
     /// Σ cross-entropy over the batch's labels, from the residual stream after the last block, [`PackedBatch::output_rows`] of it.
@@ -85,7 +93,7 @@ impl<O: Ops> HeadScratch<O> {
             let (weight, logits) = (base.output_weight(), &mut self.logits);
             ops.linear_forward(rows, (&self.normed).into(), weight, None, None, None, logits.into())?;
             let (logits, losses) = (&mut self.logits, ViewMut::at(&mut self.losses, done));
-            ops.cross_entropy(vocabulary, &self.targets, grad_scale, logits.into(), losses)?;
+            ops.cross_entropy(vocabulary, &self.targets, self.label_smoothing, grad_scale, logits.into(), losses)?;
             if let Some(stream_grad) = &mut stream_grad {
                 let term = LinearGradTerm { output_grad: View::from(&self.logits), weight };
                 ops.linear_grad_input(rows, &[term], None, (&mut self.normed_grad).into())?;

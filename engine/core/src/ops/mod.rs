@@ -6,6 +6,7 @@ pub mod cuda;
 mod dropout;
 mod gated;
 mod low_rank;
+mod noise;
 mod prices;
 mod view;
 mod window;
@@ -13,10 +14,13 @@ mod window;
 pub use dropout::DropoutMask;
 pub use gated::{GatedBackward, GatedForward};
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
+pub use noise::UniformNoise;
 pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
 pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 pub(crate) use window::seen_positions;
+
+use std::ops::Range;
 
 pub use crate::config::RopePairs;
 use crate::error::{EngineError, Result};
@@ -189,6 +193,8 @@ pub struct AdamW {
 pub(crate) struct AdamWFactors {
     /// 1 − learning rate · weight decay
     pub decay: f64,
+    /// β1
+    pub keep_first: f64,
     /// 1 − β1
     pub first_weight: f64,
     pub keep_second: f64,
@@ -207,6 +213,7 @@ impl AdamW {
         let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
         AdamWFactors {
             decay: 1.0 - learning_rate * weight_decay,
+            keep_first: beta1,
             first_weight: 1.0 - beta1,
             keep_second: beta2,
             second_weight: 1.0 - beta2,
@@ -217,12 +224,36 @@ impl AdamW {
     }
 }
 
-/// The state of one AdamW update, four flat buffers of one length.
+/// The state of one AdamW update: flat buffers.
 pub struct AdamWState<'a, B> {
     pub parameters: &'a mut B,
     pub gradients: &'a B,
+    /// Which of their numbers are updated.
+    pub range: Range<usize>,
     pub first_moments: &'a mut B,
     pub second_moments: &'a mut B,
+    /// Where the moments of the range begin.
+    pub moments_at: usize,
+}
+
+/// Numbers that share a scale in the moments of [`Ops::adamw_8bit`].
+pub const MOMENT_BLOCK: usize = 256;
+
+/// The state of one AdamW update of one matrix whose moments are held in 8 bits.
+pub struct AdamW8bitState<'a, B, C> {
+    pub parameters: &'a mut B,
+    pub gradients: &'a B,
+    /// Which of their numbers are updated.
+    pub range: Range<usize>,
+    pub first_codes: &'a mut C,
+    pub second_codes: &'a mut C,
+    /// Where the codes of the range begin.
+    pub codes_at: usize,
+    /// The largest magnitude of each block; the last block may be short.
+    pub first_scales: &'a mut B,
+    pub second_scales: &'a mut B,
+    /// Where the scales of the range begin.
+    pub scales_at: usize,
 }
 
 /// The operations of one device. Everything is row-major; views give the first element and the sizes follow from the arguments.
@@ -239,6 +270,8 @@ pub trait Ops: Send + Sync + 'static {
     type Weight: Send + Sync;
     /// Activations outside the memory that the device computes in: beside a GPU, in locked memory of the host.
     type Parked: Send + Sync;
+    /// 8-bit codes on the device.
+    type Codes: Send + Sync;
     /// Logits of the output layer that are held at once: enough rows of a vocabulary for products at full speed.
     const LOGITS_AT_ONCE: usize;
 
@@ -248,6 +281,10 @@ pub trait Ops: Send + Sync + 'static {
     fn allocate_activations(&self, len: usize) -> Result<Self::Buffer>;
     /// Room for up to `capacity` integers; empty.
     fn allocate_indices(&self, capacity: usize) -> Result<Self::Indices>;
+    /// `len` codes, all zero.
+    fn allocate_codes(&self, len: usize) -> Result<Self::Codes>;
+    /// Copies the first codes to the host; waits for everything before it.
+    fn read_codes(&self, from: &Self::Codes, codes: &mut [u8]) -> Result<()>;
     /// Takes a matrix `[rows, columns]` in its stored type.
     fn upload_weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
     /// As [`Ops::upload_weight`], a table that only [`Ops::embedding`] reads; `place` is for devices with memory of their own.
@@ -284,6 +321,8 @@ pub trait Ops: Send + Sync + 'static {
     fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;
     /// `out [ids, columns]` = rows of `table`, dequantized. Ids must be below its row count.
     fn embedding(&self, table: &Self::Weight, ids: &Self::Indices, out: ViewMut<'_, Self::Buffer>) -> Result<()>;
+    /// Adds noise to the first `len` numbers.
+    fn add_noise(&self, len: usize, noise: UniformNoise, to: ViewMut<'_, Self::Buffer>) -> Result<()>;
     /// `out [rows, width]` = the rows of `x` with the numbers in `rows`.
     fn gather_rows(
         &self,
@@ -460,12 +499,14 @@ pub trait Ops: Send + Sync + 'static {
         of.into_products(self)
     }
 
-    /// For each row of `logits [targets, vocabulary]`: its loss −ln softmax(target) into `losses`. With `grad_scale`, the logits are replaced
-    /// by the gradient `(softmax − onehot) · grad_scale`.
+    /// For each row of `logits [targets, vocabulary]`: its loss into `losses`: −Σ goal · ln softmax, where the goal is 1 − `label_smoothing` at the
+    /// target, and `label_smoothing / vocabulary` more everywhere. With `grad_scale`, the logits are replaced by the gradient
+    /// `(softmax − goal) · grad_scale`.
     fn cross_entropy(
         &self,
         vocabulary: usize,
         targets: &Self::Indices,
+        label_smoothing: f64,
         grad_scale: Option<f64>,
         logits: ViewMut<'_, Self::Buffer>,
         losses: ViewMut<'_, Self::Buffer>,
@@ -475,4 +516,8 @@ pub trait Ops: Send + Sync + 'static {
     fn clip_norm(&self, values: &mut Self::Buffer, scale: f64, max_norm: f64) -> Result<f64>;
     /// torch's AdamW: p −= p·lr·wd, then p −= lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε).
     fn adamw(&self, settings: AdamW, state: AdamWState<'_, Self::Buffer>) -> Result<()>;
+    /// AdamW with moments in 8 bits, as bitsandbytes' (Dettmers et al., "8-bit Optimizers via Block-wise Quantization", ICLR 2022): codes of
+    /// [`DYNAMIC_MAP`](crate::quant::DYNAMIC_MAP) and [`UNSIGNED_DYNAMIC_MAP`](crate::quant::UNSIGNED_DYNAMIC_MAP), times the scale of their
+    /// block. The update uses the new moments before they are rounded to the nearest codes.
+    fn adamw_8bit(&self, settings: AdamW, state: AdamW8bitState<'_, Self::Buffer, Self::Codes>) -> Result<()>;
 }

@@ -13,6 +13,10 @@ pub trait MemoryPrices: Send + Sync {
     fn activations(&self, len: usize) -> u64;
     /// Of [`Ops::allocate_indices`](super::Ops::allocate_indices).
     fn indices(&self, capacity: usize) -> u64;
+    /// Of [`Ops::allocate_codes`](super::Ops::allocate_codes).
+    fn codes(&self, len: usize) -> u64 {
+        len as u64
+    }
     /// Of [`Ops::allocate_parked`](super::Ops::allocate_parked).
     fn parked(&self, len: usize) -> PlacedBytes;
     /// Of the copy in the type of activations that products with them make of an adapter of `len` numbers.

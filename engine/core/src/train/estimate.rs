@@ -2,6 +2,7 @@
 
 use super::config::TrainConfig;
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
+use super::optimizer::OptimizerPlan;
 use super::plan::TrainingPlan;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
@@ -64,6 +65,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
     if let Some(evaluation) = evaluation {
         evaluation.validate(model, "evaluation")?;
     }
+    config.check_evaluation(evaluation.is_some())?;
     let layout = match initial {
         Some(peft) => LoraLayout::of_peft(model, peft)?,
         None => {
@@ -83,6 +85,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
     });
     let epochs = plan.epochs_done(plan.max_steps() - 1);
     let prices = ops.prices();
+    let optimizer = OptimizerPlan::new(config, &layout);
     let memory = MemoryRequest {
         prices: &*prices,
         room: ops.room(),
@@ -93,6 +96,7 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
         layout: &layout,
         train,
         evaluation,
+        optimizer: &optimizer,
     };
     Ok(TrainingEstimate {
         examples: train.len() as u64,

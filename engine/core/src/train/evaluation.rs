@@ -35,6 +35,7 @@ impl EvaluationSums {
             trainer_loss: self.weighted_means / self.examples as f64,
             label_tokens: self.label_tokens,
             examples: self.examples,
+            ..EvaluationResult::default()
         }
     }
 }
@@ -57,6 +58,7 @@ mod tests {
             trainer_loss: (2.0 + 2.0 + 5.0) / 3.0,
             label_tokens: 12,
             examples: 3,
+            ..EvaluationResult::default()
         };
         assert_eq!(sums.result(7, 0.5), expected);
     }

@@ -24,7 +24,7 @@ pub struct TrainingStep {
     pub max_steps: u64,
     /// Epochs done after this step, fractional.
     pub epoch: f64,
-    /// Mean negative log-likelihood per label token of the step.
+    /// Mean negative log-likelihood per label token of the step, or as `loss_normalization` asks for; not finite where that broke.
     pub loss: f64,
     /// Global 2-norm before clipping; not finite where the step was skipped.
     pub grad_norm: f64,
@@ -40,12 +40,14 @@ pub struct TrainingStep {
     pub peak_allocated_bytes: u64,
     /// Seconds to the end at the mean pace so far, evaluations included.
     pub eta_seconds: f64,
-    /// The gradients overflowed f16: nothing was updated, and the loss scale is lower from here on.
+    /// Nothing was updated: the gradients overflowed f16, and the loss scale is lower from here on; or they or the loss are no finite numbers.
     pub skipped: bool,
+    /// Steps skipped so far, this one included.
+    pub skipped_steps: u64,
 }
 
 /// One pass over the evaluation examples. Field for field the `EvaluationResult` of `src/engine/engine.ts`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EvaluationResult {
     /// Steps done before it.
     pub global_step: u64,
@@ -56,6 +58,10 @@ pub struct EvaluationResult {
     pub trainer_loss: f64,
     pub label_tokens: u64,
     pub examples: u64,
+    /// The best after a step so far, by `metric_for_best_model`.
+    pub best: bool,
+    /// Early stopping: the run ends with it.
+    pub stops: bool,
 }
 
 /// What one call of [`Trainer::advance`](super::Trainer::advance) did.

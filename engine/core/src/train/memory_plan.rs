@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::config::{Recompute, TrainConfig};
+use super::optimizer::OptimizerPlan;
 use super::sizes::Sizes;
 use super::suggestions::{Suggestion, shown, suggestions};
 use crate::config::ModelConfig;
@@ -54,12 +55,13 @@ pub(super) struct RunShape<'a> {
     pub sizes: Sizes,
     pub offload_activations: bool,
     pub dropout: bool,
+    pub optimizer: &'a OptimizerPlan,
 }
 
 impl RunShape<'_> {
     /// The bytes of `Workspace::new` and of the device's own scratch, with so many blocks recomputed.
     pub fn plan(&self, recompute_layers: usize) -> MemoryPlan {
-        let Self { prices, config, weights, layout, sizes, offload_activations, dropout } = *self;
+        let Self { prices, config, weights, layout, sizes, offload_activations, dropout, optimizer } = *self;
         let rows = sizes.rows();
         let activations = |rows, keep| activation_bytes(prices, config, layout, rows, keep);
         let keep = Keep::AllBut { recomputed: recompute_layers, offload: offload_activations };
@@ -67,7 +69,9 @@ impl RunShape<'_> {
         let device_scratch_bytes = prices.scratch(&self.demand());
         MemoryPlan {
             weight_bytes: weights.bytes(prices),
-            adapter_bytes: 4 * prices.buffer(layout.len()) + prices.adapter_copy(layout.len()),
+            adapter_bytes: 2 * prices.buffer(layout.len())
+                + optimizer.bytes(prices)
+                + prices.adapter_copy(layout.len()),
             activation_bytes: device,
             evaluation_bytes: if sizes.evaluation.rows > sizes.train.rows {
                 activations(sizes.evaluation.rows, Keep::Nothing).device
@@ -137,13 +141,14 @@ pub(super) struct MemoryRequest<'a> {
     pub layout: &'a LoraLayout,
     pub train: &'a dyn Examples,
     pub evaluation: Option<&'a dyn Examples>,
+    pub optimizer: &'a OptimizerPlan,
 }
 
 impl<'a> MemoryRequest<'a> {
     pub fn shape(&self, weights: &'a WeightForms, sizes: Sizes, offload_activations: bool) -> RunShape<'a> {
-        let Self { prices, model, layout, config, .. } = *self;
+        let Self { prices, model, layout, config, optimizer, .. } = *self;
         let dropout = config.lora.lora_dropout > 0.0;
-        RunShape { prices, config: model, weights, layout, sizes, offload_activations, dropout }
+        RunShape { prices, config: model, weights, layout, sizes, offload_activations, dropout, optimizer }
     }
 
     /// Of a plan's bytes, those that are held already.

@@ -1,30 +1,38 @@
 //! Training an adapter: order of examples, schedule, accumulation, optimizer, evaluation. Advances one micro-batch at a time.
 
+mod best_model;
 mod config;
 mod estimate;
 mod evaluation;
 mod events;
+mod loss_normalization;
 mod loss_scale;
 mod memory_plan;
 mod meter;
+mod optimizer;
 mod order;
 mod packing;
 #[cfg(test)]
 mod placement_tests;
 mod plan;
 mod schedule;
+mod scheduler_type;
 mod sizes;
 mod suggestions;
 mod trainer;
 mod workspace;
 
+pub use best_model::BestModelMetric;
 pub use config::{Recompute, TrainConfig};
 pub use estimate::{EstimateRequest, PackingEstimate, TrainingEstimate, estimate};
 pub use events::{EvaluationResult, Progress, TrainingEvent, TrainingStep};
+pub use loss_normalization::LossNormalization;
 pub use loss_scale::LossScaling;
 pub use memory_plan::{MemoryEstimate, MemoryPlan};
+pub use optimizer::Optim;
 pub use order::EpochOrder;
 pub use plan::TrainingPlan;
-pub use schedule::{LrSchedule, LrSchedulerType};
+pub use schedule::LrSchedule;
+pub use scheduler_type::{LrSchedulerKwargs, LrSchedulerType, MinLr, Slope, StableDecay};
 pub use suggestions::Suggestion;
 pub use trainer::Trainer;

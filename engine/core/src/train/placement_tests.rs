@@ -3,6 +3,7 @@
 use super::config::tests::config;
 use super::config::{Recompute, TrainConfig};
 use super::memory_plan::{MemoryEstimate, MemoryRequest};
+use super::optimizer::OptimizerPlan;
 use crate::config::{ModelConfig, Variant};
 use crate::error::Result;
 use crate::lora::{LoraConfig, LoraLayout, LowRank};
@@ -108,6 +109,8 @@ fn examples() -> TokenExamples {
 
 fn estimate(free_bytes: Option<u64>, config: &TrainConfig) -> MemoryEstimate {
     let (model, train) = (Model::new(true), examples());
+    let layout = LoraLayout::new(&model.0, |_, _| Some(LowRank { r: 2, scale: 1.0 }));
+    let optimizer = OptimizerPlan::new(config, &layout);
     let request = MemoryRequest {
         prices: &Prices,
         room: MemoryRoom { free_bytes, scratch_bytes: 0 },
@@ -115,9 +118,10 @@ fn estimate(free_bytes: Option<u64>, config: &TrainConfig) -> MemoryEstimate {
         weights: &model.forms(EmbeddingPlace::Device),
         loaded: false,
         config,
-        layout: &LoraLayout::new(&model.0, |_, _| Some(LowRank { r: 2, scale: 1.0 })),
+        layout: &layout,
         train: &train,
         evaluation: None,
+        optimizer: &optimizer,
     };
     request.estimate()
 }

@@ -1,36 +1,11 @@
 //! Learning rates over the steps, as transformers' `optimization.py`.
 
-use std::str::FromStr;
+use std::f64::consts::PI;
 
-use crate::error::{EngineError, Result};
+use super::scheduler_type::{LrSchedulerType, MinLr, Slope, StableDecay};
 
-/// The shapes a schedule can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LrSchedulerType {
-    /// Warm-up, then down to 0 at the last step.
-    Linear,
-    /// Warm-up, then half a cosine down to 0.
-    Cosine,
-    /// No warm-up.
-    Constant,
-    ConstantWithWarmup,
-}
-
-impl FromStr for LrSchedulerType {
-    type Err = EngineError;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            "constant" => Ok(Self::Constant),
-            "constant_with_warmup" => Ok(Self::ConstantWithWarmup),
-            _ => Err(EngineError::invalid(format!(
-                "lr_scheduler_type is `{name}`; expected linear, cosine, constant or constant_with_warmup"
-            ))),
-        }
-    }
-}
+/// Time scale of an inverse square root without a warm-up.
+const TIMESCALE: f64 = 10_000.0;
 
 /// The learning rate of every step of one run.
 #[derive(Clone, Copy, Debug)]
@@ -54,23 +29,99 @@ impl LrSchedule {
     }
 
     fn factor(&self, step: u64) -> f64 {
-        let (warmup, all) = (self.warmup_steps, self.max_steps);
+        let [step, warmup, all] = [step, self.warmup_steps, self.max_steps].map(|steps| steps as f64);
         if self.kind == LrSchedulerType::Constant {
             return 1.0;
         }
         if step < warmup {
-            return step as f64 / warmup.max(1) as f64;
+            return self.rising(step, warmup);
         }
-        let length = all.saturating_sub(warmup).max(1) as f64;
+        let length = (all - warmup).max(1.0);
+        let progress = (step - warmup) / length;
         match self.kind {
-            LrSchedulerType::Linear => (all as f64 - step as f64).max(0.0) / length,
-            LrSchedulerType::Cosine => {
-                let progress = (step - warmup) as f64 / length;
-                (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
-            }
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
+            LrSchedulerType::Linear => (all - step).max(0.0) / length,
+            LrSchedulerType::Cosine { num_cycles } => waves(num_cycles, progress).max(0.0),
+            LrSchedulerType::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
+            LrSchedulerType::CosineWithRestarts { num_cycles } => half_wave((num_cycles * progress) % 1.0),
+            LrSchedulerType::CosineWithMinLr { num_cycles, min } => {
+                above(self.share(min), waves(num_cycles, progress)).max(0.0)
+            }
+            LrSchedulerType::CosineWarmupWithMinLr { num_cycles, min, .. } => {
+                above(self.share(min), waves(num_cycles, (step - warmup + 1.0) / length)).max(0.0)
+            }
+            LrSchedulerType::Polynomial { lr_end, .. } if step > all => lr_end / self.learning_rate,
+            LrSchedulerType::Polynomial { lr_end, power } => {
+                ((self.learning_rate - lr_end) * (1.0 - progress).powf(power) + lr_end) / self.learning_rate
+            }
+            LrSchedulerType::InverseSqrt { timescale } => {
+                let timescale = timescale.unwrap_or(if warmup > 0.0 { warmup } else { TIMESCALE });
+                1.0 / ((step + timescale - warmup) / timescale).sqrt()
+            }
+            LrSchedulerType::WarmupStableDecay(settings) => stable_decay(settings, step - warmup, all - warmup),
         }
     }
+
+    /// In the warm-up.
+    fn rising(&self, step: f64, warmup: f64) -> f64 {
+        match self.kind {
+            LrSchedulerType::CosineWarmupWithMinLr { warmup_lr_rate: Some(first), .. } => {
+                above(first, step / (warmup - 1.0).max(1.0))
+            }
+            LrSchedulerType::CosineWarmupWithMinLr { .. } => (step + 1.0) / warmup,
+            LrSchedulerType::WarmupStableDecay(StableDecay { warmup_type, min_lr_ratio, .. }) => {
+                let progress = step / warmup;
+                let factor = match warmup_type {
+                    Slope::Linear => progress,
+                    Slope::Cosine => 0.5 * (1.0 - (PI * progress).cos()),
+                    Slope::OneMinusSqrt => 1.0 - (1.0 - progress).sqrt(),
+                };
+                above(min_lr_ratio, factor)
+            }
+            _ => step / warmup,
+        }
+    }
+
+    fn share(&self, min: MinLr) -> f64 {
+        match min {
+            MinLr::Rate(rate) => rate / self.learning_rate,
+            MinLr::Share(share) => share,
+        }
+    }
+}
+
+/// From 1 down to 0 and up again so many times.
+fn waves(cycles: f64, progress: f64) -> f64 {
+    0.5 * (1.0 + (PI * cycles * 2.0 * progress).cos())
+}
+
+/// From 1 down to 0.
+fn half_wave(progress: f64) -> f64 {
+    (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
+}
+
+/// A factor between 0 and 1, between `lowest` and 1.
+fn above(lowest: f64, factor: f64) -> f64 {
+    factor * (1.0 - lowest) + lowest
+}
+
+/// `step` and `all` count from the end of the warm-up.
+fn stable_decay(settings: StableDecay, step: f64, all: f64) -> f64 {
+    let decay = settings.num_decay_steps as f64;
+    let stable = settings.num_stable_steps.map_or(all - decay, |steps| steps as f64);
+    if step < stable {
+        return 1.0;
+    }
+    if step >= stable + decay {
+        return settings.min_lr_ratio;
+    }
+    let progress = (step - stable) / decay;
+    let factor = match settings.decay_type {
+        Slope::Linear => 1.0 - progress,
+        Slope::Cosine => waves(settings.num_cycles, progress),
+        Slope::OneMinusSqrt => 1.0 - progress.sqrt(),
+    };
+    above(settings.min_lr_ratio, factor).max(0.0)
 }
 
 #[cfg(test)]
@@ -105,7 +156,7 @@ mod tests {
         let warm = [0.0, third, 2.0 * third, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
         let cases = [
             (LrSchedulerType::Linear, linear.as_slice()),
-            (LrSchedulerType::Cosine, &cosine),
+            (LrSchedulerType::Cosine { num_cycles: 0.5 }, &cosine),
             (LrSchedulerType::Constant, &[1.0; 11]),
             (LrSchedulerType::ConstantWithWarmup, &warm),
         ];
@@ -125,9 +176,39 @@ mod tests {
         assert_eq!(LrSchedule::new(LrSchedulerType::Linear, 1.0, 0.0, 4).at(0), 1.0);
     }
 
+    /// Steps that a run never asks for, and warm-ups as long as the run: no rate is ever not a number.
     #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
-        let message = "polynomial".parse::<LrSchedulerType>().unwrap_err().message;
-        assert!(message.contains("`polynomial`") && message.contains("constant_with_warmup"), "{message}");
+    fn rates_are_finite_everywhere() {
+        let stable = |num_stable_steps| {
+            LrSchedulerType::WarmupStableDecay(StableDecay {
+                num_decay_steps: 0,
+                num_stable_steps,
+                warmup_type: Slope::OneMinusSqrt,
+                decay_type: Slope::Cosine,
+                min_lr_ratio: 0.0,
+                num_cycles: 0.5,
+            })
+        };
+        let kinds = [
+            LrSchedulerType::Linear,
+            LrSchedulerType::CosineWithRestarts { num_cycles: 0.0 },
+            LrSchedulerType::CosineWarmupWithMinLr {
+                num_cycles: 0.5,
+                min: MinLr::Rate(0.0),
+                warmup_lr_rate: Some(0.5),
+            },
+            LrSchedulerType::Polynomial { lr_end: 0.0, power: 0.5 },
+            LrSchedulerType::InverseSqrt { timescale: Some(1e-3) },
+            stable(None),
+            stable(Some(3)),
+        ];
+        for kind in kinds {
+            for warmup in [0.0, 1.0, 10.0, 100.0] {
+                for step in 0..=12 {
+                    let rate = LrSchedule::new(kind, 0.5, warmup, 10).at(step);
+                    assert!((0.0..0.5 + 1e-12).contains(&rate), "{kind:?}, warm-up {warmup}, step {step}: {rate}");
+                }
+            }
+        }
     }
 }

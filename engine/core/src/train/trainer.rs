@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::best_model::BestModel;
 use super::config::TrainConfig;
 use super::estimate::{EstimateRequest, TrainingEstimate, estimate};
 use super::evaluation::EvaluationSums;
@@ -17,7 +18,7 @@ use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::{LoraAdapter, LoraConfig};
-use crate::model::{BaseModel, Dropout, Examples, Keep};
+use crate::model::{BaseModel, Dropout, EmbeddingNoise, Examples, Keep};
 use crate::ops::{AdamW, Ops};
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
@@ -41,6 +42,12 @@ pub struct Trainer<O: Ops> {
     global_step: u64,
     /// Steps that were not skipped: optimizer and learning rate count these, as transformers' Trainer does.
     updates: u64,
+    /// Steps that were skipped, and those of them that no loss scale could have saved.
+    skipped_steps: u64,
+    non_finite_steps: u64,
+    best_model: BestModel,
+    /// What the run's result will be, if it is not the last step's.
+    best_parameters: Option<Vec<O::Elem>>,
     /// Order of the examples in an epoch.
     order: (u64, EpochOrder),
     phase: Phase,
@@ -60,7 +67,9 @@ enum Phase {
 struct Group {
     /// Micro-batches of the epoch that are still to do.
     batches: Range<usize>,
-    loss_sum: f64,
+    /// Of all of them.
+    micro_batches: usize,
+    loss: f64,
     tokens: u64,
     /// Of all its micro-batches.
     label_tokens: u64,
@@ -105,7 +114,7 @@ impl<O: Ops> Trainer<O> {
         let plan = TrainingPlan::new(&config, train.lengths());
         let keep =
             Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
-        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep)?;
+        let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep, &config)?;
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,
@@ -115,6 +124,7 @@ impl<O: Ops> Trainer<O> {
             ),
             order: (0, plan.order(0)),
             scaler: config.loss_scaling.map(LossScaler::new),
+            best_model: BestModel::new(&config),
             ops,
             config,
             plan,
@@ -126,6 +136,9 @@ impl<O: Ops> Trainer<O> {
             clock: Instant::now(),
             global_step: 0,
             updates: 0,
+            skipped_steps: 0,
+            non_finite_steps: 0,
+            best_parameters: None,
             phase: Phase::Begin,
         })
     }
@@ -147,7 +160,12 @@ impl<O: Ops> Trainer<O> {
             }
             Phase::Train(group) => self.train_micro_batch(group).map_err(|error| self.in_step(error)),
             Phase::Evaluate(sums) => self.evaluate_batch(sums),
-            Phase::End => Ok(Progress::Event(TrainingEvent::Finished)),
+            Phase::End => {
+                if let Some(best) = self.best_parameters.take() {
+                    self.workspace.restore(&best)?;
+                }
+                Ok(Progress::Event(TrainingEvent::Finished))
+            }
             Phase::Over => Ok(Progress::Finished),
         }
     }
@@ -157,7 +175,8 @@ impl<O: Ops> Trainer<O> {
         &self.estimate
     }
 
-    /// The adapter as the last whole step left it, at any time. Waits for the device.
+    /// The adapter as the last whole step left it, at any time; after a run with `load_best_model_at_end` that of the best evaluation. Waits for
+    /// the device.
     pub fn adapter(&self) -> Result<PeftAdapter> {
         self.workspace.adapter.to_peft(&*self.ops, None)
     }
@@ -181,10 +200,19 @@ impl<O: Ops> Trainer<O> {
             return Err(EngineError::internal("a step without micro-batches"));
         };
         let indices = self.order.1.batch(batch);
-        let (grad_scale, dropout) = (self.loss_scale() / group.label_tokens as f64, self.dropout(batch));
-        let loss_sum = self.workspace.accumulate(&*self.train, indices, grad_scale, dropout)?;
-        group.loss_sum += loss_sum;
+        let labels = indices.iter().map(|index| self.train.label_count(*index as usize) as u64).sum();
+        let divisor = self.config.loss_normalization.divisor(labels, group.label_tokens, group.micro_batches);
+        let (grad_scale, random) = (self.loss_scale() / divisor, (self.dropout(batch), self.noise(batch)));
         group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
+        match self.workspace.accumulate(&*self.train, indices, grad_scale, random) {
+            Ok(loss_sum) => group.loss += loss_sum / divisor,
+            Err(error) if error.code == ErrorCode::NonFiniteLoss => {
+                self.skip_non_finite(error)?;
+                group.loss = f64::NAN;
+                return self.finish_step(&group, f64::NAN);
+            }
+            Err(error) => return Err(error),
+        }
         if !group.batches.is_empty() {
             self.phase = Phase::Train(Some(group));
             return Ok(Progress::Pending);
@@ -204,6 +232,13 @@ impl<O: Ops> Trainer<O> {
         (probability > 0.0).then_some(Dropout { probability, seed, micro_batch })
     }
 
+    /// As [`Self::dropout`].
+    fn noise(&self, batch: usize) -> Option<EmbeddingNoise> {
+        let (alpha, seed) = (self.config.neftune_noise_alpha, self.config.lora.seed);
+        let micro_batch = self.plan.micro_batch(self.global_step, batch);
+        (alpha > 0.0).then_some(EmbeddingNoise { alpha, seed, micro_batch })
+    }
+
     fn begin_group(&mut self) -> Result<Group> {
         self.meter.begin_step(self.clock.elapsed().as_secs_f64());
         let (step, plan) = (self.global_step, &self.plan);
@@ -214,24 +249,40 @@ impl<O: Ops> Trainer<O> {
         let examples = batches.clone().flat_map(|batch| self.order.1.batch(batch));
         let label_tokens = examples.map(|index| self.train.label_count(*index as usize) as u64).sum();
         self.workspace.clear_gradients()?;
-        Ok(Group { batches, loss_sum: 0.0, tokens: 0, label_tokens })
+        Ok(Group { micro_batches: batches.len(), batches, loss: 0.0, tokens: 0, label_tokens })
     }
 
     fn end_group(&mut self, group: &Group) -> Result<Progress> {
-        let step = self.global_step;
         let grad_norm = self.workspace.clip(self.loss_scale(), self.config.max_grad_norm)?;
+        match &mut self.scaler {
+            Some(scaler) if grad_norm.is_finite() => scaler.succeeded(),
+            Some(scaler) => scaler.overflowed()?,
+            None if grad_norm.is_finite() => {}
+            None => {
+                let message = format!("the norm of the gradients is {grad_norm}");
+                self.skip_non_finite(EngineError::new(ErrorCode::NonFiniteLoss, message))?;
+            }
+        }
+        self.finish_step(group, grad_norm)
+    }
+
+    /// Counts a step that has to be skipped; the given error where no more may be.
+    fn skip_non_finite(&mut self, error: EngineError) -> Result<()> {
+        if self.non_finite_steps == self.config.max_non_finite_steps {
+            return Err(error);
+        }
+        self.non_finite_steps += 1;
+        Ok(())
+    }
+
+    /// Updates the adapter, where the norm of its clipped gradients is finite, and reports the step.
+    fn finish_step(&mut self, group: &Group, grad_norm: f64) -> Result<Progress> {
+        let step = self.global_step;
         let learning_rate = self.schedule.at(self.updates);
         let skipped = !grad_norm.is_finite();
-        match &mut self.scaler {
-            None if skipped => {
-                let message = format!("the norm of the gradients is {grad_norm}");
-                return Err(EngineError::new(ErrorCode::NonFiniteLoss, message));
-            }
-            Some(scaler) if skipped => scaler.overflowed()?,
-            Some(scaler) => scaler.succeeded(),
-            None => {}
-        }
-        if !skipped {
+        if skipped {
+            self.skipped_steps += 1;
+        } else {
             self.updates += 1;
             self.workspace.update(AdamW {
                 learning_rate,
@@ -252,7 +303,7 @@ impl<O: Ops> Trainer<O> {
             global_step: self.global_step,
             max_steps: self.plan.max_steps(),
             epoch: self.plan.epochs_done(step),
-            loss: group.loss_sum / group.label_tokens as f64,
+            loss: group.loss,
             grad_norm,
             learning_rate,
             tokens: group.tokens,
@@ -262,6 +313,7 @@ impl<O: Ops> Trainer<O> {
             peak_allocated_bytes: memory.peak_allocated_bytes,
             eta_seconds: pace.eta_seconds,
             skipped,
+            skipped_steps: self.skipped_steps,
         })))
     }
 
@@ -282,9 +334,17 @@ impl<O: Ops> Trainer<O> {
             self.phase = Phase::Evaluate(sums);
             return Ok(Progress::Pending);
         }
-        self.phase = self.after_evaluation();
         let epoch = step.checked_sub(1).map_or(0.0, |last| self.plan.epochs_done(last));
-        Ok(Progress::Event(TrainingEvent::Evaluation(sums.result(step, epoch))))
+        let mut result = sums.result(step, epoch);
+        // Before the first step nothing was trained that could be kept.
+        if step > 0 {
+            self.best_model.judge(&mut result);
+        }
+        if self.config.load_best_model_at_end && result.best {
+            self.best_parameters = Some(self.workspace.parameters()?);
+        }
+        self.phase = if result.stops { Phase::End } else { self.after_evaluation() };
+        Ok(Progress::Event(TrainingEvent::Evaluation(result)))
     }
 
     /// After a step.

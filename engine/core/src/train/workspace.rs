@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
+use super::config::TrainConfig;
+use super::optimizer::{Optimizer, OptimizerPlan};
 use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
 use crate::model::{
-    Activations, BaseModel, Decoder, Dropout, Examples, HeadScratch, Keep, PackedBatch, Scratch, rope_angles,
+    Activations, BaseModel, Decoder, Dropout, EmbeddingNoise, Examples, HeadScratch, Keep, PackedBatch, Scratch,
+    rope_angles,
 };
-use crate::ops::{AdamW, AdamWState, Ops, ViewMut};
+use crate::ops::{AdamW, Element, Ops, View, ViewMut};
 
-/// An adapter in training: its matrices, their gradients and moments, and the memory of a micro-batch.
+/// An adapter in training: its matrices, their gradients, the optimizer, and the memory of a micro-batch.
 pub(super) struct Workspace<O: Ops> {
     ops: Arc<O>,
     base: Arc<BaseModel<O>>,
     pub adapter: LoraAdapter<O>,
     gradients: O::Buffer,
-    first_moments: O::Buffer,
-    second_moments: O::Buffer,
+    optimizer: Optimizer<O>,
     angles: O::Buffer,
     batch: PackedBatch<O>,
     activations: Activations<O>,
@@ -35,6 +37,7 @@ impl<O: Ops> Workspace<O> {
         adapter: LoraAdapter<O>,
         sizes: Sizes,
         keep: Keep,
+        settings: &TrainConfig,
     ) -> Result<Self> {
         let (config, layout) = (&base.config, &*adapter.layout);
         let rows = sizes.rows();
@@ -46,14 +49,14 @@ impl<O: Ops> Workspace<O> {
         }
         Ok(Self {
             gradients: ops.allocate(layout.len())?,
-            first_moments: ops.allocate(layout.len())?,
-            second_moments: ops.allocate(layout.len())?,
+            optimizer: Optimizer::new(&*ops, OptimizerPlan::new(settings, layout))?,
             angles: rope_angles(&*ops, config, sizes.longest())?,
             batch: PackedBatch::new(&*ops, rows)?,
             activations: Activations::new(&*ops, config, layout, sizes.train.rows, keep)?,
             evaluation_activations: evaluation_activations.transpose()?,
             scratch,
-            head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?,
+            head: HeadScratch::new(&*ops, config, sizes.labelled_rows)?
+                .with_label_smoothing(settings.label_smoothing_factor),
             adapter,
             ops,
             base,
@@ -73,10 +76,10 @@ impl<O: Ops> Workspace<O> {
         examples: &dyn Examples,
         indices: &[u32],
         grad_scale: f64,
-        dropout: Option<Dropout>,
+        (dropout, noise): (Option<Dropout>, Option<EmbeddingNoise>),
     ) -> Result<f64> {
         let Self { ops, base, adapter, angles, batch, activations, scratch, head, gradients, .. } = self;
-        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout };
+        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout, noise };
         batch.fill(&**ops, examples, indices)?;
         decoder.forward(batch, activations, scratch)?;
         let loss = decoder.loss(batch, activations, scratch, head, Some(grad_scale))?;
@@ -95,13 +98,19 @@ impl<O: Ops> Workspace<O> {
 
     /// One AdamW update with the gathered gradients.
     pub fn update(&mut self, settings: AdamW) -> Result<()> {
-        let state = AdamWState {
-            parameters: &mut self.adapter.parameters,
-            gradients: &self.gradients,
-            first_moments: &mut self.first_moments,
-            second_moments: &mut self.second_moments,
-        };
-        self.ops.adamw(settings, state)
+        self.optimizer.update(&*self.ops, settings, &mut self.adapter.parameters, &self.gradients)
+    }
+
+    /// The adapter's numbers. Waits for the device.
+    pub fn parameters(&self) -> Result<Vec<O::Elem>> {
+        let mut values = vec![O::Elem::from_f64(0.0); self.adapter.layout.len()];
+        self.ops.read(View::from(&self.adapter.parameters), &mut values)?;
+        Ok(values)
+    }
+
+    /// Goes back to numbers that [`Self::parameters`] gave.
+    pub fn restore(&mut self, parameters: &[O::Elem]) -> Result<()> {
+        self.ops.write(parameters, ViewMut::from(&mut self.adapter.parameters))
     }
 
     /// Σ cross-entropy over the labels of the given examples, and their number. No gradients.
@@ -110,7 +119,7 @@ impl<O: Ops> Workspace<O> {
     pub fn evaluate(&mut self, examples: &dyn Examples, indices: &[u32]) -> Result<(f64, usize)> {
         let Self { ops, base, adapter, angles, batch, scratch, head, .. } = self;
         let activations = self.evaluation_activations.as_mut().unwrap_or(&mut self.activations);
-        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout: None };
+        let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout: None, noise: None };
         batch.fill(&**ops, examples, indices)?;
         decoder.forward(batch, activations, scratch)?;
         let loss = decoder.loss(batch, activations, scratch, head, None)?;

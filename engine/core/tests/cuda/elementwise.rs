@@ -154,20 +154,23 @@ fn rows_of_numbers() {
 struct CrossEntropy {
     rows: usize,
     vocabulary: usize,
+    smoothing: f64,
 }
 
 impl Case for CrossEntropy {
     fn run<O: Ops<Elem = f32>>(&self, ops: &O) -> Vec<(&'static str, Vec<f32>)> {
-        let Self { rows, vocabulary } = *self;
+        let Self { rows, vocabulary, smoothing } = *self;
         let values: Vec<f32> = random(1, rows * vocabulary).iter().map(|value| value * 8.0).collect();
         let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect();
         let targets = indices(ops, &targets);
         let (mut logits, mut losses) = (activations(ops, &values), ops.allocate(rows).unwrap());
-        ops.cross_entropy(vocabulary, &targets, None, ViewMut::from(&mut logits), ViewMut::from(&mut losses)).unwrap();
+        let (x, out) = (ViewMut::from(&mut logits), ViewMut::from(&mut losses));
+        ops.cross_entropy(vocabulary, &targets, smoothing, None, x, out).unwrap();
         let (kept, alone) = (read(ops, &logits, rows * vocabulary), read(ops, &losses, rows));
         assert_eq!(kept, values, "without a gradient the logits stay");
         let scale = Some(0.125);
-        ops.cross_entropy(vocabulary, &targets, scale, ViewMut::from(&mut logits), ViewMut::from(&mut losses)).unwrap();
+        let (x, out) = (ViewMut::from(&mut logits), ViewMut::from(&mut losses));
+        ops.cross_entropy(vocabulary, &targets, smoothing, scale, x, out).unwrap();
         vec![
             ("losses without gradients", alone),
             ("losses", read(ops, &losses, rows)),
@@ -179,6 +182,8 @@ impl Case for CrossEntropy {
 #[test]
 fn cross_entropy() {
     for (rows, vocabulary) in [(1, 3), (63, 257), (65, 1000), (4, 49_152), (3, 64_001)] {
-        compare(&format!("{rows} × {vocabulary}"), &CrossEntropy { rows, vocabulary });
+        for smoothing in [0.0, 0.1] {
+            compare(&format!("{rows} × {vocabulary}, {smoothing}"), &CrossEntropy { rows, vocabulary, smoothing });
+        }
     }
 }

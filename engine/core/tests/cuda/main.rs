@@ -8,6 +8,7 @@ mod dropout;
 mod elementwise;
 mod generation;
 mod memory;
+mod noise;
 mod plan;
 mod products;
 #[path = "../support/random_model.rs"]

@@ -28,7 +28,7 @@ fn gradients<O: Ops<Elem = f32>>(ops: &O, case: &str) -> (f64, Vec<(String, Vec<
     let mut batch = PackedBatch::new(ops, rows).unwrap();
     batch.fill(ops, &examples, &[0, 1]).unwrap();
     let angles = rope_angles(ops, config, rows).unwrap();
-    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None };
+    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None, noise: None };
     let mut activations = Activations::new(ops, config, layout, rows, Keep::ALL).unwrap();
     let mut scratch = Scratch::new(ops, config, layout, rows, true).unwrap();
     let mut head = HeadScratch::new(ops, config, rows).unwrap();

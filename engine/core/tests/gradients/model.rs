@@ -111,7 +111,8 @@ where
         let mut head = HeadScratch::new(ops, config, rows).unwrap();
         let mut gradients = ops.allocate(layout.len()).unwrap();
         let angles = rope_angles(ops, config, rows).unwrap();
-        let decoder = Decoder { ops, base, adapter: &self.adapter, angles: &angles, dropout: self.dropout };
+        let decoder =
+            Decoder { ops, base, adapter: &self.adapter, angles: &angles, dropout: self.dropout, noise: None };
         decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
         let loss = decoder.loss(&batch, &activations, &mut scratch, &mut head, Some(scale)).unwrap();
         decoder.backward(&batch, &mut activations, &mut scratch, &mut gradients).unwrap();

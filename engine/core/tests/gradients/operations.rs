@@ -195,13 +195,23 @@ fn linear_layers_that_share_an_input() {
 
 #[test]
 fn cross_entropy() {
+    cross_entropy_with(0.0);
+}
+
+#[test]
+fn cross_entropy_of_smoothed_labels() {
+    cross_entropy_with(0.3);
+}
+
+fn cross_entropy_with(smoothing: f64) {
     let (ops, mut numbers) = (ops(), Numbers::new(6));
     let (rows, vocabulary, scale) = (4, 37, 0.25);
     let targets = indices(&ops, &[3, 36, 0, 3]);
     let logits: Vec<f64> = numbers.many(rows * vocabulary).iter().map(|value| 5.0 * value).collect();
     let run = |logits: &[f64], grad_scale: Option<f64>| {
         let (mut logits, mut losses) = (buffer(&ops, logits), buffer(&ops, &[0.0; 4]));
-        ops.cross_entropy(vocabulary, &targets, grad_scale, (&mut logits).into(), (&mut losses).into()).unwrap();
+        let (logits_on_device, losses_on_device) = ((&mut logits).into(), (&mut losses).into());
+        ops.cross_entropy(vocabulary, &targets, smoothing, grad_scale, logits_on_device, losses_on_device).unwrap();
         (values(&ops, &logits, rows * vocabulary), values(&ops, &losses, rows))
     };
     let (found, losses) = run(&logits, Some(scale));

@@ -9,7 +9,7 @@ use luthier_core::model::{BaseModel, Examples, TokenExamples};
 use luthier_core::ops::Ops;
 use luthier_core::ops::cpu::CpuOps;
 use luthier_core::random::MersenneTwister;
-use luthier_core::train::{Progress, Recompute, TrainConfig, Trainer};
+use luthier_core::train::{Optim, Progress, Recompute, TrainConfig, Trainer};
 use luthier_core::{StoredType, WeightStorage};
 
 use crate::random_model::{RandomModel, examples, settings};
@@ -70,6 +70,12 @@ fn a_run_takes_what_was_planned() {
             config.packing_length = [None, Some(22), Some(50)][below(3)];
         }
         config.lora.lora_dropout = [0.0, 0.1][below(2)];
+        config.optim = [Optim::AdamW, Optim::AdamW8bit][below(2)];
+        config.loraplus_lr_ratio = [1.0, 4.0][below(2)];
+        if below(3) == 0 {
+            // Matrices large enough for moments in 8 bits.
+            config.lora.r = 130;
+        }
         let last = format!("model.layers.{}.self_attn.v_proj", layers - 1);
         config.lora.targets = match below(4) {
             0 => LoraTargets::named([last.as_str()]),

@@ -73,7 +73,7 @@ fn logits<O: Ops>(ops: &O, base: &BaseModel<O>, adapter: &PeftAdapter, ids: &[u3
     batch.fill(ops, &examples, &[0]).unwrap();
     batch.select_all();
     let angles = rope_angles(ops, config, count).unwrap();
-    let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None };
+    let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None, noise: None };
     let mut activations = Activations::new(ops, config, &adapter.layout, count, Keep::Nothing).unwrap();
     let mut scratch = Scratch::new(ops, config, &adapter.layout, count, false).unwrap();
     decoder.forward(&batch, &mut activations, &mut scratch).unwrap();

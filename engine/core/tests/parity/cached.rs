@@ -38,7 +38,7 @@ pub fn every_prefix<O: Ops>(ops: Arc<O>, case: &str, tolerance: f32) {
     let mut head = LogitsMemory::new(ops, config, 150).unwrap();
     let trained = LoraAdapter::from_peft(ops, config, &golden.adapter("init_adapter")).unwrap();
     for adapter in [LoraAdapter::empty(ops, config).unwrap(), trained] {
-        let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None };
+        let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None, noise: None };
         let mut activations = Activations::new(ops, config, &adapter.layout, 150, Keep::Nothing).unwrap();
         let mut scratch = Scratch::new(ops, config, &adapter.layout, 150, false).unwrap();
         decoder.forward(&batch, &mut activations, &mut scratch).unwrap();

@@ -53,7 +53,7 @@ pub fn logits_of<O: Ops>(ops: &O, base: &BaseModel<O>, adapter: Option<&PeftAdap
     batch.fill(ops, &examples, &[0]).unwrap();
     let mut activations = Activations::new(ops, config, &adapter.layout, rows, Keep::Nothing).unwrap();
     let mut scratch = Scratch::new(ops, config, &adapter.layout, rows, false).unwrap();
-    let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None };
+    let decoder = Decoder { ops, base, adapter: &adapter, angles: &angles, dropout: None, noise: None };
     decoder.forward(&batch, &mut activations, &mut scratch).unwrap();
     let mut memory = LogitsMemory::new(ops, config, rows).unwrap();
     let mut found = Vec::new();

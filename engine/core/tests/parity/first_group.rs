@@ -28,7 +28,7 @@ fn first_group<O: Ops>(ops: Arc<O>, case: &str) {
     // As the trainer does it, but before anything is clipped.
     let rows = plan.largest_batch().rows;
     let angles = rope_angles(ops, &base.config, examples.longest()).unwrap();
-    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None };
+    let decoder = Decoder { ops, base: &base, adapter: &adapter, angles: &angles, dropout: None, noise: None };
     let mut batch = PackedBatch::new(ops, rows).unwrap();
     let mut activations = Activations::new(ops, &base.config, layout, rows, Keep::ALL).unwrap();
     let mut scratch = Scratch::new(ops, &base.config, layout, rows, true).unwrap();

@@ -92,6 +92,7 @@ impl Golden {
             recompute_layers: Recompute::Layers(0),
             offload_activations: false,
             loss_scaling: None,
+            ..TrainConfig::default()
         }
     }
 }

@@ -22,3 +22,4 @@ mod random_model;
 mod refusals;
 mod runs;
 mod selected_rows;
+mod trainer;

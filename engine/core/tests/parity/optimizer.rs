@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::ops::{AdamW, AdamWState, Element, Ops, View, ViewMut};
+use luthier_core::ops::{AdamW, AdamW8bitState, AdamWState, Element, Ops, View, ViewMut};
+use luthier_core::quant::UNSIGNED_DYNAMIC_MAP;
+use safetensors::SafeTensors;
 
 use crate::device::on_device;
-use crate::golden::close;
+use crate::golden::{Golden, close};
 
 const START: [f64; 4] = [0.5, -0.25, 1.0, 2.0];
 const GRADIENTS: [[f64; 4]; 4] =
@@ -41,8 +43,10 @@ fn trajectory<O: Ops>(ops: Arc<O>, loss_scale: f64, tolerance: f64) {
         let state = AdamWState {
             parameters: &mut parameters,
             gradients: &gradients,
+            range: 0..4,
             first_moments: &mut first,
             second_moments: &mut second,
+            moments_at: 0,
         };
         ops.adamw(settings, state).unwrap();
         let mut found = [O::Elem::from_f64(0.0); 4];
@@ -80,4 +84,77 @@ fn scaling_alone<O: Ops>(ops: Arc<O>) {
 #[test]
 fn gradients_are_divided_by_the_scale_without_clipping() {
     on_device!(scaling_alone());
+}
+
+/// Six updates beside bitsandbytes' AdamW8bit (test/parity/make_trainer_goldens.py): parameters within 1e-6 of the learning rate and of themselves,
+/// every code. The numbers lie in the middle of larger buffers.
+fn in_8_bits<O: Ops>(ops: Arc<O>) {
+    let bytes = std::fs::read(Golden::open("tied").folder.join("../adamw_8bit.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    let codes = |name: &str| golden.tensor(name).unwrap().data().to_vec();
+    let numbers = |name: &str| -> Vec<f64> {
+        codes(name).as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
+    };
+    let map: Vec<f64> = UNSIGNED_DYNAMIC_MAP.iter().map(|value| f64::from(*value)).collect();
+    assert_eq!(map, numbers("unsigned_dynamic_map"));
+    let (before, after, len, blocks) = (5, 3, 700, 3);
+    let all = before + len + after;
+    let write = |values: &[f64], to: &mut O::Buffer, at: usize| {
+        let values: Vec<O::Elem> = values.iter().map(|value| O::Elem::from_f64(*value)).collect();
+        ops.write(&values, ViewMut::at(to, at)).unwrap();
+    };
+    let read = |from: &O::Buffer, len: usize| -> Vec<f64> {
+        let mut values = vec![O::Elem::from_f64(0.0); len];
+        ops.read(View::from(from), &mut values).unwrap();
+        values.into_iter().map(Element::to_f64).collect()
+    };
+    let (mut parameters, mut gradients) = (ops.allocate(all).unwrap(), ops.allocate(all).unwrap());
+    write(&numbers("start"), &mut parameters, before);
+    let mut first = (ops.allocate_codes(all).unwrap(), ops.allocate(blocks + 2).unwrap());
+    let mut second = (ops.allocate_codes(all).unwrap(), ops.allocate(blocks + 2).unwrap());
+    let (all_gradients, all_after) = (numbers("gradients"), numbers("after"));
+    for (index, gradient) in all_gradients.chunks(len).enumerate() {
+        write(gradient, &mut gradients, before);
+        let step = index as u64 + 1;
+        let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step };
+        let state = AdamW8bitState {
+            parameters: &mut parameters,
+            gradients: &gradients,
+            range: before..before + len,
+            first_codes: &mut first.0,
+            second_codes: &mut second.0,
+            codes_at: after,
+            first_scales: &mut first.1,
+            second_scales: &mut second.1,
+            scales_at: 1,
+        };
+        ops.adamw_8bit(settings, state).unwrap();
+        let found = read(&parameters, all);
+        assert!(found[..before].iter().chain(&found[before + len..]).all(|outside| *outside == 0.0));
+        for (i, expected) in all_after[index * len..][..len].iter().enumerate() {
+            let difference = (found[before + i] - expected).abs();
+            assert!(
+                difference <= 1e-6 * (0.01 + expected.abs()),
+                "number {i} after step {step}: off by {difference:e}"
+            );
+        }
+    }
+    for (name, (found_codes, found_scales)) in [("first", &first), ("second", &second)] {
+        let scales = numbers(&format!("{name}_scales"));
+        let found = read(found_scales, blocks + 2);
+        assert_eq!((found[0], found[4]), (0.0, 0.0));
+        for (found, expected) in found[1..4].iter().zip(scales) {
+            close(&format!("{name} scale"), *found, expected, 1e-6);
+        }
+        let mut found = vec![0; all];
+        ops.read_codes(found_codes, &mut found).unwrap();
+        assert!(found[..after].iter().chain(&found[after + len..]).all(|outside| *outside == 0));
+        assert_eq!(found[after..after + len], codes(&format!("{name}_codes")), "{name} codes");
+    }
+}
+
+#[test]
+fn moments_in_8_bits_follow_bitsandbytes() {
+    in_8_bits(Arc::new(CpuOps::<f64>::new(1)));
+    on_device!(in_8_bits());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use luthier_core::lora::{LoraConfig, LoraTargets};
 use luthier_core::model::TokenExamples;
 use luthier_core::ops::cpu::CpuOps;
-use luthier_core::train::{Progress, TrainConfig, Trainer};
+use luthier_core::train::{Progress, TrainConfig, Trainer, TrainingEvent};
 use luthier_core::{EngineError, ErrorCode};
 
 use crate::golden::Golden;
@@ -80,6 +80,36 @@ fn an_adapter_for_another_base() {
     assert!(error.message.contains("expected"), "{error}");
 }
 
+/// As below, but so many steps may be skipped: they are told and counted, the schedule waits for them, and the next one is the error.
+#[test]
+fn steps_without_a_number_are_skipped_up_to_a_limit() {
+    let golden = Golden::open("tied");
+    let config = TrainConfig { learning_rate: 1e25, warmup_steps: 0.0, max_non_finite_steps: 3, ..golden.config() };
+    let ops = Arc::new(CpuOps::<f32>::new(1));
+    let base = golden.model(&*ops);
+    let initial = Some(golden.adapter("init_adapter"));
+    let mut trainer = Trainer::new(ops, base, config, golden.train(), None, initial).unwrap();
+    let mut steps = Vec::new();
+    let error = loop {
+        match trainer.advance() {
+            Ok(Progress::Event(TrainingEvent::Step(step))) => steps.push((step, trainer.adapter().unwrap())),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let ((first, adapter), skipped) = steps.split_first().unwrap();
+    assert!(!first.skipped && first.skipped_steps == 0);
+    assert_eq!(skipped.len(), 3);
+    for ((step, found), count) in skipped.iter().zip(1..) {
+        assert!(step.skipped && step.loss.is_nan() && !step.grad_norm.is_finite());
+        assert_eq!((step.skipped_steps, step.global_step), (count, count + 1));
+        assert_eq!(step.learning_rate, skipped[0].0.learning_rate);
+        assert_eq!(found, adapter);
+    }
+    assert_eq!(error.code, ErrorCode::NonFiniteLoss);
+    assert!(error.message.starts_with("step 5 of 50: the loss is"), "{error}");
+}
+
 /// A learning rate that throws the adapter off: the step is named, the run is over, and the adapter is that of the last whole step.
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_at_its_step() {
@@ -104,4 +134,18 @@ fn a_loss_that_is_no_number_ends_the_run_at_its_step() {
     assert_eq!(trainer.adapter().unwrap(), after_first_step);
     assert!(after_first_step.modules.values().all(|module| module.a.iter().chain(&module.b).all(|x| x.is_finite())));
     assert_eq!(trainer.advance().unwrap(), Progress::Finished);
+}
+
+#[test]
+fn settings_that_need_evaluations_without_any() {
+    let golden = Golden::open("tied");
+    let best = TrainConfig { load_best_model_at_end: true, ..golden.config() };
+    let stopping = TrainConfig { early_stopping_patience: Some(2), ..golden.config() };
+    for (config, name) in [(best, "load_best_model_at_end"), (stopping, "early_stopping_patience")] {
+        let ops = Arc::new(CpuOps::<f32>::new(1));
+        let base = golden.model(&*ops);
+        let error = Trainer::new(ops, base, config, golden.train(), None, None).err().unwrap();
+        assert_eq!(error.code, ErrorCode::InvalidArgument);
+        assert!(error.message.starts_with(name), "{error}");
+    }
 }

@@ -206,6 +206,33 @@ fn nothing_is_allocated_after_the_first_step() {
     assert!(steps.iter().all(|step| step.tokens_per_second > 0.0));
 }
 
+/// In training alone, of every micro-batch anew, and the same in a run that is repeated or recomputes its blocks.
+#[test]
+fn noise_on_embeddings() {
+    let golden = Golden::open("tied");
+    let run = |neftune_noise_alpha, layers| {
+        let config = TrainConfig {
+            neftune_noise_alpha,
+            learning_rate: 0.0,
+            max_steps: Some(8),
+            recompute_layers: Recompute::Layers(layers),
+            ..golden.config()
+        };
+        let (steps, evaluations) = finish(&mut start(&golden, config, Some(golden.evaluation())));
+        (steps.iter().map(|step| step.loss).collect::<Vec<_>>(), evaluations)
+    };
+    let (plain, evaluations) = run(0.0, 0);
+    let (noisy, noisy_evaluations) = run(5.0, 0);
+    assert_eq!(evaluations, noisy_evaluations);
+    assert!(plain.iter().zip(&noisy).all(|(plain, noisy)| (plain - noisy).abs() > 1e-6 * plain));
+    assert_eq!(run(5.0, 0).0, noisy);
+    assert_eq!(run(5.0, 2).0, noisy);
+    // Ten times less noise is ten times nearer.
+    let change = |losses: &[f64]| plain.iter().zip(losses).map(|(a, b)| (a - b).abs()).sum::<f64>();
+    let ratio = change(&noisy) / change(&run(0.5, 0).0);
+    assert!((3.0..40.0).contains(&ratio), "{ratio}");
+}
+
 /// Two runs with the same settings take the same steps, bit for bit.
 #[test]
 fn a_run_repeats_itself() {

@@ -85,6 +85,7 @@ fn config(recompute_layers: usize, offload_activations: bool) -> TrainConfig {
         recompute_layers: Recompute::Layers(recompute_layers),
         offload_activations,
         loss_scaling: None,
+        ..TrainConfig::default()
     }
 }
 

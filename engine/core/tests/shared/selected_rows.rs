@@ -118,7 +118,7 @@ impl<O: Ops> Setting<'_, O> {
         let mut head = HeadScratch::new(ops, config, rows).unwrap();
         let mut gradients = ops.allocate(layout.len()).unwrap();
         let angles = rope_angles(ops, config, rows).unwrap();
-        let decoder = Decoder { ops, base, adapter, angles: &angles, dropout };
+        let decoder = Decoder { ops, base, adapter, angles: &angles, dropout, noise: None };
         // What an earlier, larger batch leaves in the memory must not matter.
         let order: [&[u32]; 2] = [&[2, 0, 1, 3], &[0, 1, 2, 3]];
         let mut losses = [0.0; 2];

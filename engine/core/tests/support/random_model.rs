@@ -143,5 +143,6 @@ pub fn settings(r: usize, batch: usize, evaluation_batch: usize, recompute_layer
         recompute_layers,
         offload_activations: false,
         loss_scaling: None,
+        ..TrainConfig::default()
     }
 }

@@ -177,6 +177,56 @@ export interface LoraSpec_AlphaPatternEntry {
   value: number;
 }
 
+/** What some shapes of the learning rate take; transformers' names, defaults and meaning. What the shape does not take is refused. */
+export interface LrSchedulerKwargs {
+  /**
+   * cosine, cosine_with_min_lr, cosine_warmup_with_min_lr and a decay along a cosine: waves; absent: 0.5. cosine_with_restarts: restarts;
+   * absent: 1.
+   */
+  numCycles?:
+    | number
+    | undefined;
+  /** polynomial. Absent: 1. */
+  power?:
+    | number
+    | undefined;
+  /** polynomial: the last rate. Absent: 1e-7. */
+  lrEnd?:
+    | number
+    | undefined;
+  /** inverse_sqrt. Absent: the steps of the warm-up, or 10,000 without one. */
+  timescale?:
+    | number
+    | undefined;
+  /** cosine_with_min_lr and cosine_warmup_with_min_lr: the lowest rate, or its share of learning_rate. One of them must be there. */
+  minLr?: number | undefined;
+  minLrRate?:
+    | number
+    | undefined;
+  /** cosine_warmup_with_min_lr: share of learning_rate where the warm-up begins. Absent: one over its steps. */
+  warmupLrRate?:
+    | number
+    | undefined;
+  /** warmup_stable_decay. Must be there. */
+  numDecaySteps?:
+    | number
+    | undefined;
+  /** warmup_stable_decay. Absent: all steps but those of warm-up and decay. */
+  numStableSteps?:
+    | number
+    | undefined;
+  /** warmup_stable_decay: `linear`, `cosine` or `1-sqrt`. Absent: linear. */
+  warmupType?:
+    | string
+    | undefined;
+  /** As warmup_type. Absent: cosine. */
+  decayType?:
+    | string
+    | undefined;
+  /** warmup_stable_decay: share of learning_rate where the warm-up begins and the decay ends. Absent: 0. */
+  minLrRatio?: number | undefined;
+}
+
 /** What a job does. Names, defaults and meaning are TrainingArguments' (transformers 5.17). */
 export interface TrainingSpec {
   /** `models/{id}` or a path under one of the server's model roots. */
@@ -210,7 +260,10 @@ export interface TrainingSpec {
   learningRate?:
     | number
     | undefined;
-  /** `linear`, `cosine`, `constant` or `constant_with_warmup`. Absent: linear. */
+  /**
+   * `linear`, `cosine`, `cosine_with_restarts`, `cosine_with_min_lr`, `cosine_warmup_with_min_lr`, `polynomial`, `constant`,
+   * `constant_with_warmup`, `inverse_sqrt` or `warmup_stable_decay`. Absent: linear.
+   */
   lrSchedulerType?:
     | string
     | undefined;
@@ -258,7 +311,7 @@ export interface TrainingSpec {
   perDeviceEvalBatchSize?:
     | number
     | undefined;
-  /** Evaluate every n steps; absent: at each epoch's end. */
+  /** Evaluate every n steps. Absent: 500 with eval_strategy `steps`. Refused with the other ones. */
   evalSteps?:
     | number
     | undefined;
@@ -266,7 +319,7 @@ export interface TrainingSpec {
   shuffle?:
     | boolean
     | undefined;
-  /** Absent: 42. Seed of the adapter's initial A and of dropout. */
+  /** Absent: 42. Seed of the adapter's initial A, of dropout and of noise on embeddings. */
   seed?:
     | number
     | undefined;
@@ -303,6 +356,64 @@ export interface TrainingSpec {
    * without shuffle and with packing.
    */
   groupByLength: boolean;
+  lrSchedulerKwargs:
+    | LrSchedulerKwargs
+    | undefined;
+  /**
+   * `adamw_torch` or `adamw_torch_fused`, which are the same here, or `adamw_8bit`, also called `adamw_bnb_8bit`: moments in 8 bits. Absent:
+   * adamw_torch.
+   */
+  optim?:
+    | string
+    | undefined;
+  /** Times learning_rate: the rate of every B (LoRA+). Absent: 1. */
+  loraplusLrRatio?:
+    | number
+    | undefined;
+  /** Share of each label's weight that is spread over the vocabulary, in training and in evaluation, in [0, 1). Absent: 0. */
+  labelSmoothingFactor?:
+    | number
+    | undefined;
+  /** Uniform noise on the embeddings in training (NEFTune); 0: off. Absent: 0. */
+  neftuneNoiseAlpha?:
+    | number
+    | undefined;
+  /**
+   * `tokens`: a step's loss is the mean over the labelled tokens of all its micro-batches. `microbatch_mean`: the mean of the micro-batches'
+   * means, as Trainer with models that average themselves. Absent: tokens.
+   */
+  lossNormalization?:
+    | string
+    | undefined;
+  /**
+   * `steps`, `epoch` or `no`. Absent: steps with eval_steps, epoch without. Where held-out examples are evaluated, they are also before the
+   * first step and after the last.
+   */
+  evalStrategy?:
+    | string
+    | undefined;
+  /** Store the adapter of the best evaluation after a step instead of the last one. */
+  loadBestModelAtEnd: boolean;
+  /**
+   * What says which evaluation was the best: `eval_loss`, which is trainer_loss, as in transformers; or `eval_token_loss`, which is loss. The
+   * lower the better. Absent: eval_loss.
+   */
+  metricForBestModel?:
+    | string
+    | undefined;
+  /** Evaluations in a row without an improvement after which the job ends. Absent: never. */
+  earlyStoppingPatience?:
+    | number
+    | undefined;
+  /** An improvement must be larger. Absent: 0. Refused without early_stopping_patience. */
+  earlyStoppingThreshold?:
+    | number
+    | undefined;
+  /**
+   * Steps of the job that may be skipped because the loss or the gradients are no finite numbers; the next one fails the job. Absent: 0.
+   * Overflows of float16 that loss scaling deals with do not count.
+   */
+  maxNonFiniteSteps?: number | undefined;
 }
 
 /** A job. */
@@ -331,7 +442,11 @@ export interface TrainingJob {
   queuePosition: number;
   createTime: Date | undefined;
   startTime: Date | undefined;
-  endTime: Date | undefined;
+  endTime:
+    | Date
+    | undefined;
+  /** The best one after a step so far. */
+  bestEvaluation: TrainingEvaluation | undefined;
 }
 
 /** One event of a job. Stored before it is sent. */
@@ -446,7 +561,7 @@ export interface TrainingStep {
   maxSteps: number;
   /** Epochs done after this step. */
   epoch: number;
-  /** Mean over the step's labelled tokens. */
+  /** Mean over the step's labelled tokens, or as loss_normalization says; not finite where that is why the step was skipped. */
   loss: number;
   /** Global 2-norm before clipping; not finite where the step was skipped. */
   gradNorm: number;
@@ -459,8 +574,10 @@ export interface TrainingStep {
   allocatedBytes: number;
   peakAllocatedBytes: number;
   etaSeconds: number;
-  /** The gradients overflowed float16: nothing was updated, and the loss scale is lower from here on. */
+  /** Nothing was updated: the gradients overflowed float16, and the loss scale is lower from here on; or they or the loss are no finite numbers. */
   skipped: boolean;
+  /** Steps skipped so far, this one included. */
+  skippedSteps: number;
 }
 
 /** Loss on held-out examples. */
@@ -473,6 +590,10 @@ export interface TrainingEvaluation {
   trainerLoss: number;
   labelTokens: number;
   examples: number;
+  /** The best after a step so far, by metric_for_best_model. */
+  best: boolean;
+  /** Early stopping: the job's last evaluation. */
+  stops: boolean;
 }
 
 /** The adapter is stored. */
@@ -481,6 +602,8 @@ export interface AdapterSaved {
   adapter: string;
   sizeBytes: number;
   sha256: string;
+  /** The step after which it was as it is stored. */
+  globalStep: number;
 }
 
 /** Something to know that did not stop the job. */
@@ -1178,6 +1301,304 @@ export const LoraSpec_AlphaPatternEntry: MessageFns<LoraSpec_AlphaPatternEntry> 
   },
 };
 
+function createBaseLrSchedulerKwargs(): LrSchedulerKwargs {
+  return {
+    numCycles: undefined,
+    power: undefined,
+    lrEnd: undefined,
+    timescale: undefined,
+    minLr: undefined,
+    minLrRate: undefined,
+    warmupLrRate: undefined,
+    numDecaySteps: undefined,
+    numStableSteps: undefined,
+    warmupType: undefined,
+    decayType: undefined,
+    minLrRatio: undefined,
+  };
+}
+
+export const LrSchedulerKwargs: MessageFns<LrSchedulerKwargs> = {
+  encode(message: LrSchedulerKwargs, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.numCycles !== undefined) {
+      writer.uint32(9).double(message.numCycles);
+    }
+    if (message.power !== undefined) {
+      writer.uint32(17).double(message.power);
+    }
+    if (message.lrEnd !== undefined) {
+      writer.uint32(25).double(message.lrEnd);
+    }
+    if (message.timescale !== undefined) {
+      writer.uint32(33).double(message.timescale);
+    }
+    if (message.minLr !== undefined) {
+      writer.uint32(41).double(message.minLr);
+    }
+    if (message.minLrRate !== undefined) {
+      writer.uint32(49).double(message.minLrRate);
+    }
+    if (message.warmupLrRate !== undefined) {
+      writer.uint32(57).double(message.warmupLrRate);
+    }
+    if (message.numDecaySteps !== undefined) {
+      writer.uint32(64).uint32(message.numDecaySteps);
+    }
+    if (message.numStableSteps !== undefined) {
+      writer.uint32(72).uint32(message.numStableSteps);
+    }
+    if (message.warmupType !== undefined) {
+      writer.uint32(82).string(message.warmupType);
+    }
+    if (message.decayType !== undefined) {
+      writer.uint32(90).string(message.decayType);
+    }
+    if (message.minLrRatio !== undefined) {
+      writer.uint32(97).double(message.minLrRatio);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LrSchedulerKwargs {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLrSchedulerKwargs();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.numCycles = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.power = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.lrEnd = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.timescale = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.minLr = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.minLrRate = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.warmupLrRate = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.numDecaySteps = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.numStableSteps = reader.uint32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.warmupType = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.decayType = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.minLrRatio = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LrSchedulerKwargs {
+    return {
+      numCycles: isSet(object.numCycles)
+        ? globalThis.Number(object.numCycles)
+        : isSet(object.num_cycles)
+        ? globalThis.Number(object.num_cycles)
+        : undefined,
+      power: isSet(object.power) ? globalThis.Number(object.power) : undefined,
+      lrEnd: isSet(object.lrEnd)
+        ? globalThis.Number(object.lrEnd)
+        : isSet(object.lr_end)
+        ? globalThis.Number(object.lr_end)
+        : undefined,
+      timescale: isSet(object.timescale) ? globalThis.Number(object.timescale) : undefined,
+      minLr: isSet(object.minLr)
+        ? globalThis.Number(object.minLr)
+        : isSet(object.min_lr)
+        ? globalThis.Number(object.min_lr)
+        : undefined,
+      minLrRate: isSet(object.minLrRate)
+        ? globalThis.Number(object.minLrRate)
+        : isSet(object.min_lr_rate)
+        ? globalThis.Number(object.min_lr_rate)
+        : undefined,
+      warmupLrRate: isSet(object.warmupLrRate)
+        ? globalThis.Number(object.warmupLrRate)
+        : isSet(object.warmup_lr_rate)
+        ? globalThis.Number(object.warmup_lr_rate)
+        : undefined,
+      numDecaySteps: isSet(object.numDecaySteps)
+        ? globalThis.Number(object.numDecaySteps)
+        : isSet(object.num_decay_steps)
+        ? globalThis.Number(object.num_decay_steps)
+        : undefined,
+      numStableSteps: isSet(object.numStableSteps)
+        ? globalThis.Number(object.numStableSteps)
+        : isSet(object.num_stable_steps)
+        ? globalThis.Number(object.num_stable_steps)
+        : undefined,
+      warmupType: isSet(object.warmupType)
+        ? globalThis.String(object.warmupType)
+        : isSet(object.warmup_type)
+        ? globalThis.String(object.warmup_type)
+        : undefined,
+      decayType: isSet(object.decayType)
+        ? globalThis.String(object.decayType)
+        : isSet(object.decay_type)
+        ? globalThis.String(object.decay_type)
+        : undefined,
+      minLrRatio: isSet(object.minLrRatio)
+        ? globalThis.Number(object.minLrRatio)
+        : isSet(object.min_lr_ratio)
+        ? globalThis.Number(object.min_lr_ratio)
+        : undefined,
+    };
+  },
+
+  toJSON(message: LrSchedulerKwargs): unknown {
+    const obj: any = {};
+    if (message.numCycles !== undefined) {
+      obj.numCycles = floatToJson(message.numCycles);
+    }
+    if (message.power !== undefined) {
+      obj.power = floatToJson(message.power);
+    }
+    if (message.lrEnd !== undefined) {
+      obj.lrEnd = floatToJson(message.lrEnd);
+    }
+    if (message.timescale !== undefined) {
+      obj.timescale = floatToJson(message.timescale);
+    }
+    if (message.minLr !== undefined) {
+      obj.minLr = floatToJson(message.minLr);
+    }
+    if (message.minLrRate !== undefined) {
+      obj.minLrRate = floatToJson(message.minLrRate);
+    }
+    if (message.warmupLrRate !== undefined) {
+      obj.warmupLrRate = floatToJson(message.warmupLrRate);
+    }
+    if (message.numDecaySteps !== undefined) {
+      obj.numDecaySteps = Math.round(message.numDecaySteps);
+    }
+    if (message.numStableSteps !== undefined) {
+      obj.numStableSteps = Math.round(message.numStableSteps);
+    }
+    if (message.warmupType !== undefined) {
+      obj.warmupType = message.warmupType;
+    }
+    if (message.decayType !== undefined) {
+      obj.decayType = message.decayType;
+    }
+    if (message.minLrRatio !== undefined) {
+      obj.minLrRatio = floatToJson(message.minLrRatio);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LrSchedulerKwargs>): LrSchedulerKwargs {
+    return LrSchedulerKwargs.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LrSchedulerKwargs>): LrSchedulerKwargs {
+    const message = createBaseLrSchedulerKwargs();
+    message.numCycles = object.numCycles ?? undefined;
+    message.power = object.power ?? undefined;
+    message.lrEnd = object.lrEnd ?? undefined;
+    message.timescale = object.timescale ?? undefined;
+    message.minLr = object.minLr ?? undefined;
+    message.minLrRate = object.minLrRate ?? undefined;
+    message.warmupLrRate = object.warmupLrRate ?? undefined;
+    message.numDecaySteps = object.numDecaySteps ?? undefined;
+    message.numStableSteps = object.numStableSteps ?? undefined;
+    message.warmupType = object.warmupType ?? undefined;
+    message.decayType = object.decayType ?? undefined;
+    message.minLrRatio = object.minLrRatio ?? undefined;
+    return message;
+  },
+};
+
 function createBaseTrainingSpec(): TrainingSpec {
   return {
     model: "",
@@ -1215,6 +1636,18 @@ function createBaseTrainingSpec(): TrainingSpec {
     offloadActivations: false,
     recomputeLayers: undefined,
     groupByLength: false,
+    lrSchedulerKwargs: undefined,
+    optim: undefined,
+    loraplusLrRatio: undefined,
+    labelSmoothingFactor: undefined,
+    neftuneNoiseAlpha: undefined,
+    lossNormalization: undefined,
+    evalStrategy: undefined,
+    loadBestModelAtEnd: false,
+    metricForBestModel: undefined,
+    earlyStoppingPatience: undefined,
+    earlyStoppingThreshold: undefined,
+    maxNonFiniteSteps: undefined,
   };
 }
 
@@ -1324,6 +1757,42 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     }
     if (message.groupByLength !== false) {
       writer.uint32(280).bool(message.groupByLength);
+    }
+    if (message.lrSchedulerKwargs !== undefined) {
+      LrSchedulerKwargs.encode(message.lrSchedulerKwargs, writer.uint32(322).fork()).join();
+    }
+    if (message.optim !== undefined) {
+      writer.uint32(330).string(message.optim);
+    }
+    if (message.loraplusLrRatio !== undefined) {
+      writer.uint32(337).double(message.loraplusLrRatio);
+    }
+    if (message.labelSmoothingFactor !== undefined) {
+      writer.uint32(345).double(message.labelSmoothingFactor);
+    }
+    if (message.neftuneNoiseAlpha !== undefined) {
+      writer.uint32(353).double(message.neftuneNoiseAlpha);
+    }
+    if (message.lossNormalization !== undefined) {
+      writer.uint32(362).string(message.lossNormalization);
+    }
+    if (message.evalStrategy !== undefined) {
+      writer.uint32(370).string(message.evalStrategy);
+    }
+    if (message.loadBestModelAtEnd !== false) {
+      writer.uint32(376).bool(message.loadBestModelAtEnd);
+    }
+    if (message.metricForBestModel !== undefined) {
+      writer.uint32(386).string(message.metricForBestModel);
+    }
+    if (message.earlyStoppingPatience !== undefined) {
+      writer.uint32(392).uint32(message.earlyStoppingPatience);
+    }
+    if (message.earlyStoppingThreshold !== undefined) {
+      writer.uint32(401).double(message.earlyStoppingThreshold);
+    }
+    if (message.maxNonFiniteSteps !== undefined) {
+      writer.uint32(408).uint32(message.maxNonFiniteSteps);
     }
     return writer;
   },
@@ -1621,6 +2090,102 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.groupByLength = reader.bool();
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.lrSchedulerKwargs = LrSchedulerKwargs.decode(reader, reader.uint32());
+            continue;
+          }
+          case 41: {
+            if (tag !== 330) {
+              break;
+            }
+
+            message.optim = reader.string();
+            continue;
+          }
+          case 42: {
+            if (tag !== 337) {
+              break;
+            }
+
+            message.loraplusLrRatio = reader.double();
+            continue;
+          }
+          case 43: {
+            if (tag !== 345) {
+              break;
+            }
+
+            message.labelSmoothingFactor = reader.double();
+            continue;
+          }
+          case 44: {
+            if (tag !== 353) {
+              break;
+            }
+
+            message.neftuneNoiseAlpha = reader.double();
+            continue;
+          }
+          case 45: {
+            if (tag !== 362) {
+              break;
+            }
+
+            message.lossNormalization = reader.string();
+            continue;
+          }
+          case 46: {
+            if (tag !== 370) {
+              break;
+            }
+
+            message.evalStrategy = reader.string();
+            continue;
+          }
+          case 47: {
+            if (tag !== 376) {
+              break;
+            }
+
+            message.loadBestModelAtEnd = reader.bool();
+            continue;
+          }
+          case 48: {
+            if (tag !== 386) {
+              break;
+            }
+
+            message.metricForBestModel = reader.string();
+            continue;
+          }
+          case 49: {
+            if (tag !== 392) {
+              break;
+            }
+
+            message.earlyStoppingPatience = reader.uint32();
+            continue;
+          }
+          case 50: {
+            if (tag !== 401) {
+              break;
+            }
+
+            message.earlyStoppingThreshold = reader.double();
+            continue;
+          }
+          case 51: {
+            if (tag !== 408) {
+              break;
+            }
+
+            message.maxNonFiniteSteps = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1778,6 +2343,62 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.group_by_length)
         ? globalThis.Boolean(object.group_by_length)
         : false,
+      lrSchedulerKwargs: isSet(object.lrSchedulerKwargs)
+        ? LrSchedulerKwargs.fromJSON(object.lrSchedulerKwargs)
+        : isSet(object.lr_scheduler_kwargs)
+        ? LrSchedulerKwargs.fromJSON(object.lr_scheduler_kwargs)
+        : undefined,
+      optim: isSet(object.optim) ? globalThis.String(object.optim) : undefined,
+      loraplusLrRatio: isSet(object.loraplusLrRatio)
+        ? globalThis.Number(object.loraplusLrRatio)
+        : isSet(object.loraplus_lr_ratio)
+        ? globalThis.Number(object.loraplus_lr_ratio)
+        : undefined,
+      labelSmoothingFactor: isSet(object.labelSmoothingFactor)
+        ? globalThis.Number(object.labelSmoothingFactor)
+        : isSet(object.label_smoothing_factor)
+        ? globalThis.Number(object.label_smoothing_factor)
+        : undefined,
+      neftuneNoiseAlpha: isSet(object.neftuneNoiseAlpha)
+        ? globalThis.Number(object.neftuneNoiseAlpha)
+        : isSet(object.neftune_noise_alpha)
+        ? globalThis.Number(object.neftune_noise_alpha)
+        : undefined,
+      lossNormalization: isSet(object.lossNormalization)
+        ? globalThis.String(object.lossNormalization)
+        : isSet(object.loss_normalization)
+        ? globalThis.String(object.loss_normalization)
+        : undefined,
+      evalStrategy: isSet(object.evalStrategy)
+        ? globalThis.String(object.evalStrategy)
+        : isSet(object.eval_strategy)
+        ? globalThis.String(object.eval_strategy)
+        : undefined,
+      loadBestModelAtEnd: isSet(object.loadBestModelAtEnd)
+        ? globalThis.Boolean(object.loadBestModelAtEnd)
+        : isSet(object.load_best_model_at_end)
+        ? globalThis.Boolean(object.load_best_model_at_end)
+        : false,
+      metricForBestModel: isSet(object.metricForBestModel)
+        ? globalThis.String(object.metricForBestModel)
+        : isSet(object.metric_for_best_model)
+        ? globalThis.String(object.metric_for_best_model)
+        : undefined,
+      earlyStoppingPatience: isSet(object.earlyStoppingPatience)
+        ? globalThis.Number(object.earlyStoppingPatience)
+        : isSet(object.early_stopping_patience)
+        ? globalThis.Number(object.early_stopping_patience)
+        : undefined,
+      earlyStoppingThreshold: isSet(object.earlyStoppingThreshold)
+        ? globalThis.Number(object.earlyStoppingThreshold)
+        : isSet(object.early_stopping_threshold)
+        ? globalThis.Number(object.early_stopping_threshold)
+        : undefined,
+      maxNonFiniteSteps: isSet(object.maxNonFiniteSteps)
+        ? globalThis.Number(object.maxNonFiniteSteps)
+        : isSet(object.max_non_finite_steps)
+        ? globalThis.Number(object.max_non_finite_steps)
+        : undefined,
     };
   },
 
@@ -1888,6 +2509,42 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.groupByLength !== undefined) {
       obj.groupByLength = message.groupByLength;
     }
+    if (message.lrSchedulerKwargs !== undefined) {
+      obj.lrSchedulerKwargs = LrSchedulerKwargs.toJSON(message.lrSchedulerKwargs);
+    }
+    if (message.optim !== undefined) {
+      obj.optim = message.optim;
+    }
+    if (message.loraplusLrRatio !== undefined) {
+      obj.loraplusLrRatio = floatToJson(message.loraplusLrRatio);
+    }
+    if (message.labelSmoothingFactor !== undefined) {
+      obj.labelSmoothingFactor = floatToJson(message.labelSmoothingFactor);
+    }
+    if (message.neftuneNoiseAlpha !== undefined) {
+      obj.neftuneNoiseAlpha = floatToJson(message.neftuneNoiseAlpha);
+    }
+    if (message.lossNormalization !== undefined) {
+      obj.lossNormalization = message.lossNormalization;
+    }
+    if (message.evalStrategy !== undefined) {
+      obj.evalStrategy = message.evalStrategy;
+    }
+    if (message.loadBestModelAtEnd !== undefined) {
+      obj.loadBestModelAtEnd = message.loadBestModelAtEnd;
+    }
+    if (message.metricForBestModel !== undefined) {
+      obj.metricForBestModel = message.metricForBestModel;
+    }
+    if (message.earlyStoppingPatience !== undefined) {
+      obj.earlyStoppingPatience = Math.round(message.earlyStoppingPatience);
+    }
+    if (message.earlyStoppingThreshold !== undefined) {
+      obj.earlyStoppingThreshold = floatToJson(message.earlyStoppingThreshold);
+    }
+    if (message.maxNonFiniteSteps !== undefined) {
+      obj.maxNonFiniteSteps = Math.round(message.maxNonFiniteSteps);
+    }
     return obj;
   },
 
@@ -1931,6 +2588,20 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.offloadActivations = object.offloadActivations ?? false;
     message.recomputeLayers = object.recomputeLayers ?? undefined;
     message.groupByLength = object.groupByLength ?? false;
+    message.lrSchedulerKwargs = (object.lrSchedulerKwargs !== undefined && object.lrSchedulerKwargs !== null)
+      ? LrSchedulerKwargs.fromPartial(object.lrSchedulerKwargs)
+      : undefined;
+    message.optim = object.optim ?? undefined;
+    message.loraplusLrRatio = object.loraplusLrRatio ?? undefined;
+    message.labelSmoothingFactor = object.labelSmoothingFactor ?? undefined;
+    message.neftuneNoiseAlpha = object.neftuneNoiseAlpha ?? undefined;
+    message.lossNormalization = object.lossNormalization ?? undefined;
+    message.evalStrategy = object.evalStrategy ?? undefined;
+    message.loadBestModelAtEnd = object.loadBestModelAtEnd ?? false;
+    message.metricForBestModel = object.metricForBestModel ?? undefined;
+    message.earlyStoppingPatience = object.earlyStoppingPatience ?? undefined;
+    message.earlyStoppingThreshold = object.earlyStoppingThreshold ?? undefined;
+    message.maxNonFiniteSteps = object.maxNonFiniteSteps ?? undefined;
     return message;
   },
 };
@@ -1949,6 +2620,7 @@ function createBaseTrainingJob(): TrainingJob {
     createTime: undefined,
     startTime: undefined,
     endTime: undefined,
+    bestEvaluation: undefined,
   };
 }
 
@@ -1989,6 +2661,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     }
     if (message.endTime !== undefined) {
       Timestamp.encode(toTimestamp(message.endTime), writer.uint32(98).fork()).join();
+    }
+    if (message.bestEvaluation !== undefined) {
+      TrainingEvaluation.encode(message.bestEvaluation, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -2102,6 +2777,14 @@ export const TrainingJob: MessageFns<TrainingJob> = {
             message.endTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.bestEvaluation = TrainingEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2156,6 +2839,11 @@ export const TrainingJob: MessageFns<TrainingJob> = {
         : isSet(object.end_time)
         ? fromJsonTimestamp(object.end_time)
         : undefined,
+      bestEvaluation: isSet(object.bestEvaluation)
+        ? TrainingEvaluation.fromJSON(object.bestEvaluation)
+        : isSet(object.best_evaluation)
+        ? TrainingEvaluation.fromJSON(object.best_evaluation)
+        : undefined,
     };
   },
 
@@ -2197,6 +2885,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     if (message.endTime !== undefined) {
       obj.endTime = message.endTime.toISOString();
     }
+    if (message.bestEvaluation !== undefined) {
+      obj.bestEvaluation = TrainingEvaluation.toJSON(message.bestEvaluation);
+    }
     return obj;
   },
 
@@ -2225,6 +2916,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     message.createTime = object.createTime ?? undefined;
     message.startTime = object.startTime ?? undefined;
     message.endTime = object.endTime ?? undefined;
+    message.bestEvaluation = (object.bestEvaluation !== undefined && object.bestEvaluation !== null)
+      ? TrainingEvaluation.fromPartial(object.bestEvaluation)
+      : undefined;
     return message;
   },
 };
@@ -3481,6 +4175,7 @@ function createBaseTrainingStep(): TrainingStep {
     peakAllocatedBytes: 0,
     etaSeconds: 0,
     skipped: false,
+    skippedSteps: 0,
   };
 }
 
@@ -3524,6 +4219,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     }
     if (message.skipped !== false) {
       writer.uint32(104).bool(message.skipped);
+    }
+    if (message.skippedSteps !== 0) {
+      writer.uint32(112).uint32(message.skippedSteps);
     }
     return writer;
   },
@@ -3645,6 +4343,14 @@ export const TrainingStep: MessageFns<TrainingStep> = {
             message.skipped = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.skippedSteps = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3708,6 +4414,11 @@ export const TrainingStep: MessageFns<TrainingStep> = {
         ? globalThis.Number(object.eta_seconds)
         : 0,
       skipped: isSet(object.skipped) ? globalThis.Boolean(object.skipped) : false,
+      skippedSteps: isSet(object.skippedSteps)
+        ? globalThis.Number(object.skippedSteps)
+        : isSet(object.skipped_steps)
+        ? globalThis.Number(object.skipped_steps)
+        : 0,
     };
   },
 
@@ -3752,6 +4463,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     if (message.skipped !== undefined) {
       obj.skipped = message.skipped;
     }
+    if (message.skippedSteps !== undefined) {
+      obj.skippedSteps = Math.round(message.skippedSteps);
+    }
     return obj;
   },
 
@@ -3773,12 +4487,13 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     message.peakAllocatedBytes = object.peakAllocatedBytes ?? 0;
     message.etaSeconds = object.etaSeconds ?? 0;
     message.skipped = object.skipped ?? false;
+    message.skippedSteps = object.skippedSteps ?? 0;
     return message;
   },
 };
 
 function createBaseTrainingEvaluation(): TrainingEvaluation {
-  return { globalStep: 0, epoch: 0, loss: 0, trainerLoss: 0, labelTokens: 0, examples: 0 };
+  return { globalStep: 0, epoch: 0, loss: 0, trainerLoss: 0, labelTokens: 0, examples: 0, best: false, stops: false };
 }
 
 export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
@@ -3800,6 +4515,12 @@ export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
     }
     if (message.examples !== 0) {
       writer.uint32(48).uint32(message.examples);
+    }
+    if (message.best !== false) {
+      writer.uint32(56).bool(message.best);
+    }
+    if (message.stops !== false) {
+      writer.uint32(64).bool(message.stops);
     }
     return writer;
   },
@@ -3865,6 +4586,22 @@ export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
             message.examples = reader.uint32();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.best = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.stops = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3897,6 +4634,8 @@ export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
         ? globalThis.Number(object.label_tokens)
         : 0,
       examples: isSet(object.examples) ? globalThis.Number(object.examples) : 0,
+      best: isSet(object.best) ? globalThis.Boolean(object.best) : false,
+      stops: isSet(object.stops) ? globalThis.Boolean(object.stops) : false,
     };
   },
 
@@ -3920,6 +4659,12 @@ export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
     if (message.examples !== undefined) {
       obj.examples = Math.round(message.examples);
     }
+    if (message.best !== undefined) {
+      obj.best = message.best;
+    }
+    if (message.stops !== undefined) {
+      obj.stops = message.stops;
+    }
     return obj;
   },
 
@@ -3934,12 +4679,14 @@ export const TrainingEvaluation: MessageFns<TrainingEvaluation> = {
     message.trainerLoss = object.trainerLoss ?? 0;
     message.labelTokens = object.labelTokens ?? 0;
     message.examples = object.examples ?? 0;
+    message.best = object.best ?? false;
+    message.stops = object.stops ?? false;
     return message;
   },
 };
 
 function createBaseAdapterSaved(): AdapterSaved {
-  return { adapter: "", sizeBytes: 0, sha256: "" };
+  return { adapter: "", sizeBytes: 0, sha256: "", globalStep: 0 };
 }
 
 export const AdapterSaved: MessageFns<AdapterSaved> = {
@@ -3952,6 +4699,9 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
     }
     if (message.sha256 !== "") {
       writer.uint32(26).string(message.sha256);
+    }
+    if (message.globalStep !== 0) {
+      writer.uint32(32).uint32(message.globalStep);
     }
     return writer;
   },
@@ -3993,6 +4743,14 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
             message.sha256 = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.globalStep = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4014,6 +4772,11 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
         ? globalThis.Number(object.size_bytes)
         : 0,
       sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+      globalStep: isSet(object.globalStep)
+        ? globalThis.Number(object.globalStep)
+        : isSet(object.global_step)
+        ? globalThis.Number(object.global_step)
+        : 0,
     };
   },
 
@@ -4028,6 +4791,9 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
     if (message.sha256 !== undefined) {
       obj.sha256 = message.sha256;
     }
+    if (message.globalStep !== undefined) {
+      obj.globalStep = Math.round(message.globalStep);
+    }
     return obj;
   },
 
@@ -4039,6 +4805,7 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
     message.adapter = object.adapter ?? "";
     message.sizeBytes = object.sizeBytes ?? 0;
     message.sha256 = object.sha256 ?? "";
+    message.globalStep = object.globalStep ?? 0;
     return message;
   },
 };

@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::adamw_8bit::{self, Moments};
 use super::attention::{self, Backward, Workers};
 use super::cached_attention;
 use super::dropout;
 use super::kernel::Segment;
 use super::loss;
-use super::memory::{CpuBuffer, MemoryCounter};
+use super::memory::{CpuBuffer, CpuCodes, MemoryCounter};
+use super::noise;
 use super::parallel::{Disjoint, for_rows};
 use super::pool::ThreadPool;
 use super::prices::CpuPrices;
@@ -18,9 +20,9 @@ use super::weight::CpuWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::view::{extent, outside};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    LinearGradTerm, LowRankTerm, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, RopePairs, RopeShape,
-    View, ViewMut,
+    AdamW, AdamW8bitState, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask,
+    EmbeddingPlace, LinearGradTerm, LowRankTerm, MOMENT_BLOCK, Matrix, MatrixMut, MemoryPrices, MemoryRoom, MemoryUse,
+    Ops, RopePairs, RopeShape, UniformNoise, View, ViewMut,
 };
 use crate::system::available_bytes;
 use crate::tensor::HostTensor;
@@ -120,6 +122,11 @@ fn slice_mut<'a, E>(view: ViewMut<'a, CpuBuffer<E>>, len: usize) -> Result<&'a m
         .ok_or_else(|| outside(found, view.offset, len))
 }
 
+fn codes_mut(codes: &mut CpuCodes, from: usize, len: usize) -> Result<&mut [u8]> {
+    let found = codes.codes.len();
+    from.checked_add(len).and_then(|end| codes.codes.get_mut(from..end)).ok_or_else(|| outside(found, from, len))
+}
+
 fn left<E>(matrix: &Matrix<'_, CpuBuffer<E>>, rows: usize, k: usize) -> Result<Segment<E>> {
     let Matrix { view, row_stride, column_stride } = *matrix;
     let a = slice(view, extent(rows, k, row_stride, column_stride))?.as_ptr();
@@ -142,6 +149,7 @@ impl<E: Real> Ops for CpuOps<E> {
     type Indices = Vec<u32>;
     type Weight = CpuWeight;
     type Parked = CpuBuffer<E>;
+    type Codes = CpuCodes;
     const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CpuBuffer<E>> {
@@ -154,6 +162,16 @@ impl<E: Real> Ops for CpuOps<E> {
 
     fn allocate_indices(&self, capacity: usize) -> Result<Vec<u32>> {
         Ok(Vec::with_capacity(capacity))
+    }
+
+    fn allocate_codes(&self, len: usize) -> Result<CpuCodes> {
+        CpuCodes::new(len, &self.counter)
+    }
+
+    fn read_codes(&self, from: &CpuCodes, codes: &mut [u8]) -> Result<()> {
+        let found = from.codes.get(..codes.len()).ok_or_else(|| outside(from.codes.len(), 0, codes.len()))?;
+        codes.copy_from_slice(found);
+        Ok(())
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CpuWeight> {
@@ -627,6 +645,7 @@ impl<E: Real> Ops for CpuOps<E> {
         &self,
         vocabulary: usize,
         targets: &Vec<u32>,
+        label_smoothing: f64,
         grad_scale: Option<f64>,
         logits: ViewMut<'_, CpuBuffer<E>>,
         losses: ViewMut<'_, CpuBuffer<E>>,
@@ -635,7 +654,8 @@ impl<E: Real> Ops for CpuOps<E> {
             return Err(EngineError::internal(format!("target {target} is outside the vocabulary of {vocabulary}")));
         }
         let (logits, losses) = (slice_mut(logits, targets.len() * vocabulary)?, slice_mut(losses, targets.len())?);
-        loss::cross_entropy(&mut self.pool(), vocabulary, targets, grad_scale.map(E::from_f64), logits, losses);
+        let grad_scale = grad_scale.map(E::from_f64);
+        loss::cross_entropy(&mut self.pool(), vocabulary, targets, label_smoothing, grad_scale, logits, losses);
         Ok(())
     }
 
@@ -678,16 +698,43 @@ impl<E: Real> Ops for CpuOps<E> {
             root_correction: E::from_f64(exact.root_correction),
             epsilon: E::from_f64(exact.epsilon),
         };
-        let gradients = state.gradients.as_slice();
-        let len = gradients.len();
-        let parameters = Disjoint::new(slice_mut(state.parameters.into(), len)?);
-        let first = Disjoint::new(slice_mut(state.first_moments.into(), len)?);
-        let second = Disjoint::new(slice_mut(state.second_moments.into(), len)?);
+        let AdamWState { parameters, gradients, range, first_moments, second_moments, moments_at } = state;
+        let len = range.len();
+        let gradients = slice(View::at(gradients, range.start), len)?;
+        let parameters = Disjoint::new(slice_mut(ViewMut::at(parameters, range.start), len)?);
+        let first = Disjoint::new(slice_mut(ViewMut::at(first_moments, moments_at), len)?);
+        let second = Disjoint::new(slice_mut(ViewMut::at(second_moments, moments_at), len)?);
         for_rows(&mut self.pool(), len, 1, |range| {
             // SAFETY: pieces are disjoint.
             let (parameters, first, second) =
                 unsafe { (parameters.range(range.clone()), first.range(range.clone()), second.range(range.clone())) };
             rows::adamw(&factors, parameters, &gradients[range], first, second);
+        });
+        Ok(())
+    }
+
+    fn adamw_8bit(&self, settings: AdamW, state: AdamW8bitState<'_, CpuBuffer<E>, CpuCodes>) -> Result<()> {
+        let AdamW8bitState { parameters, gradients, range, codes_at, scales_at, .. } = state;
+        let (len, blocks) = (range.len(), range.len().div_ceil(MOMENT_BLOCK));
+        let gradients = slice(View::at(gradients, range.start), len)?;
+        let parameters = slice_mut(ViewMut::at(parameters, range.start), len)?;
+        let moments = |codes, scales| -> Result<Moments<'_, E>> {
+            let scales = slice_mut(ViewMut::at(scales, scales_at), blocks)?;
+            Ok(Moments { codes: codes_mut(codes, codes_at, len)?, scales })
+        };
+        let first = moments(state.first_codes, state.first_scales)?;
+        let second = moments(state.second_codes, state.second_scales)?;
+        adamw_8bit::update(&mut self.pool(), &settings.factors(), parameters, gradients, [first, second]);
+        Ok(())
+    }
+
+    fn add_noise(&self, len: usize, noise: UniformNoise, to: ViewMut<'_, CpuBuffer<E>>) -> Result<()> {
+        noise.check(len)?;
+        let to = Disjoint::new(slice_mut(to, len)?);
+        for_rows(&mut self.pool(), len.div_ceil(dropout::NUMBERS), dropout::NUMBERS, |runs| {
+            let range = runs.start * dropout::NUMBERS..(runs.end * dropout::NUMBERS).min(len);
+            // SAFETY: pieces are disjoint.
+            noise::add_noise(&noise, range.start, unsafe { to.range(range) });
         });
         Ok(())
     }

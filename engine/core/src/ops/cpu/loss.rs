@@ -10,6 +10,7 @@ pub(super) fn cross_entropy<E: Real>(
     pool: &mut ThreadPool,
     vocabulary: usize,
     targets: &[u32],
+    label_smoothing: f64,
     grad_scale: Option<E>,
     logits: &mut [E],
     losses: &mut [E],
@@ -20,15 +21,25 @@ pub(super) fn cross_entropy<E: Real>(
         // SAFETY: this piece's row.
         let (logits, loss) =
             unsafe { (logits.range(row * vocabulary..(row + 1) * vocabulary), &mut losses.range(row..row + 1)[0]) };
-        let (largest, chosen) = (rows::largest(logits), logits[target]);
+        let (largest, chosen) = (rows::largest(logits), logits[target].to_f64());
+        // Σ goal · logit
+        let wanted = if label_smoothing > 0.0 {
+            (1.0 - label_smoothing) * chosen + label_smoothing / vocabulary as f64 * rows::sum(logits)
+        } else {
+            chosen
+        };
         let total = match grad_scale {
             None => rows::exponential_sum(logits, largest),
             Some(_) => rows::exponentials(logits, E::ONE, largest),
         };
-        *loss = E::from_f64(total.ln() + (largest.to_f64() - chosen.to_f64()));
+        *loss = E::from_f64(total.ln() + (largest.to_f64() - wanted));
         if let Some(scale) = grad_scale {
             rows::scale(logits, E::from_f64(scale.to_f64() / total));
-            logits[target] = logits[target] - scale;
+            let scale = scale.to_f64();
+            if label_smoothing > 0.0 {
+                rows::subtract(logits, E::from_f64(scale * label_smoothing / vocabulary as f64));
+            }
+            logits[target] = logits[target] - E::from_f64(scale * (1.0 - label_smoothing));
         }
     });
 }

@@ -72,6 +72,24 @@ impl Drop for Counted {
     }
 }
 
+/// 8-bit codes, all zero at first.
+pub struct CpuCodes {
+    pub(super) codes: Vec<u8>,
+    _counted: Counted,
+}
+
+impl CpuCodes {
+    /// `OUT_OF_MEMORY` where the limit refuses.
+    pub(super) fn new(len: usize, counter: &Arc<MemoryCounter>) -> Result<Self> {
+        if len as u64 > counter.left() {
+            let memory = counter.current().allocated_bytes;
+            let message = format!("cannot allocate {len} codes; the engine holds {memory} bytes");
+            return Err(EngineError::new(ErrorCode::OutOfMemory, message));
+        }
+        Ok(Self { codes: vec![0; len], _counted: Counted::new(len as u64, counter) })
+    }
+}
+
 /// Zero-initialised numbers in memory of their own, aligned to a cache line.
 pub struct CpuBuffer<E> {
     start: *mut E,

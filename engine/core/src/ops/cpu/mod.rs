@@ -1,5 +1,6 @@
 //! The processor.
 
+mod adamw_8bit;
 mod attention;
 mod attention_band;
 mod attention_panels;
@@ -21,6 +22,7 @@ mod kernel;
 mod lanes;
 mod loss;
 mod memory;
+mod noise;
 mod parallel;
 mod pool;
 mod prices;
@@ -31,6 +33,6 @@ mod rows;
 mod weight;
 
 pub use device::CpuOps;
-pub use memory::CpuBuffer;
+pub use memory::{CpuBuffer, CpuCodes};
 pub use real::Real;
 pub use weight::CpuWeight;

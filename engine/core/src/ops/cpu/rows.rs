@@ -157,6 +157,22 @@ vectorized! {
 }
 
 vectorized! {
+    /// Σ value, kept in f64 between short runs.
+    pub(super) fn sum<E>(values: &[E]) -> f64 {
+        values.chunks(1024).map(|run| lane_sum(run.len(), |i| run[i]).to_f64()).sum()
+    }
+}
+
+vectorized! {
+    /// Subtracts a number from each value.
+    pub(super) fn subtract<E>(values: &mut [E], from_each: E) {
+        for value in values {
+            *value = *value - from_each;
+        }
+    }
+}
+
+vectorized! {
     /// Σ e^(value − shift)
     pub(super) fn exponential_sum<E>(values: &[E], shift: E) -> f64 {
         values.chunks(1024).map(|run| lane_sum(run.len(), |i| (run[i] - shift).exp()).to_f64()).sum()

@@ -248,6 +248,28 @@ impl CudaIndices {
     }
 }
 
+/// 8-bit codes on the GPU, all zero at first.
+pub struct CudaCodes(Allocation);
+
+impl CudaCodes {
+    pub(super) fn new(memory: &Arc<Memory>, len: usize) -> Result<Self> {
+        let allocation = Allocation::new(memory, len)?;
+        if len > 0 {
+            // SAFETY: the memory just allocated.
+            unsafe { memory.stream.clear(allocation.pointer, len)? };
+        }
+        Ok(Self(allocation))
+    }
+
+    /// Where `len` codes from `offset` on lie.
+    pub(super) fn place(&self, offset: usize, len: usize) -> Result<DevicePointer> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.0.bytes() => Ok(self.0.pointer + offset as u64),
+            _ => Err(outside(self.0.bytes(), offset, len)),
+        }
+    }
+}
+
 /// Fails where operands that a kernel takes as one type have different ones.
 pub(super) fn one_kind<const N: usize>(buffers: [&CudaBuffer; N]) -> Result<NumberType> {
     let kind = buffers[0].kind;

@@ -14,6 +14,6 @@ mod weight;
 
 pub use device::CudaOps;
 pub use luthier_kernels::NumberType;
-pub use memory::{CudaBuffer, CudaIndices};
+pub use memory::{CudaBuffer, CudaCodes, CudaIndices};
 pub use pinned::CudaParked;
 pub use weight::CudaWeight;

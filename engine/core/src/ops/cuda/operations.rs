@@ -2,19 +2,19 @@
 
 use std::sync::PoisonError;
 
-use luthier_kernels::{AdamWFactors, NumberType};
+use luthier_kernels::{AdamW8bitFactors, AdamW8bitMoments, AdamWFactors, NumberType};
 
 use super::device::{CudaOps, LOGITS_AT_ONCE};
 use super::linear::Start;
-use super::memory::{CudaBuffer, CudaIndices, one_kind, place, place_mut, single};
+use super::memory::{CudaBuffer, CudaCodes, CudaIndices, one_kind, place, place_mut, single};
 use super::pinned::CudaParked;
 use super::prices::CudaPrices;
 use super::weight::CudaWeight;
 use crate::error::{EngineError, Result};
 use crate::ops::{
-    AdamW, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask, EmbeddingPlace,
-    GatedBackward, GatedForward, LinearGradTerm, LowRankGradients, LowRankTerm, Matrix, MatrixMut, MemoryPrices,
-    MemoryRoom, MemoryUse, Ops, Rope, RopePairs, RopeShape, View, ViewMut,
+    AdamW, AdamW8bitState, AdamWState, AttentionGrads, AttentionInputs, AttentionSaved, AttentionShape, DropoutMask,
+    EmbeddingPlace, GatedBackward, GatedForward, LinearGradTerm, LowRankGradients, LowRankTerm, MOMENT_BLOCK, Matrix,
+    MatrixMut, MemoryPrices, MemoryRoom, MemoryUse, Ops, Rope, RopePairs, RopeShape, UniformNoise, View, ViewMut,
 };
 use crate::quant::dequantize;
 use crate::tensor::HostTensor;
@@ -25,6 +25,7 @@ impl Ops for CudaOps {
     type Indices = CudaIndices;
     type Weight = CudaWeight;
     type Parked = CudaParked;
+    type Codes = CudaCodes;
     const LOGITS_AT_ONCE: usize = LOGITS_AT_ONCE;
 
     fn allocate(&self, len: usize) -> Result<CudaBuffer> {
@@ -37,6 +38,16 @@ impl Ops for CudaOps {
 
     fn allocate_indices(&self, capacity: usize) -> Result<CudaIndices> {
         CudaIndices::new(&self.memory, capacity)
+    }
+
+    fn allocate_codes(&self, len: usize) -> Result<CudaCodes> {
+        CudaCodes::new(&self.memory, len)
+    }
+
+    fn read_codes(&self, from: &CudaCodes, codes: &mut [u8]) -> Result<()> {
+        let place = from.place(0, codes.len())?;
+        // SAFETY: so many codes from there on.
+        unsafe { self.stream().download(place, codes) }.map_err(EngineError::from)
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
@@ -388,6 +399,7 @@ impl Ops for CudaOps {
         &self,
         vocabulary: usize,
         targets: &CudaIndices,
+        label_smoothing: f64,
         grad_scale: Option<f64>,
         logits: ViewMut<'_, CudaBuffer>,
         losses: ViewMut<'_, CudaBuffer>,
@@ -401,8 +413,11 @@ impl Ops for CudaOps {
         let (kind, scale) = (logits.buffer.kind, grad_scale.map(|scale| scale as f32));
         let (logits, losses) = (place_mut(&logits, rows * vocabulary)?, place_mut(&losses, rows)?);
         // SAFETY: places, types and targets were checked.
-        unsafe { self.stream().cross_entropy(kind, rows, vocabulary, logits, targets.pointer(), scale, losses) }
-            .map_err(EngineError::from)
+        unsafe {
+            let (targets, smoothing) = (targets.pointer(), label_smoothing as f32);
+            self.stream().cross_entropy(kind, rows, vocabulary, logits, targets, smoothing, scale, losses)
+        }
+        .map_err(EngineError::from)
     }
 
     fn clip_norm(&self, values: &mut CudaBuffer, scale: f64, max_norm: f64) -> Result<f64> {
@@ -429,15 +444,53 @@ impl Ops for CudaOps {
             root_correction: exact.root_correction as f32,
             epsilon: exact.epsilon as f32,
         };
-        let AdamWState { parameters, gradients, first_moments, second_moments } = state;
+        let AdamWState { parameters, gradients, range, first_moments, second_moments, moments_at } = state;
         for buffer in [&*parameters, gradients, &*first_moments, &*second_moments] {
             single(buffer)?;
         }
-        let len = gradients.allocation.bytes() / size_of::<f32>();
-        let moments = [first_moments.place_mut(0, len)?, second_moments.place_mut(0, len)?];
-        let (parameters, gradients) = (parameters.place_mut(0, len)?, gradients.place(0, len)?);
+        let (first, len) = (range.start, range.len());
+        let moments = [first_moments.place_mut(moments_at, len)?, second_moments.place_mut(moments_at, len)?];
+        let (parameters, gradients) = (parameters.place_mut(first, len)?, gradients.place(first, len)?);
         // SAFETY: places and types were checked.
         unsafe { self.stream().adamw(factors, len, parameters, gradients, moments) }.map_err(EngineError::from)
+    }
+
+    fn adamw_8bit(&self, settings: AdamW, state: AdamW8bitState<'_, CudaBuffer, CudaCodes>) -> Result<()> {
+        let exact = settings.factors();
+        let factors = AdamW8bitFactors {
+            decay: exact.decay as f32,
+            keep_first: exact.keep_first as f32,
+            first_weight: exact.first_weight as f32,
+            keep_second: exact.keep_second as f32,
+            second_weight: exact.second_weight as f32,
+            step_size: exact.step_size as f32,
+            root_correction: exact.root_correction as f32,
+            epsilon: exact.epsilon as f32,
+        };
+        let AdamW8bitState { parameters, gradients, range, first_scales, second_scales, codes_at, scales_at, .. } =
+            state;
+        for buffer in [&*parameters, gradients, &*first_scales, &*second_scales] {
+            single(buffer)?;
+        }
+        let (first, len, blocks) = (range.start, range.len(), range.len().div_ceil(MOMENT_BLOCK));
+        let moments = AdamW8bitMoments {
+            first_codes: state.first_codes.place(codes_at, len)?,
+            second_codes: state.second_codes.place(codes_at, len)?,
+            first_scales: first_scales.place_mut(scales_at, blocks)?,
+            second_scales: second_scales.place_mut(scales_at, blocks)?,
+        };
+        let (parameters, gradients) = (parameters.place_mut(first, len)?, gradients.place(first, len)?);
+        // SAFETY: places and types were checked.
+        unsafe { self.stream().adamw_8bit(factors, len, parameters, gradients, moments) }.map_err(EngineError::from)
+    }
+
+    fn add_noise(&self, len: usize, noise: UniformNoise, to: ViewMut<'_, CudaBuffer>) -> Result<()> {
+        noise.check(len)?;
+        let (kind, place) = (to.buffer.kind, place_mut(&to, len)?);
+        let UniformNoise { key, stream, bound } = noise;
+        let noise = luthier_kernels::UniformNoise { key, stream, bound: bound as f32 };
+        // SAFETY: the place was checked.
+        unsafe { self.stream().add_noise(kind, noise, len, place) }.map_err(EngineError::from)
     }
 }
 
