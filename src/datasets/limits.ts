@@ -35,8 +35,8 @@ export const MAX_COLUMN_VALUES = 2 ** 22;
 /** A Parquet file's index. */
 export const MAX_FOOTER_BYTES = 16 * MEBIBYTE;
 
-/** Heap of the thread that reads a file. A file that needs more is refused. */
+/** Heap of the process that reads a file. A file that needs more is refused. */
 export const READER_HEAP_MEBIBYTES = 384;
 
-/** Of that, what is new: examples live for a moment only, and room for more of them would only fill with those that are gone. */
-export const READER_YOUNG_MEBIBYTES = 12;
+/** Of that, half of what is new: examples live for a moment only, and room for more of them would only fill with those that are gone. */
+export const READER_YOUNG_MEBIBYTES = 4;

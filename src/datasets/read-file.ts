@@ -1,8 +1,8 @@
-/** A file on the disk to examples, without blocking the event loop: small plain files in this thread, all others in one of their own. */
+/** A file on the disk to examples, without blocking the event loop: small plain files in this process, all others in one of their own. */
+import { type ChildProcess, fork } from 'node:child_process';
 import { open } from 'node:fs/promises';
-import { Worker } from 'node:worker_threads';
+import { fileURLToPath } from 'node:url';
 import { fileSource } from './containers/read-records.ts';
-import { problemRecord } from './containers/records.ts';
 import { READER_HEAP_MEBIBYTES, READER_YOUNG_MEBIBYTES } from './limits.ts';
 import { type FilePiece, type ReadOptions, readExamples } from './read-examples.ts';
 
@@ -12,17 +12,26 @@ const INLINE_BYTES = 128 * 1024;
 /** Pieces that a reader may be ahead of what takes them. */
 const PIECES_AHEAD = 2;
 
-/** What the worker thread is told. */
+/** What the reading process is told first. Every further message asks for one piece. */
 export interface FileReading {
   readonly path: string;
   readonly options: ReadOptions;
 }
 
-/** What the worker thread sends. */
+/** What the reading process sends. */
 export type FileReply =
   | { readonly kind: 'piece'; readonly piece: FilePiece }
   | { readonly kind: 'end' }
-  | { readonly kind: 'error'; readonly error: unknown };
+  | { readonly kind: 'error'; readonly message: string; readonly code: string | null };
+
+/** What happened to a reading: what it sent, or how it ended. */
+type ReadingEvent = FileReply | { readonly kind: 'crash' } | { readonly kind: 'failure'; readonly error: unknown };
+
+/** Node's options for the reading process. */
+export const READER_FLAGS: readonly string[] = [
+  `--max-old-space-size=${READER_HEAP_MEBIBYTES}`,
+  `--max-semi-space-size=${READER_YOUNG_MEBIBYTES}`,
+];
 
 async function isSmallText(path: string): Promise<boolean> {
   const handle = await open(path);
@@ -37,69 +46,92 @@ async function isSmallText(path: string): Promise<boolean> {
   }
 }
 
-const isOutOfMemory = (error: unknown): boolean =>
-  error instanceof Error && 'code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY';
-
-/** The piece that ends a file whose examples take more memory than one may. */
-function outOfMemory(last: FilePiece | null): FilePiece {
-  const description = `expected a file that is read within ${READER_HEAP_MEBIBYTES} MiB, found examples that take more; split them, or write smaller row groups`;
-  const record = problemRecord(null, description, 'TOO_MUCH_MEMORY');
+/** The piece that ends a file which its reader did not survive. */
+function lostReader(last: FilePiece | null): FilePiece {
+  const description = `expected a file that is read within ${READER_HEAP_MEBIBYTES} MiB, found one whose examples take more, or that is damaged; split the examples, write smaller row groups, or copy it again`;
   return {
     examples: [],
-    problems: 'problem' in record ? [record.problem] : [],
+    problems: [{ field: 'file', description, reason: 'TOO_MUCH_MEMORY' }],
     notices: [],
     bytesRead: last?.bytesRead ?? 0,
     layout: last?.layout ?? { format: null, container: 'jsonl', compression: 'none' },
   };
 }
 
-/** Reads in a worker thread, which ends with the loop: at once where it is left early. */
-async function* readInWorker(
+/** The events of a reading process, in order, as they are asked for. */
+class ReadingEvents {
+  readonly #events: ReadingEvent[] = [];
+  #wake = Promise.withResolvers<void>();
+
+  constructor(child: ChildProcess) {
+    child.on('message', (reply: FileReply) => this.#add(reply));
+    child.on('error', (error) => this.#add({ kind: 'failure', error }));
+    // After its messages: `close` waits for the channel.
+    child.on('close', () => this.#add({ kind: 'crash' }));
+  }
+
+  /** Before everything that waits. */
+  interrupt(error: unknown): void {
+    this.#events.unshift({ kind: 'failure', error });
+    this.#wake.resolve();
+  }
+
+  async next(): Promise<ReadingEvent> {
+    for (let event = this.#events.shift(); ; event = this.#events.shift()) {
+      if (event !== undefined) return event;
+      await this.#wake.promise;
+      this.#wake = Promise.withResolvers<void>();
+    }
+  }
+
+  #add(event: ReadingEvent): void {
+    this.#events.push(event);
+    this.#wake.resolve();
+  }
+}
+
+/**
+ * Reads in a process, which ends with the loop: at once where it is left early. A process and not a thread: a thread that runs out of memory
+ * takes all others with it, and a damaged Parquet file can ask its decoder for any amount.
+ */
+async function* readInProcess(
   reading: FileReading,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FilePiece, void, undefined> {
-  const worker = new Worker(new URL('./read-worker.ts', import.meta.url), {
-    workerData: reading,
-    resourceLimits: { maxOldGenerationSizeMb: READER_HEAP_MEBIBYTES, maxYoungGenerationSizeMb: READER_YOUNG_MEBIBYTES },
+  const child = fork(fileURLToPath(new URL('./read-worker.ts', import.meta.url)), {
+    execArgv: [...READER_FLAGS],
+    serialization: 'advanced',
+    // What a crash prints is no line of the server's log.
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   });
-  const replies: FileReply[] = [];
-  let wake = Promise.withResolvers<void>();
-  const add = (reply: FileReply): void => {
-    replies.push(reply);
-    wake.resolve();
+  const events = new ReadingEvents(child);
+  const send = (message: FileReading | null): void => {
+    // A process that is gone has told so.
+    if (child.connected) child.send(message as object, () => undefined);
   };
-  worker.on('message', add);
-  worker.on('error', (error) => add({ kind: 'error', error }));
-  worker.on('exit', (code) => add({ kind: 'error', error: new Error(`the reading thread ended with code ${code}`) }));
-  const onAbort = (): void => {
-    replies.unshift({ kind: 'error', error: signal?.reason });
-    wake.resolve();
-  };
+  const onAbort = (): void => events.interrupt(signal?.reason);
   signal?.addEventListener('abort', onAbort, { once: true });
   let last: FilePiece | null = null;
   try {
     signal?.throwIfAborted();
-    for (let ahead = 0; ahead < PIECES_AHEAD; ahead++) worker.postMessage(null);
+    send(reading);
+    for (let ahead = 0; ahead < PIECES_AHEAD; ahead++) send(null);
     for (;;) {
-      const reply = replies.shift();
-      if (reply === undefined) {
-        await wake.promise;
-        wake = Promise.withResolvers<void>();
-        continue;
-      }
-      if (reply.kind === 'end') return;
-      if (reply.kind === 'error') {
-        if (!isOutOfMemory(reply.error)) throw reply.error;
-        yield outOfMemory(last);
+      const event = await events.next();
+      if (event.kind === 'end') return;
+      if (event.kind === 'failure') throw event.error;
+      if (event.kind === 'error') throw Object.assign(new Error(event.message), { code: event.code });
+      if (event.kind === 'crash') {
+        yield lostReader(last);
         return;
       }
-      last = reply.piece;
-      yield reply.piece;
-      worker.postMessage(null);
+      last = event.piece;
+      yield event.piece;
+      send(null);
     }
   } finally {
     signal?.removeEventListener('abort', onAbort);
-    await worker.terminate();
+    child.kill('SIGKILL');
   }
 }
 
@@ -114,5 +146,5 @@ export async function* readFile(
 ): AsyncGenerator<FilePiece, void, undefined> {
   signal?.throwIfAborted();
   if (await isSmallText(path)) yield* readExamples(fileSource(path), options);
-  else yield* readInWorker({ path, options }, signal);
+  else yield* readInProcess({ path, options }, signal);
 }

@@ -1,39 +1,53 @@
-/** The worker thread of `readFile`: sends one piece for each message it gets. */
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
-import { fileSource } from './containers/read-records.ts';
-import { type FilePiece, readExamples } from './read-examples.ts';
+/** The process of `readFile`: is told what to read, then sends one piece for each message it gets. */
+import { useCompileCache } from '../compile-cache.ts';
 import type { FileReading, FileReply } from './read-file.ts';
 
-const { path, options } = workerData as FileReading;
+let reading: FileReading | null = null;
+let allowed = 0;
+let wake = Promise.withResolvers<void>();
 
-/** Exact ids move to the receiver instead of being copied. */
-const buffersOf = ({ examples }: FilePiece): ArrayBuffer[] =>
-  examples.flatMap(({ content }) =>
-    content.kind === 'tokens' ? [content.inputIds.buffer as ArrayBuffer, content.labels.buffer as ArrayBuffer] : [],
-  );
+/** Until a piece may be sent. */
+async function permission(): Promise<void> {
+  while (allowed === 0) {
+    await wake.promise;
+    wake = Promise.withResolvers<void>();
+  }
+  allowed -= 1;
+}
 
-async function serve(port: MessagePort): Promise<void> {
-  let allowed = 0;
-  let wake = Promise.withResolvers<void>();
-  port.on('message', () => {
-    allowed += 1;
-    wake.resolve();
+const send = (reply: FileReply): Promise<void> =>
+  new Promise((resolve) => {
+    process.send?.(reply, undefined, {}, () => resolve());
   });
-  const send = (reply: FileReply, transfer: ArrayBuffer[] = []): void => port.postMessage(reply, transfer);
+
+async function serve({ path, options }: FileReading): Promise<void> {
+  useCompileCache(process.env);
+  // Loaded here: from the cache where it has them.
+  const { fileSource } = await import('./containers/read-records.ts');
+  const { readExamples } = await import('./read-examples.ts');
   try {
     for await (const piece of readExamples(fileSource(path), options)) {
-      while (allowed === 0) {
-        await wake.promise;
-        wake = Promise.withResolvers<void>();
-      }
-      allowed -= 1;
-      send({ kind: 'piece', piece }, buffersOf(piece));
+      await permission();
+      await send({ kind: 'piece', piece });
     }
-    send({ kind: 'end' });
+    await send({ kind: 'end' });
   } catch (error) {
-    send({ kind: 'error', error });
+    const { message, code } = error as NodeJS.ErrnoException;
+    await send({ kind: 'error', message, code: code ?? null });
   }
 }
 
-if (parentPort === null) throw new Error('this script runs in a worker thread only');
-void serve(parentPort);
+if (process.send === undefined) throw new Error('this script runs as a process of readFile only');
+process.on('message', (message: FileReading | null) => {
+  if (reading === null && message !== null) {
+    reading = message;
+    void serve(message);
+    return;
+  }
+  allowed += 1;
+  wake.resolve();
+});
+// The server decides when it ends: an interrupt from a terminal reaches this process, too, while the server still drains.
+process.on('SIGINT', () => undefined);
+process.on('SIGTERM', () => undefined);
+process.on('disconnect', () => process.exit());

@@ -1,10 +1,11 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
-import { openDatasetStore } from '../datasets/dataset-store.ts';
+import { DATASET_LAYOUT_COLUMNS, openDatasetStore } from '../datasets/dataset-store.ts';
+import { NO_COLUMNS } from '../datasets/file-layout.ts';
 import { type PreparationSpec, prepareExamples } from '../datasets/prepare-examples.ts';
 import { openTokenCache } from '../datasets/token-cache.ts';
 import { readExamples } from '../engine/fake-examples.ts';
@@ -26,6 +27,7 @@ import {
 } from '../gen/luthier/v1/dataset_service.ts';
 import { createModelRegistry } from '../models/create-model-registry.ts';
 import { openDatabase } from '../store/database.ts';
+import { MIGRATIONS } from '../store/migrations.ts';
 import { createRequestLog } from '../store/sqlite-request-log.ts';
 import { createDatasetService } from './dataset-service.ts';
 
@@ -302,6 +304,26 @@ describe('what is stored', () => {
     expect(result).toMatchObject({ template: { id: 'concat-eos' }, problemCount: 0 });
     expect(result.tokens - result.labelTokens).toBeLessThanOrEqual(1);
   });
+});
+
+it('a data set of a server before this one is plain JSONL, and is read', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'luthier-older-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const file = join(folder, 'test.db');
+  const before = MIGRATIONS.slice(0, MIGRATIONS.indexOf(DATASET_LAYOUT_COLUMNS));
+  const older = openDatabase(file, before);
+  older.exec("INSERT INTO datasets VALUES ('datasets/old', 'prompt_completion', 1, 32, 'ab', 0)");
+  older.close();
+  mkdirSync(join(folder, 'datasets', 'old'), { recursive: true });
+  writeFileSync(join(folder, 'datasets', 'old', 'data.jsonl'), PAIR);
+  const database = openDatabase(file);
+  onTestFinished(() => database.close());
+  const store = { database, folder: join(folder, 'datasets'), inUse: async () => false };
+  const datasets = await openDatasetStore(store);
+  expect(datasets.get('datasets/old')).toMatchObject({ container: 'jsonl', compression: 'none', columns: NO_COLUMNS });
+  const examples: unknown[] = [];
+  for await (const piece of datasets.open('datasets/old').read()) examples.push(...piece.examples);
+  expect(examples).toHaveLength(1);
 });
 
 it('a check that is cancelled ends with the reason, and its file is gone', async () => {

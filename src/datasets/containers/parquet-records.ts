@@ -21,6 +21,9 @@ import { decodeUtf8, NOT_UTF8 } from './text-decoder.ts';
 const BATCH_CHARACTERS = 2 ** 20;
 const BATCH_ROWS = 256;
 
+/** Such a text takes less than what stands for a range of bytes. */
+const SHORT_TEXT_BYTES = 96;
+
 /** Text that is no UTF-8. */
 class NotText {}
 const NOT_TEXT = new NotText();
@@ -134,6 +137,13 @@ async function checkFooter(file: AsyncBuffer): Promise<void> {
   throw new ContainerError('NOT_PARQUET', description);
 }
 
+/**
+ * A row group is in memory as a whole, and its texts would be there twice. Long ones stay bytes of their page until their row's turn; short ones
+ * are smaller as text.
+ */
+const textOrBytes = (bytes: Uint8Array | undefined): unknown =>
+  bytes !== undefined && bytes.length <= SHORT_TEXT_BYTES ? (decodeUtf8(bytes) ?? NOT_TEXT) : bytes;
+
 /** Values as JSON would have them. Null is what an absent field looks like in Parquet: it is left out of objects. */
 function plain(value: unknown): unknown {
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value.toString();
@@ -197,7 +207,7 @@ export async function* parquetRecords(
   const handle = await open(path);
   try {
     const file = bufferOf(handle, (await handle.stat()).size);
-    const parsers = { stringFromBytes: (bytes: Uint8Array) => bytes && (decodeUtf8(bytes) ?? NOT_TEXT) };
+    const parsers = { stringFromBytes: textOrBytes };
     await checkFooter(file);
     const metadata = await parquetMetadataAsync(file, { geoparquet: false });
     const columns = columnsOf(metadata, ignored);

@@ -92,7 +92,7 @@ async function* textRecords(
     return;
   }
   const fields = new Map(Object.entries(columns.mapped).map(([field, column]) => [column, field]));
-  // Loaded where it is needed: most files are JSON, and every reading thread loads its own.
+  // Loaded where it is needed: most files are JSON, and every reading process loads its own.
   const { csvRecords } = await import('./csv-records.ts');
   yield* csvRecords(bytes, detectDelimiter(firstLine(head), known) ?? ',', (column) => fields.get(column) ?? column);
 }
