@@ -1,7 +1,7 @@
 //! Any stored type to f32.
 
 use candle_core::quantized::{GgmlDType, GgmlType, k_quants};
-use half::{bf16, f16};
+use half::f16;
 
 use super::{Scales, four_bit, int8};
 use crate::tensor::{HostTensor, StoredType};
@@ -66,7 +66,7 @@ fn dequantize_blocks(kind: GgmlDType, bytes: &[u8], out: &mut [f32]) {
     match kind {
         GgmlDType::F32 => with::<f32>(bytes, out),
         GgmlDType::F16 => with::<f16>(bytes, out),
-        GgmlDType::BF16 => with::<bf16>(bytes, out),
+        GgmlDType::BF16 => bf16_to_f32(bytes, out),
         GgmlDType::Q4_0 => with::<k_quants::BlockQ4_0>(bytes, out),
         GgmlDType::Q4_1 => with::<k_quants::BlockQ4_1>(bytes, out),
         GgmlDType::Q5_0 => with::<k_quants::BlockQ5_0>(bytes, out),
@@ -80,6 +80,15 @@ fn dequantize_blocks(kind: GgmlDType, bytes: &[u8], out: &mut [f32]) {
         GgmlDType::Q6K => with::<k_quants::BlockQ6K>(bytes, out),
         GgmlDType::Q8K => with::<k_quants::BlockQ8K>(bytes, out),
     }
+}
+
+/// bf16 is the upper half of f32. Whole vectors at a time, unlike `half`'s, which makes a NaN quiet.
+fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) {
+    let numbers = bytes.as_chunks::<2>().0;
+    assert_eq!(numbers.len(), out.len(), "a number for each pair of bytes");
+    out.iter_mut()
+        .zip(numbers)
+        .for_each(|(out, bytes)| *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16));
 }
 
 /// The bytes as elements or blocks of plain numbers. Panics where address or length do not fit, which the readers rule out.

@@ -35,8 +35,11 @@ fn sentencepiece(pieces: usize, kind: u8) -> Vec<u8> {
     [&bytes[..], &[18, 5, 24, kind, 0x98, 2, u8::from(byte_count > 0)], &[26, 2, 32, 0]].concat()
 }
 
-/// A folder with links to a golden model's files, and others.
-fn base(folder: &Folder, model: &Path, others: &[(&str, &[u8])]) -> PathBuf {
+/// Names and contents of files.
+type Others<'a> = &'a [(&'a str, &'a [u8])];
+
+/// A folder with copies of a golden model's files, and others.
+fn base(folder: &Folder, model: &Path, others: Others<'_>) -> PathBuf {
     let base = folder.0.join("base");
     std::fs::create_dir_all(&base).unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -233,7 +236,7 @@ fn what_llama_cpp_does_not_compute_is_refused_by_name() {
     let cut = &sentencepiece(64, 2)[..40];
     let many = sentencepiece(65, 2);
     let wordpiece = br#"{"model": {"type": "WordPiece", "vocab": {}}}"#;
-    let cases: [(&str, &[(&str, &[u8])], ErrorCode, &str); 7] = [
+    let cases: [(&str, Others<'_>, ErrorCode, &str); 7] = [
         ("llama3", &[], ErrorCode::ModelUnsupported, "no tokenizer is there"),
         ("llama3", &[("tokenizer.model", &unigram)], ErrorCode::ModelUnsupported, "a unigram model"),
         ("llama3", &[("tokenizer.model", cut)], ErrorCode::ModelCorrupt, "not a complete model of sentencepiece"),

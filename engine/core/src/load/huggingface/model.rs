@@ -34,8 +34,10 @@ impl HuggingFaceFolder {
         let config = read_config(folder)?;
         check_sizes(&config).map_err(&corrupt)?;
         let mut weights = TensorFiles::open(folder)?;
-        let derived = weights.tensors.extract_if(.., |name, _| name.ends_with(".inv_freq")).collect();
-        weights.tensors.retain(|name, _| !is_output_layer_of_tied(name, &config));
+        let (derived, mut tensors): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            weights.tensors.into_iter().partition(|(name, _)| name.ends_with(".inv_freq"));
+        tensors.retain(|name, _| !is_output_layer_of_tied(name, &config));
+        weights.tensors = tensors;
         let found = weights.tensors.iter().map(|(name, place)| (name.as_str(), place.shape.as_slice()));
         let (expected, locations) = names_of(&config.model_type).locate(&expected_tensors(&config));
         check_tensors(&expected, found).map_err(&corrupt)?;
