@@ -23,7 +23,7 @@ export interface PreparationSpec extends RenderingOptions {
 }
 
 /** How examples became tokens. */
-export interface Encoding {
+interface Encoding {
   readonly examples: number;
   /** Null for exact ids. */
   readonly encoder: EncoderKind | null;
