@@ -107,7 +107,7 @@ export function adapterFilesCommands(io: Io): readonly Command[] {
   const merged = new Command('merge').argument('<adapter>');
   merged.description("write base and adapter as one model on the server's machine");
   merged.requiredOption('--out <folder>', 'it must be empty or not exist yet');
-  merged.option('--format <format>', `${Object.keys(FORMATS).join(', ')}`, 'bf16');
+  merged.option('--format <format>', Object.keys(FORMATS).join(', '), 'bf16');
   merged.option('--model <name>', "the base (default: the adapter's)");
   merged.option('--load-in <form>', LOAD_IN_HELP);
   withConnection(merged).action((name: string, flags: MergeFlags) =>

@@ -33,7 +33,7 @@ export const MergeFormat = {
   /** MERGE_FORMAT_SAFETENSORS_BF16 - A folder that transformers loads; files of at most 5 GB. */
   MERGE_FORMAT_SAFETENSORS_BF16: 1,
   MERGE_FORMAT_SAFETENSORS_F16: 2,
-  /** MERGE_FORMAT_GGUF_F16 - `model.gguf` in a folder; of a base that is a GGUF file. */
+  /** MERGE_FORMAT_GGUF_F16 - `model.gguf` in a folder, with a GGUF base's metadata or those made from a folder's configuration and tokenizer. */
   MERGE_FORMAT_GGUF_F16: 3,
   MERGE_FORMAT_GGUF_Q8_0: 4,
   UNRECOGNIZED: -1,
