@@ -36,7 +36,13 @@ test.each([
   expect(() => loadAddon(file)).toThrow(`cannot be loaded: ${message}; ${advice}`);
 });
 
-test('a build of another version is refused before anything is asked of it', () => {
-  const file = addonFile('old.cjs', 'module.exports = { NativeEngine: class {} };');
-  expect(() => loadAddon(file)).toThrow('the engine engine/old.cjs is of another version; run `npm run it`');
+test.each([
+  ['module.exports = { NativeEngine: class {} };', 'capabilities'],
+  ['module.exports = { NativeEngine: class {}, capabilities() {}, probeGpus() {}, libraryProblem() {} };', 'info'],
+  ['module.exports = {};', 'NativeEngine'],
+])('a build of other sources is refused before anything is asked of it: %s', (text, missing) => {
+  const file = addonFile(`without-${missing}.cjs`, text);
+  expect(() => loadAddon(file)).toThrow(
+    `the engine ${file.name} was built from other sources: it has no ${missing}; run \`npm run it\``,
+  );
 });

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { EngineError } from './errors.ts';
-import type { Addon } from './native-addon.ts';
+import type { Addon, NativeEngine } from './native-addon.ts';
 
 /** A build of the addon. */
 export interface AddonFile {
@@ -27,6 +27,26 @@ export const CUDA_ADDON: AddonFile = {
   path: fileURLToPath(new URL('../../engine/binding/luthier-cuda.node', import.meta.url)),
   build: 'npm run build:cuda',
 };
+
+/** What every build has. */
+const EXPORTS = {
+  NativeEngine: true,
+  capabilities: true,
+  probeGpus: true,
+  libraryProblem: true,
+} satisfies Record<keyof Addon, true>;
+const METHODS = {
+  info: true,
+  readMetadata: true,
+  loadModel: true,
+  weightBytes: true,
+  quantizeModel: true,
+  checkTargets: true,
+  estimateTraining: true,
+  readAdapter: true,
+  mergeAdapter: true,
+  close: true,
+} satisfies Record<keyof NativeEngine, true>;
 
 /** Loads a build on demand. Both throw EngineError INTERNAL, saying what to do. */
 export interface Addons {
@@ -66,9 +86,13 @@ export function loadAddon(file: AddonFile): Addon {
     const advice = library?.advice ?? `run \`${file.build}\` on this machine`;
     throw new EngineError('INTERNAL', `the engine ${file.name} cannot be loaded: ${reason}; ${advice}`, { cause });
   }
-  // Exported only by builds of this version: an older file would fail later, and without a name.
-  if (typeof addon.probeGpus !== 'function') {
-    throw new EngineError('INTERNAL', `the engine ${file.name} is of another version; run \`${file.build}\``);
+  // An older file would fail later, and without a name.
+  const exports = Object.keys(EXPORTS).filter((name) => !(name in addon));
+  const methods = Object.keys(METHODS).filter((name) => !(name in (addon.NativeEngine?.prototype ?? {})));
+  const [missing] = [...exports, ...methods];
+  if (missing !== undefined) {
+    const message = `the engine ${file.name} was built from other sources: it has no ${missing}; run \`${file.build}\``;
+    throw new EngineError('INTERNAL', message);
   }
   return addon;
 }
