@@ -81,27 +81,29 @@ test('a model in use stays; releasing twice counts once; unloading frees and is 
 
 test('each form of the weights is loaded once, for itself, and freed with the others', async () => {
   const { registry, engine } = setUp({ models: { tiny: '/tiny' } });
-  const { LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT } = LoadIn;
-  const forms = [LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT];
+  const { LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT_PLAIN } = LoadIn;
+  const quantized = [LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT, LOAD_IN_4BIT_PLAIN];
+  const forms = [LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, ...quantized];
   const leases = await Promise.all(forms.map((form) => registry.acquire('tiny', form)));
-  expect(engine.storages).toEqual(['stored', 'bf16', 'int8', 'nf4_double_quant']);
+  expect(engine.storages).toEqual(['stored', 'bf16', 'int8', 'nf4_double_quant', 'nf4']);
   const models = leases.map(({ model }) => model);
   expect(models[0]).toBe(models[1]);
   expect(models[4]).toBe(models[5]);
-  expect(new Set(models).size).toBe(4);
+  expect(new Set(models).size).toBe(5);
   const { loaded, users } = await registry.get('tiny');
-  expect(users).toBe(6);
+  expect(users).toBe(7);
   expect(loaded.map((form) => [form.loadIn, form.users])).toEqual([
     [LOAD_IN_STORED, 2],
     [LOAD_IN_16BIT, 1],
     [LOAD_IN_8BIT, 1],
     [LOAD_IN_4BIT, 2],
+    [LOAD_IN_4BIT_PLAIN, 1],
   ]);
   for (const lease of leases.slice(1)) lease.release();
   await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
   leases[0]?.release();
   expect(await registry.unload('tiny')).toMatchObject({ loaded: [], users: 0 });
-  expect(engine.closedModels).toBe(4);
+  expect(engine.closedModels).toBe(5);
 });
 
 test('16 bits of a model in f16 stay f16', async () => {

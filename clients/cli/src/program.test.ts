@@ -247,9 +247,13 @@ test.each([
   [
     ['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '3bit'],
     2,
-    '--load-in: expected stored, 16bit, 8bit, 4bit; found "3bit"',
+    '--load-in: expected stored, 16bit, 8bit, 4bit, 4bit-plain; found "3bit"',
   ],
-  [['models', 'load', 'models/m', '--load-in', 'nf4'], 2, '--load-in: expected stored, 16bit, 8bit, 4bit; found "nf4"'],
+  [
+    ['models', 'load', 'models/m', '--load-in', 'nf4'],
+    2,
+    '--load-in: expected stored, 16bit, 8bit, 4bit, 4bit-plain; found "nf4"',
+  ],
   [['info', '--server', 'a:1', '--embedded'], 2, 'exclude each other'],
   [['info', '--server', 'a:1', '--threads', '2'], 2, '--threads belongs to a server in this process'],
   [['trane'], 2, 'Did you mean train'],
@@ -264,6 +268,8 @@ test.each([
 test('--load-in reaches the server from every command that names a model; without it weights are as stored', async () => {
   await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '4bit']);
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_4BIT);
+  await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '4bit-plain']);
+  expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_4BIT_PLAIN);
   await luthier(['generate', '--model', 'models/m', '--prompt', 'x']);
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_STORED);
   await luthier(['chat', '--model', 'models/m', '--load-in', '8bit'], 'hello\n');
