@@ -5,7 +5,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
-import { checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
+import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
 import type { EventBody, EventLog, FailureCause, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
 
 /** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
@@ -42,7 +42,9 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #list;
   readonly #insert;
   readonly #update;
+  readonly #delete;
   readonly #insertEvent;
+  readonly #deleteEvents;
   readonly #eventsAfter;
 
   constructor(database: Database) {
@@ -57,6 +59,8 @@ export class SqliteJobStore implements JobStore, EventLog {
       'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
     );
     this.#update = database.prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?');
+    this.#delete = database.prepare('DELETE FROM jobs WHERE name = ?');
+    this.#deleteEvents = database.prepare('DELETE FROM job_events WHERE job = ?');
     this.#insertEvent = database.prepare('INSERT INTO job_events VALUES (?, ?, ?)');
     this.#eventsAfter = database.prepare(
       `SELECT sequence, payload FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ${PAGE}`,
@@ -88,6 +92,15 @@ export class SqliteJobStore implements JobStore, EventLog {
     return this.#list
       .all(before ?? Number.MAX_SAFE_INTEGER, wanted, wanted, count)
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
+  }
+
+  async delete(name: string): Promise<void> {
+    this.#transaction(() => {
+      const job = this.#read(name);
+      checkEnded(job.name, job.state);
+      this.#deleteEvents.run(job.name);
+      this.#delete.run(job.name);
+    });
   }
 
   async queued(): Promise<readonly TrainingJob[]> {

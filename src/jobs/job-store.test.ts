@@ -100,6 +100,37 @@ test('the queue is in order of creation; lists are newest first, by page and sta
   expect((await store.list(null, 10, [JOB_STATE_CANCELLED])).map(({ job }) => job.name)).toEqual([names[1]]);
 });
 
+test('a job that has ended is deleted with its events and its request id; others stay, and one that has not ended', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), 'id');
+  const other = await store.create(spec('models/other'), 'other');
+  await expect(store.delete(name)).rejects.toMatchObject({
+    reason: 'INVALID_STATE',
+    message: `${name} is QUEUED; expected SUCCEEDED, FAILED, CANCELLED: wait until it ends, or cancel it first`,
+  });
+  expect(await store.list(null, 10, [])).toHaveLength(2);
+  await store.move(name, JOB_STATE_CANCELLED);
+  await store.move(other.name, JOB_STATE_CANCELLED);
+  await store.delete(name);
+  const gone = { reason: 'JOB_NOT_FOUND' };
+  await expect(store.get(name)).rejects.toMatchObject(gone);
+  await expect(all(store.watch(name, 0, never))).rejects.toMatchObject(gone);
+  await expect(store.delete(name)).rejects.toMatchObject(gone);
+  expect((await store.list(null, 10, [])).map(({ job }) => job.name)).toEqual([other.name]);
+  expect(await all(store.watch(other.name, 0, never))).toHaveLength(2);
+  expect((await store.create(spec('models/new'), 'id')).name).not.toBe(name);
+});
+
+test('a watcher of a job that is deleted hears of it', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), '');
+  await store.move(name, JOB_STATE_CANCELLED);
+  const watching = store.watch(name, 0, never);
+  expect((await watching.next()).value).toMatchObject({ sequence: 1 });
+  await store.delete(name);
+  await expect(all(watching)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+});
+
 test('jobs and events are there after the database was closed and opened', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'luthier-jobs-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));

@@ -3,12 +3,20 @@ import { defaultTemplate } from '../datasets/formats.ts';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
-import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
+import {
+  DeleteTrainingJobRequest,
+  DeleteTrainingJobResponse,
+  JobState,
+  TrainingJob,
+  type TrainingServiceService,
+} from '../gen/luthier/v1/training_service.ts';
 import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
+import type { RequestLog } from '../store/request-log.ts';
+import { answerOnce } from './answer-once.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
@@ -25,6 +33,7 @@ export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly engine: EstimateJobDependencies['engine'] & Pick<Engine, 'checkTargets'>;
   readonly store: JobStore & EventLog;
   readonly runner: JobRunner;
+  readonly requestLog: RequestLog;
   readonly maxQueuedJobs: number;
 }
 
@@ -33,6 +42,7 @@ const DEFAULT_PAGE_SIZE = 50;
 const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
+const deleteSchema = z.object({ name, requestId });
 const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
 const listSchema = z.object({ ...page, states: z.array(z.custom<JobState>((value) => typeof value === 'number')) });
 
@@ -75,7 +85,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, registry, datasets, adapters } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -162,6 +172,16 @@ export function createTrainingService(
     cancelTrainingJob: async (request) => ({
       job: await runner.cancel(parseRequest(cancelSchema, request).name),
     }),
+
+    deleteTrainingJob: async (request) => {
+      const { name: job, requestId: id } = parseRequest(deleteSchema, request);
+      const bytes = DeleteTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
+        await store.delete(job);
+        return {};
+      });
+    },
   };
 }
 

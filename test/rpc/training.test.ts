@@ -2,11 +2,14 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Client, credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
+import { unary } from '../../clients/typescript/src/call.ts';
 import { DatasetFormat, JobState, LuthierClient, type TrainingEvent } from '../../clients/typescript/src/index.ts';
 import { serverConfigSchema } from '../../src/config/schema.ts';
 import { EngineError } from '../../src/engine/errors.ts';
 import { createFakeEngine } from '../../src/engine/fake.ts';
+import { TrainingServiceService } from '../../src/gen/luthier/v1/training_service.ts';
 import { createLogger } from '../../src/logging/logger.ts';
 import { createServer } from '../../src/server.ts';
 
@@ -49,7 +52,7 @@ async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs
     const lines = ['a', 'b', 'c', 'd'].map(line);
     return (await client.uploadDataset([lines.join('')], { format: DatasetFormat.DATASET_FORMAT_MESSAGES })).name;
   };
-  return { client, upload, stop, dataDir };
+  return { address, client, upload, stop, dataDir };
 }
 
 /** A gate that a run stands at until it is opened. */
@@ -138,6 +141,29 @@ test('jobs run one after another; a waiting one is cancelled at once, a running 
   expect((await cancelling).state).toBe(JobState.JOB_STATE_CANCELLED);
   expect(states(await all(client.watchTrainingJob(third.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
   expect((await client.cancelTrainingJob(third.name)).state).toBe(JobState.JOB_STATE_SUCCEEDED);
+});
+
+test('a job is deleted once it has ended; its adapter stays, also by the name of the job', async () => {
+  const { beforeStep, reached, open } = gate();
+  const { address, client, upload } = await start({ beforeStep });
+  const { name } = await client.createTrainingJob({ spec: spec(await upload(), { output: 'mine' }) });
+  await reached;
+  await expect(client.deleteTrainingJob(name)).rejects.toMatchObject({
+    status: 'FAILED_PRECONDITION',
+    message: `${name} is RUNNING; expected SUCCEEDED, FAILED, CANCELLED: wait until it ends, or cancel it first`,
+  });
+  open();
+  await all(client.watchTrainingJob(name));
+  const grpc = new Client(address, credentials.createInsecure());
+  onTestFinished(() => grpc.close());
+  const request = { name, requestId: '7f6e8a0e-0000-4000-8000-000000000002' };
+  await unary(grpc, TrainingServiceService.deleteTrainingJob, request, {});
+  await unary(grpc, TrainingServiceService.deleteTrainingJob, request, {});
+  await expect(client.deleteTrainingJob(name)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+  await expect(client.getTrainingJob(name)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+  expect((await client.listTrainingJobs()).jobs).toEqual([]);
+  expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: name });
+  expect(await client.getAdapter(name)).toMatchObject({ name: 'adapters/mine' });
 });
 
 test('a request id makes one job; for another spec it is refused', async () => {

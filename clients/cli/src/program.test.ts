@@ -88,6 +88,10 @@ const methods = {
     requests.deleted.push(call.request.name);
     done(null, {});
   },
+  deleteTrainingJob: (call: ServerUnaryCall<{ name: string }, object>, done: sendUnaryData<object>) => {
+    requests.deleted.push(call.request.name);
+    done(null, {});
+  },
   getModel: (call: ServerUnaryCall<GetModelRequest, object>, done: sendUnaryData<object>) =>
     call.request.name === 'models/m' ? done(null, GetModelResponse.create({ model: {} })) : done(detailedError()),
   getDataset: (_call: unknown, done: sendUnaryData<object>) => done(detailedError()),
@@ -274,6 +278,14 @@ test('--load-in reaches the server from every command that names a model; withou
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_STORED);
   await luthier(['chat', '--model', 'models/m', '--load-in', '8bit'], 'hello\n');
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_8BIT);
+});
+
+test('jobs delete takes a name or an id', async () => {
+  const { code, out } = await luthier(['jobs', 'delete', 't']);
+  expect(code).toBe(0);
+  expect(out()).toBe(`deleted ${JOB}\n`);
+  expect(json((await luthier(['jobs', 'delete', JOB, '--json'])).out())).toEqual([{}]);
+  expect(requests.deleted.slice(-2)).toEqual([JOB, JOB]);
 });
 
 test('messages are read from a file, with or without a frame', async () => {

@@ -1,6 +1,6 @@
-/** `luthier jobs`: list, get, watch, cancel. */
+/** `luthier jobs`: list, get, watch, cancel, delete. */
 import { Command } from 'commander';
-import { eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
+import { DeleteTrainingJobResponse, eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   numberOption,
@@ -82,6 +82,19 @@ function watchCommand(io: Io, setExitCode: SetExitCode): Command {
   );
 }
 
+function deleteCommand(io: Io): Command {
+  const command = new Command('delete')
+    .argument('<job>')
+    .description('forget a job that has ended, with its events; its adapter stays');
+  return withConnection(command).action((job: string, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      await session.client.deleteTrainingJob(jobName(job));
+      if (session.json) await printJson(session, DeleteTrainingJobResponse, {});
+      else await printLines(session, [`deleted ${jobName(job)}`]);
+    }),
+  );
+}
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
   const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
@@ -98,5 +111,6 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(listCommand(io))
     .addCommand(show('get', 'one job', 'getTrainingJob'))
     .addCommand(watchCommand(io, setExitCode))
-    .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'));
+    .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'))
+    .addCommand(deleteCommand(io));
 }

@@ -730,6 +730,7 @@ export interface EstimateTrainingJobResponse {
 }
 
 export interface DeleteTrainingJobRequest {
+  /** `trainingJobs/{id}`. */
   name: string;
   requestId: string;
 }
@@ -6799,7 +6800,10 @@ export const TrainingServiceService = {
       Buffer.from(EstimateTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): EstimateTrainingJobResponse => EstimateTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob: {
     path: "/luthier.v1.TrainingService/DeleteTrainingJob" as const,
     requestStream: false as const,
@@ -6834,7 +6838,10 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
    * no model is loaded, and a job that does not fit is an answer, not an error.
    */
   estimateTrainingJob: handleUnaryCall<EstimateTrainingJobRequest, EstimateTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob: handleUnaryCall<DeleteTrainingJobRequest, DeleteTrainingJobResponse>;
 }
 
@@ -6970,7 +6977,10 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: EstimateTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob(
     request: DeleteTrainingJobRequest,
     callback: (error: ServiceError | null, response: DeleteTrainingJobResponse) => void,
