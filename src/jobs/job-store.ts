@@ -22,6 +22,14 @@ export interface NumberedJob {
   readonly number: number;
 }
 
+/** Which jobs are listed. */
+export interface JobFilter {
+  /** Empty or left out: all. */
+  readonly states?: readonly JobState[];
+  /** Only jobs whose spec has all of these with these values; names as the contract allows them. */
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
 /** The jobs. Every `name` is `trainingJobs/{id}` or a bare id. */
 export interface JobStore {
   /**
@@ -34,8 +42,8 @@ export interface JobStore {
   findRequest(spec: TrainingSpec, requestId: string): Promise<TrainingJob | null>;
   /** @throws LuthierError JOB_NOT_FOUND */
   get(name: string): Promise<TrainingJob>;
-  /** Newest first. @param before Only jobs with a lower number; null: all. @param states Empty: all. */
-  list(before: number | null, count: number, states: readonly JobState[]): Promise<readonly NumberedJob[]>;
+  /** Newest first. @param before Only jobs with a lower number; null: all. */
+  list(before: number | null, count: number, filter: JobFilter): Promise<readonly NumberedJob[]>;
   /**
    * Forgets a job that has ended: its events, and the request id that it was created with, too.
    * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE

@@ -18,6 +18,7 @@ import type { HandlersOf } from '../rpc/adapter.ts';
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
+import { labelsField } from './validate/labels.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
   type CheckedSpec,
@@ -44,7 +45,11 @@ const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
 const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
-const listSchema = z.object({ ...page, states: z.array(z.custom<JobState>((value) => typeof value === 'number')) });
+const listSchema = z.object({
+  ...page,
+  states: z.array(z.custom<JobState>((value) => typeof value === 'number')),
+  labels: labelsField,
+});
 
 function numberOfToken(token: string): number | null {
   if (token === '') return null;
@@ -154,9 +159,9 @@ export function createTrainingService(
     }),
 
     listTrainingJobs: async (request) => {
-      const { pageSize, pageToken, states } = parseRequest(listSchema, request);
+      const { pageSize, pageToken, states, labels } = parseRequest(listSchema, request);
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
-      const found = await store.list(numberOfToken(pageToken), size + 1, states);
+      const found = await store.list(numberOfToken(pageToken), size + 1, { states, labels });
       const items = found.slice(0, size);
       const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
       const jobs = await shown(items.map(({ job }) => job));

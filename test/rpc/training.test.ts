@@ -242,6 +242,28 @@ test('jobs are listed newest first, page by page, and by state', async () => {
   expect((await client.listTrainingJobs({ states: [JobState.JOB_STATE_FAILED] })).jobs).toEqual([]);
 });
 
+test('labels are stored, returned and filtered by; what is no label is refused by name', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const labels = { team: 'a', run: '7' };
+  const { name } = await client.createTrainingJob({ spec: spec(dataset, { labels }) });
+  await client.createTrainingJob({ spec: spec(dataset, { labels: { team: 'b' } }) });
+  expect((await client.getTrainingJob(name)).spec?.labels).toEqual(labels);
+  const listed = async (wanted: Record<string, string>) =>
+    (await client.listTrainingJobs({ labels: wanted })).jobs.map((job) => job.name);
+  expect(await listed({ team: 'a' })).toEqual([name]);
+  expect(await listed(labels)).toEqual([name]);
+  expect(await listed({ team: 'c' })).toEqual([]);
+  const many = Object.fromEntries(Array.from({ length: 33 }, (_, index) => [`l${index}`, '']));
+  for (const wrong of [{ '': 'x' }, { 'a b': 'x' }, { a: 'x'.repeat(257) }, many]) {
+    await expect(client.createTrainingJob({ spec: spec(dataset, { labels: wrong }) })).rejects.toMatchObject({
+      reason: 'INVALID_REQUEST',
+      violations: [{ field: expect.stringMatching(/^spec\.labels/) }],
+    });
+    await expect(listed(wrong)).rejects.toMatchObject({ reason: 'INVALID_REQUEST' });
+  }
+});
+
 test('a regular expression that cannot be read makes no job', async () => {
   const { client, upload } = await start();
   const job = spec(await upload(), { lora: { targetPattern: '(q_proj' } });

@@ -50,6 +50,7 @@ const requests: {
   estimate?: EstimateTrainingJobRequest;
   generate: GenerateRequest[];
   deleted: string[];
+  listed?: ListTrainingJobsRequest['labels'];
 } = { generate: [], deleted: [] };
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
@@ -60,6 +61,7 @@ const methods = {
   getTrainingJob: (call: ServerUnaryCall<GetTrainingJobRequest, object>, done: sendUnaryData<object>) =>
     done(null, GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts' } })),
   listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
+    requests.listed = call.request.labels;
     const first = call.request.pageToken === '';
     const jobs = [{ name: first ? 'trainingJobs/b' : 'trainingJobs/a' }];
     done(null, ListTrainingJobsResponse.create({ jobs, nextPageToken: first ? 'next' : '' }));
@@ -278,6 +280,16 @@ test('--load-in reaches the server from every command that names a model; withou
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_STORED);
   await luthier(['chat', '--model', 'models/m', '--load-in', '8bit'], 'hello\n');
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_8BIT);
+});
+
+test('labels go with train and filter jobs list', async () => {
+  const data = file('labelled.jsonl', '{"prompt":"a","completion":"b"}\n');
+  await luthier(['train', '--model', 'models/m', '--data', data, '--label', 'team=a,b', '--label', 'x==', '--json']);
+  expect(requests.train?.target).toMatchObject({ value: { labels: { team: 'a,b', x: '=' } } });
+  await luthier(['jobs', 'list', '--label', 'team=a', '--label', 'run=7']);
+  expect(requests.listed).toEqual({ team: 'a', run: '7' });
+  const { code, err } = await luthier(['jobs', 'list', '--label', 'team']);
+  expect([code, err()]).toEqual([2, expect.stringContaining('--label: expected name=value')]);
 });
 
 test('jobs delete takes a name or an id', async () => {

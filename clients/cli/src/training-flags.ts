@@ -99,6 +99,9 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('output', 'text', "the adapter's name", (spec, v) => {
     spec.output = v.replace(/^adapters\//, '');
   }),
+  flag('label', 'labels', 'name=value, to find the job again; may be repeated', (spec, v) => {
+    spec.labels = v;
+  }),
   flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
     spec.initAdapter = v;
   }),

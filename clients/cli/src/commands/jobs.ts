@@ -9,9 +9,11 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { parseFlag } from '../flag-values.ts';
 import { followJob } from '../follow-job.ts';
 import { formatRecord, formatTable, stateName } from '../format.ts';
 import type { Io } from '../io.ts';
+import { appended } from '../job-input.ts';
 import { resourceName } from '../names.ts';
 import { choice } from '../training-flags.ts';
 import type { SetExitCode } from './set-exit-code.ts';
@@ -34,6 +36,7 @@ function describe(job: TrainingJob): string[] {
     ['last event', String(job.lastSequence)],
     ['created', job.createTime?.toISOString() ?? ''],
   ];
+  for (const [name, value] of Object.entries(job.spec?.labels ?? {})) entries.push(['label', `${name}=${value}`]);
   if (job.queuePosition > 0) entries.push(['queue position', String(job.queuePosition)]);
   if (step !== undefined) entries.push(['step', `${step.globalStep}/${step.maxSteps}, loss ${step.loss.toFixed(4)}`]);
   if (evaluation !== undefined) entries.push(['held-out loss', evaluation.loss.toFixed(4)]);
@@ -42,14 +45,23 @@ function describe(job: TrainingJob): string[] {
   return formatRecord(entries);
 }
 
+interface ListFlags extends ConnectionOptions {
+  readonly state?: string[];
+  readonly label?: string[];
+}
+
 function listCommand(io: Io): Command {
   const command = new Command('list').description('all jobs, newest first');
   command.option('--state <states...>', `only these: ${Object.keys(STATES).join(', ')}`);
-  return withConnection(command).action(async (options: ConnectionOptions & { readonly state?: string[] }) => {
+  command.option('--label <value>', 'only those with this label: name=value; may be repeated', appended);
+  return withConnection(command).action(async (options: ListFlags) => {
     const states = (options.state ?? []).map((state) => choice('state', STATES, state));
+    const labels = parseFlag('label', 'labels', options.label ?? []) as Record<string, string>;
     await withSession(io, options, async (session) => {
       const rows: string[][] = [];
-      for await (const { jobs } of eachPage((pageToken) => session.client.listTrainingJobs({ pageToken, states }))) {
+      for await (const { jobs } of eachPage((pageToken) =>
+        session.client.listTrainingJobs({ pageToken, states, labels }),
+      )) {
         for (const job of jobs) {
           if (session.json) await printJson(session, TrainingJob, job);
           const { lastStep: step } = job;
