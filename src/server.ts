@@ -186,7 +186,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
-  const training = { store: jobs, runner, ...sources, maxQueuedJobs, rates };
+  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {

@@ -28,6 +28,14 @@ const LABELS = new Map<JobState, string>(
 /** A state as messages name it: `RUNNING`. */
 const label = (state: JobState): string => LABELS.get(state) ?? String(state);
 
+/** @throws LuthierError INVALID_STATE where a job has not ended */
+export function checkEnded(name: string, found: JobState): void {
+  if (hasEnded(found)) return;
+  const expected = ENDED.map(label).join(', ');
+  const message = `${name} is ${label(found)}; expected ${expected}: wait until it ends, or cancel it first`;
+  throw new LuthierError('INVALID_STATE', message, { resource: { type: 'training job', name } });
+}
+
 /** @throws LuthierError INVALID_STATE where a job is not in the expected state */
 export function checkState(name: string, found: JobState, expected: JobState): void {
   if (found === expected) return;

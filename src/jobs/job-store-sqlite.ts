@@ -5,8 +5,8 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
-import { checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
-import type { EventBody, EventLog, FailureCause, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
+import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
+import type { EventBody, EventLog, FailureCause, JobFilter, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
 
 /** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
 export const JOB_TABLES = `CREATE TABLE jobs (
@@ -22,6 +22,14 @@ CREATE TABLE job_events (
   sequence INTEGER NOT NULL,
   payload BLOB NOT NULL,
   PRIMARY KEY (job, sequence)
+) STRICT, WITHOUT ROWID`;
+
+/** Labels of jobs, for filters. */
+export const JOB_LABEL_TABLE = `CREATE TABLE job_labels (
+  job TEXT NOT NULL,
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (job, name)
 ) STRICT, WITHOUT ROWID`;
 
 const PREFIX = 'trainingJobs/';
@@ -42,7 +50,11 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #list;
   readonly #insert;
   readonly #update;
+  readonly #delete;
   readonly #insertEvent;
+  readonly #deleteEvents;
+  readonly #insertLabel;
+  readonly #deleteLabels;
   readonly #eventsAfter;
 
   constructor(database: Database) {
@@ -51,12 +63,18 @@ export class SqliteJobStore implements JobStore, EventLog {
     this.#byRequest = database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?');
     this.#list = database.prepare(
       `SELECT number, payload FROM jobs WHERE number < ? AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))
+       AND NOT EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE NOT EXISTS (
+         SELECT 1 FROM job_labels WHERE job = jobs.name AND job_labels.name = wanted.key AND job_labels.value = wanted.value))
        ORDER BY number DESC LIMIT ?`,
     );
     this.#insert = database.prepare(
       'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
     );
     this.#update = database.prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?');
+    this.#delete = database.prepare('DELETE FROM jobs WHERE name = ?');
+    this.#deleteEvents = database.prepare('DELETE FROM job_events WHERE job = ?');
+    this.#insertLabel = database.prepare('INSERT INTO job_labels VALUES (?, ?, ?)');
+    this.#deleteLabels = database.prepare('DELETE FROM job_labels WHERE job = ?');
     this.#insertEvent = database.prepare('INSERT INTO job_events VALUES (?, ?, ?)');
     this.#eventsAfter = database.prepare(
       `SELECT sequence, payload FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ${PAGE}`,
@@ -70,6 +88,7 @@ export class SqliteJobStore implements JobStore, EventLog {
     this.#transaction(() => {
       const id = requestId === '' ? null : requestId;
       this.#insert.run(job.name, job.state, id, hashOf(spec), TrainingJob.encode(job).finish());
+      for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
       this.#store(job, stateChange(job.state, JobState.JOB_STATE_QUEUED, null));
     });
     return this.#read(job.name);
@@ -83,11 +102,25 @@ export class SqliteJobStore implements JobStore, EventLog {
     return this.#read(name);
   }
 
-  async list(before: number | null, count: number, states: readonly JobState[]): Promise<readonly NumberedJob[]> {
+  async list(
+    before: number | null,
+    count: number,
+    { states = [], labels = {} }: JobFilter,
+  ): Promise<readonly NumberedJob[]> {
     const wanted = JSON.stringify(states);
     return this.#list
-      .all(before ?? Number.MAX_SAFE_INTEGER, wanted, wanted, count)
+      .all(before ?? Number.MAX_SAFE_INTEGER, wanted, wanted, JSON.stringify(labels), count)
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
+  }
+
+  async delete(name: string): Promise<void> {
+    this.#transaction(() => {
+      const job = this.#read(name);
+      checkEnded(job.name, job.state);
+      this.#deleteEvents.run(job.name);
+      this.#deleteLabels.run(job.name);
+      this.#delete.run(job.name);
+    });
   }
 
   async queued(): Promise<readonly TrainingJob[]> {
@@ -150,7 +183,7 @@ export class SqliteJobStore implements JobStore, EventLog {
 
   #oldestFirst(states: readonly JobState[]): TrainingJob[] {
     const wanted = JSON.stringify(states);
-    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, -1);
+    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, '{}', -1);
     return rows.map((row) => decode(row.payload)).reverse();
   }
 

@@ -83,7 +83,7 @@ test('a request id makes one job, also from two calls at once', async () => {
   expect((await store.findRequest(spec(), 'id'))?.name).toBe(jobs[0]?.name);
   expect(await store.findRequest(spec(), 'other')).toBeNull();
   await expect(store.create(spec('models/other'), 'id')).rejects.toMatchObject({ reason: 'REQUEST_ID_REUSED' });
-  expect(await store.list(null, 10, [])).toHaveLength(1);
+  expect(await store.list(null, 10, {})).toHaveLength(1);
 });
 
 test('the queue is in order of creation; lists are newest first, by page and state', async () => {
@@ -93,11 +93,62 @@ test('the queue is in order of creation; lists are newest first, by page and sta
   expect((await store.queued()).map(({ name }) => name)).toEqual(names);
   await store.move(names[1] ?? '', JOB_STATE_CANCELLED);
   expect((await store.queued()).map(({ name }) => name)).toEqual([names[0], names[2]]);
-  const first = await store.list(null, 2, []);
+  const first = await store.list(null, 2, {});
   expect(first.map(({ job }) => job.name)).toEqual([names[2], names[1]]);
-  const rest = await store.list(first[1]?.number ?? 0, 2, []);
+  const rest = await store.list(first[1]?.number ?? 0, 2, {});
   expect(rest.map(({ job }) => job.name)).toEqual([names[0]]);
-  expect((await store.list(null, 10, [JOB_STATE_CANCELLED])).map(({ job }) => job.name)).toEqual([names[1]]);
+  expect((await store.list(null, 10, { states: [JOB_STATE_CANCELLED] })).map(({ job }) => job.name)).toEqual([
+    names[1],
+  ]);
+});
+
+test('a job that has ended is deleted with its events and its request id; others stay, and one that has not ended', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), 'id');
+  const other = await store.create(spec('models/other'), 'other');
+  await expect(store.delete(name)).rejects.toMatchObject({
+    reason: 'INVALID_STATE',
+    message: `${name} is QUEUED; expected SUCCEEDED, FAILED, CANCELLED: wait until it ends, or cancel it first`,
+  });
+  expect(await store.list(null, 10, {})).toHaveLength(2);
+  await store.move(name, JOB_STATE_CANCELLED);
+  await store.move(other.name, JOB_STATE_CANCELLED);
+  await store.delete(name);
+  const gone = { reason: 'JOB_NOT_FOUND' };
+  await expect(store.get(name)).rejects.toMatchObject(gone);
+  await expect(all(store.watch(name, 0, never))).rejects.toMatchObject(gone);
+  await expect(store.delete(name)).rejects.toMatchObject(gone);
+  expect((await store.list(null, 10, {})).map(({ job }) => job.name)).toEqual([other.name]);
+  expect(await all(store.watch(other.name, 0, never))).toHaveLength(2);
+  expect((await store.create(spec('models/new'), 'id')).name).not.toBe(name);
+});
+
+test('a watcher of a job that is deleted hears of it', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), '');
+  await store.move(name, JOB_STATE_CANCELLED);
+  const watching = store.watch(name, 0, never);
+  expect((await watching.next()).value).toMatchObject({ sequence: 1 });
+  await store.delete(name);
+  await expect(all(watching)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+});
+
+test('lists are by labels: all of them, with their values; a deleted job leaves none', async () => {
+  const store = open();
+  const create = async (labels: Record<string, string>) => (await store.create({ ...spec(), labels }, '')).name;
+  const [plain, one, both] = [await create({}), await create({ a: '1' }), await create({ a: '1', 'b.c/d': 'é "x"' })];
+  const named = async (labels: Record<string, string>, states: JobState[] = []) =>
+    (await store.list(null, 10, { labels, states })).map(({ job }) => job.name);
+  expect(await named({})).toEqual([both, one, plain]);
+  expect(await named({ a: '1' })).toEqual([both, one]);
+  expect(await named({ a: '1', 'b.c/d': 'é "x"' })).toEqual([both]);
+  expect(await named({ a: '2' })).toEqual([]);
+  expect(await named({ a: '1', c: '' })).toEqual([]);
+  expect((await store.get(both)).spec?.labels).toEqual({ a: '1', 'b.c/d': 'é "x"' });
+  await store.move(one, JOB_STATE_CANCELLED);
+  expect(await named({ a: '1' }, [JOB_STATE_CANCELLED])).toEqual([one]);
+  await store.delete(one);
+  expect(await named({ a: '1' })).toEqual([both]);
 });
 
 test('jobs and events are there after the database was closed and opened', async () => {

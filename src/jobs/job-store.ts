@@ -22,6 +22,14 @@ export interface NumberedJob {
   readonly number: number;
 }
 
+/** Which jobs are listed. */
+export interface JobFilter {
+  /** Empty or left out: all. */
+  readonly states?: readonly JobState[];
+  /** Only jobs whose spec has all of these with these values; names as the contract allows them. */
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
 /** The jobs. Every `name` is `trainingJobs/{id}` or a bare id. */
 export interface JobStore {
   /**
@@ -34,8 +42,13 @@ export interface JobStore {
   findRequest(spec: TrainingSpec, requestId: string): Promise<TrainingJob | null>;
   /** @throws LuthierError JOB_NOT_FOUND */
   get(name: string): Promise<TrainingJob>;
-  /** Newest first. @param before Only jobs with a lower number; null: all. @param states Empty: all. */
-  list(before: number | null, count: number, states: readonly JobState[]): Promise<readonly NumberedJob[]>;
+  /** Newest first. @param before Only jobs with a lower number; null: all. */
+  list(before: number | null, count: number, filter: JobFilter): Promise<readonly NumberedJob[]>;
+  /**
+   * Forgets a job that has ended: its events, and the request id that it was created with, too.
+   * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
+   */
+  delete(name: string): Promise<void>;
   /** Jobs that wait, oldest first. */
   queued(): Promise<readonly TrainingJob[]>;
   /** Jobs that have not ended, oldest first. */
@@ -58,7 +71,7 @@ export interface EventLog {
   move(name: string, to: JobState, failure?: FailureCause | null, from?: JobState): Promise<void>;
   /**
    * Every event after a sequence number, once and in order, until the job has ended.
-   * @throws LuthierError JOB_NOT_FOUND; the signal's reason
+   * @throws LuthierError JOB_NOT_FOUND, also where the job is deleted before its last event was read; the signal's reason
    */
   watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined>;
 }

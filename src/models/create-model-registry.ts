@@ -10,6 +10,7 @@ import { openDatabase } from '../store/database.ts';
 import type { EncodeOptions } from '../tokenizer/tokenizer.ts';
 import { checkPath } from './allowed-path.ts';
 import { checkImport } from './check-import.ts';
+import { refuseFileOfFolder } from './file-of-folder.ts';
 import { ImportedModels } from './imported-models.ts';
 import { ModelEntry } from './model-entry.ts';
 import { compareFiles, settingsDigest, stampFiles } from './model-files.ts';
@@ -104,6 +105,7 @@ class Registry implements ModelRegistry {
   async import(path: string, asked: string): ReturnType<ModelRegistry['import']> {
     await this.#ready;
     const real = await checkPath(path, this.#options.roots);
+    await refuseFileOfFolder(path, real);
     const refused = this.#refusalOfImport(real, asked);
     if (refused) throw refused;
     const reading = await this.#readFiles(real);
@@ -215,6 +217,7 @@ class Registry implements ModelRegistry {
     const real = this.#imports.findByPath(path)?.path ?? (await checkPath(path, this.#options.roots));
     const imported = this.#imports.findByPath(real);
     if (imported) return this.#registerAs(imported.id, real);
+    await refuseFileOfFolder(path, real);
     return (
       this.#registeredAt(real) ??
       this.#read(
@@ -235,7 +238,11 @@ class Registry implements ModelRegistry {
 
   async #registerAs(id: string, path: string): Promise<ModelEntry> {
     // A missing file is the engine's to report.
-    const locate = (): Promise<string> => realpath(path).catch(() => path);
+    const locate = async (): Promise<string> => {
+      const real = await realpath(path).catch(() => path);
+      await refuseFileOfFolder(path, real);
+      return real;
+    };
     return this.#entries.get(id) ?? this.#read(`id ${id}`, locate, () => id);
   }
 

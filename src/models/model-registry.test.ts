@@ -52,6 +52,29 @@ test('a model is found by resource name, by id and by path; an unknown one names
   await expect(registry.get('/etc/passwd')).rejects.toMatchObject({ reason: 'PATH_NOT_ALLOWED' });
 });
 
+test('one file of a Hugging Face folder is refused with the folder to name, also where a link leads to another name', async () => {
+  const folder = join(root, 'folder');
+  mkdirSync(folder);
+  for (const name of ['config.json', 'model.safetensors', 'pytorch_model-00001-of-00002.bin']) {
+    writeFileSync(join(folder, name), '');
+  }
+  symlinkSync(join(root, 'a', 'My Model.gguf'), join(folder, 'linked.safetensors'));
+  const configured = join(folder, 'config.json');
+  const { registry, engine } = setUp({ models: { odd: configured } });
+  const refusal = { reason: 'MODEL_NOT_FOUND', message: expect.stringContaining(`; name the folder: ${folder}`) };
+  for (const name of ['model.safetensors', 'pytorch_model-00001-of-00002.bin', 'linked.safetensors']) {
+    await expect(registry.get(join(folder, name))).rejects.toMatchObject(refusal);
+    await expect(registry.import(join(folder, name), '')).rejects.toMatchObject(refusal);
+  }
+  await expect(registry.get('odd')).rejects.toMatchObject(refusal);
+  expect(engine.reads).toEqual([]);
+  // A folder may have such a name, and what is not there is told as that.
+  mkdirSync(join(root, 'named.json'));
+  expect((await registry.get(join(root, 'named.json'))).name).toBe('models/named.json');
+  const { registry: without } = setUp({ missing: [join(folder, 'none.json')] });
+  await expect(without.get(join(folder, 'none.json'))).rejects.toThrow('there is no model at');
+});
+
 test('calls at once register and load once', async () => {
   const { registry, engine } = setUp();
   const path = join(root, 'a', 'My Model.gguf');
@@ -81,27 +104,30 @@ test('a model in use stays; releasing twice counts once; unloading frees and is 
 
 test('each form of the weights is loaded once, for itself, and freed with the others', async () => {
   const { registry, engine } = setUp({ models: { tiny: '/tiny' } });
-  const { LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT } = LoadIn;
-  const forms = [LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT];
+  const { LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT_PLAIN } = LoadIn;
+  const quantized = [LOAD_IN_8BIT, LOAD_IN_4BIT, LOAD_IN_4BIT, LOAD_IN_4BIT_PLAIN];
+  const forms = [LOAD_IN_UNSPECIFIED, LOAD_IN_STORED, LOAD_IN_16BIT, ...quantized];
   const leases = await Promise.all(forms.map((form) => registry.acquire('tiny', form)));
-  expect(engine.storages).toEqual(['stored', 'bf16', 'int8', 'nf4_double_quant']);
+  // Loads start in any order: each looks at the files first.
+  expect([...engine.storages].sort()).toEqual(['bf16', 'int8', 'nf4', 'nf4_double_quant', 'stored']);
   const models = leases.map(({ model }) => model);
   expect(models[0]).toBe(models[1]);
   expect(models[4]).toBe(models[5]);
-  expect(new Set(models).size).toBe(4);
+  expect(new Set(models).size).toBe(5);
   const { loaded, users } = await registry.get('tiny');
-  expect(users).toBe(6);
+  expect(users).toBe(7);
   expect(loaded.map((form) => [form.loadIn, form.users])).toEqual([
     [LOAD_IN_STORED, 2],
     [LOAD_IN_16BIT, 1],
     [LOAD_IN_8BIT, 1],
     [LOAD_IN_4BIT, 2],
+    [LOAD_IN_4BIT_PLAIN, 1],
   ]);
   for (const lease of leases.slice(1)) lease.release();
   await expect(registry.unload('tiny')).rejects.toMatchObject({ reason: 'MODEL_IN_USE' });
   leases[0]?.release();
   expect(await registry.unload('tiny')).toMatchObject({ loaded: [], users: 0 });
-  expect(engine.closedModels).toBe(4);
+  expect(engine.closedModels).toBe(5);
 });
 
 test('16 bits of a model in f16 stay f16', async () => {

@@ -10,6 +10,8 @@ export function weightStorage(loadIn: LoadIn, metadata: Pick<ModelMetadata, 'sto
       return 'int8';
     case LoadIn.LOAD_IN_4BIT:
       return 'nf4_double_quant';
+    case LoadIn.LOAD_IN_4BIT_PLAIN:
+      return 'nf4';
     default:
       return 'stored';
   }

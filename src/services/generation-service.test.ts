@@ -153,7 +153,8 @@ test('load_in says how the weights are held, as stored by default; an unknown va
   await all({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_4BIT });
   await score({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_8BIT });
   await score({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_4BIT });
-  expect(engine.storages).toEqual(['stored', 'nf4_double_quant', 'int8']);
+  await score({ model: 'tiny', prompt: text('hello'), loadIn: LoadIn.LOAD_IN_4BIT_PLAIN });
+  expect(engine.storages).toEqual(['stored', 'nf4_double_quant', 'int8', 'nf4']);
   const refused = await reasonOf(all({ model: 'tiny', prompt: text('hello'), loadIn: 9 as LoadIn }));
   expect(refused).toMatchObject({ reason: 'INVALID_REQUEST', violations: [{ field: 'load_in' }] });
 });

@@ -4,7 +4,13 @@ import { Model } from '../gen/luthier/v1/model_service.ts';
 import type { KnownModel, ModelRegistry } from '../models/model-registry.ts';
 import { weightStorage } from '../models/weight-storage.ts';
 
-const FORMS = [LoadIn.LOAD_IN_STORED, LoadIn.LOAD_IN_16BIT, LoadIn.LOAD_IN_8BIT, LoadIn.LOAD_IN_4BIT];
+const FORMS = [
+  LoadIn.LOAD_IN_STORED,
+  LoadIn.LOAD_IN_16BIT,
+  LoadIn.LOAD_IN_8BIT,
+  LoadIn.LOAD_IN_4BIT,
+  LoadIn.LOAD_IN_4BIT_PLAIN,
+];
 
 /** What to ask of models that are shown. */
 export interface ModelMessageSources {

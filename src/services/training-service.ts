@@ -3,13 +3,22 @@ import { defaultTemplate } from '../datasets/formats.ts';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
-import { JobState, TrainingJob, type TrainingServiceService } from '../gen/luthier/v1/training_service.ts';
+import {
+  DeleteTrainingJobRequest,
+  DeleteTrainingJobResponse,
+  JobState,
+  TrainingJob,
+  type TrainingServiceService,
+} from '../gen/luthier/v1/training_service.ts';
 import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
+import type { RequestLog } from '../store/request-log.ts';
+import { answerOnce } from './answer-once.ts';
 import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
+import { labelsField } from './validate/labels.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
   type CheckedSpec,
@@ -25,6 +34,7 @@ export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly engine: EstimateJobDependencies['engine'] & Pick<Engine, 'checkTargets'>;
   readonly store: JobStore & EventLog;
   readonly runner: JobRunner;
+  readonly requestLog: RequestLog;
   readonly maxQueuedJobs: number;
 }
 
@@ -33,8 +43,13 @@ const DEFAULT_PAGE_SIZE = 50;
 const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
+const deleteSchema = z.object({ name, requestId });
 const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
-const listSchema = z.object({ ...page, states: z.array(z.custom<JobState>((value) => typeof value === 'number')) });
+const listSchema = z.object({
+  ...page,
+  states: z.array(z.custom<JobState>((value) => typeof value === 'number')),
+  labels: labelsField,
+});
 
 function numberOfToken(token: string): number | null {
   if (token === '') return null;
@@ -75,7 +90,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, registry, datasets, adapters } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -144,9 +159,9 @@ export function createTrainingService(
     }),
 
     listTrainingJobs: async (request) => {
-      const { pageSize, pageToken, states } = parseRequest(listSchema, request);
+      const { pageSize, pageToken, states, labels } = parseRequest(listSchema, request);
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
-      const found = await store.list(numberOfToken(pageToken), size + 1, states);
+      const found = await store.list(numberOfToken(pageToken), size + 1, { states, labels });
       const items = found.slice(0, size);
       const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
       const jobs = await shown(items.map(({ job }) => job));
@@ -162,6 +177,16 @@ export function createTrainingService(
     cancelTrainingJob: async (request) => ({
       job: await runner.cancel(parseRequest(cancelSchema, request).name),
     }),
+
+    deleteTrainingJob: async (request) => {
+      const { name: job, requestId: id } = parseRequest(deleteSchema, request);
+      const bytes = DeleteTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
+        await store.delete(job);
+        return {};
+      });
+    },
   };
 }
 

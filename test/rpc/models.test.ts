@@ -59,7 +59,7 @@ test('an import is answered once, is there after a restart, and is forgotten whe
   const model = await first.client.importModel(request);
   expect(model).toMatchObject({ name: 'models/mine', path: folder, changed: '', contentHash: 'f'.repeat(64) });
   expect(model.importTime).toBeInstanceOf(Date);
-  expect(model.weightMemory).toHaveLength(4);
+  expect(model.weightMemory).toHaveLength(5);
   expect(await first.client.importModel(request)).toEqual(model);
   await expect(first.client.importModel({ ...request, modelId: 'other' })).rejects.toMatchObject({
     reason: 'REQUEST_ID_REUSED',
@@ -138,14 +138,16 @@ test('the command line imports, shows, loads and deletes', async () => {
   const imported = await luthier('models', 'import', folder, '--name', 'mine');
   expect(imported).toMatchObject({ code: 0, err: '' });
   expect(imported.out).toMatch(/^name +models\/mine$/m);
-  expect(imported.out).toMatch(/^memory +stored 12\.8 KiB, 16bit 12\.8 KiB, 8bit 12\.8 KiB, 4bit 12\.8 KiB$/m);
+  expect(imported.out).toMatch(
+    /^memory +stored 12\.8 KiB, 16bit 12\.8 KiB, 8bit 12\.8 KiB, 4bit 12\.8 KiB, 4bit-plain 12\.8 KiB$/m,
+  );
   expect((await luthier('models', 'list')).out).toMatch(
-    /^NAME +ARCHITECTURE +PARAMETERS +TYPE +CONTEXT +STORED +16BIT +8BIT +4BIT +LOADED +PATH\nmodels\/mine +llama +3264 +f32 +512 /,
+    /^NAME +ARCHITECTURE +PARAMETERS +TYPE +CONTEXT +STORED +16BIT +8BIT +4BIT +4BIT-PLAIN +LOADED +PATH\nmodels\/mine +llama +3264 +f32 +512 /,
   );
   expect((await luthier('models', 'load', 'mine', '--load-in', '4bit')).out).toMatch(/^loaded +12\.8 KiB/m);
   expect(JSON.parse((await luthier('models', 'get', 'mine', '--json')).out)).toMatchObject({
     name: 'models/mine',
-    weightMemory: [{ loadIn: 'LOAD_IN_STORED', weightBytes: '13056' }, {}, {}, {}],
+    weightMemory: [{ loadIn: 'LOAD_IN_STORED', weightBytes: '13056' }, {}, {}, {}, { loadIn: 'LOAD_IN_4BIT_PLAIN' }],
   });
   expect((await luthier('models', 'unload', 'mine')).out).toMatch(/^loaded +no$/m);
   const deleted = await luthier('models', 'delete', 'mine');

@@ -2,11 +2,14 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Client, credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
+import { unary } from '../../clients/typescript/src/call.ts';
 import { DatasetFormat, JobState, LuthierClient, type TrainingEvent } from '../../clients/typescript/src/index.ts';
 import { serverConfigSchema } from '../../src/config/schema.ts';
 import { EngineError } from '../../src/engine/errors.ts';
 import { createFakeEngine } from '../../src/engine/fake.ts';
+import { TrainingServiceService } from '../../src/gen/luthier/v1/training_service.ts';
 import { createLogger } from '../../src/logging/logger.ts';
 import { createServer } from '../../src/server.ts';
 
@@ -49,7 +52,7 @@ async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs
     const lines = ['a', 'b', 'c', 'd'].map(line);
     return (await client.uploadDataset([lines.join('')], { format: DatasetFormat.DATASET_FORMAT_MESSAGES })).name;
   };
-  return { client, upload, stop, dataDir };
+  return { address, client, upload, stop, dataDir };
 }
 
 /** A gate that a run stands at until it is opened. */
@@ -141,6 +144,29 @@ test('jobs run one after another; a waiting one is cancelled at once, a running 
   expect((await client.cancelTrainingJob(third.name)).state).toBe(JobState.JOB_STATE_SUCCEEDED);
 });
 
+test('a job is deleted once it has ended; its adapter stays, also by the name of the job', async () => {
+  const { beforeStep, reached, open } = gate();
+  const { address, client, upload } = await start({ beforeStep });
+  const { name } = await client.createTrainingJob({ spec: spec(await upload(), { output: 'mine' }) });
+  await reached;
+  await expect(client.deleteTrainingJob(name)).rejects.toMatchObject({
+    status: 'FAILED_PRECONDITION',
+    message: `${name} is RUNNING; expected SUCCEEDED, FAILED, CANCELLED: wait until it ends, or cancel it first`,
+  });
+  open();
+  await all(client.watchTrainingJob(name));
+  const grpc = new Client(address, credentials.createInsecure());
+  onTestFinished(() => grpc.close());
+  const request = { name, requestId: '7f6e8a0e-0000-4000-8000-000000000002' };
+  await unary(grpc, TrainingServiceService.deleteTrainingJob, request, {});
+  await unary(grpc, TrainingServiceService.deleteTrainingJob, request, {});
+  await expect(client.deleteTrainingJob(name)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+  await expect(client.getTrainingJob(name)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
+  expect((await client.listTrainingJobs()).jobs).toEqual([]);
+  expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: name });
+  expect(await client.getAdapter(name)).toMatchObject({ name: 'adapters/mine' });
+});
+
 test('a request id makes one job; for another spec it is refused', async () => {
   const { client, upload } = await start();
   const dataset = await upload();
@@ -215,6 +241,28 @@ test('jobs are listed newest first, page by page, and by state', async () => {
   expect([...first.jobs, ...second.jobs].map(({ name }) => name)).toEqual(names);
   expect(second.nextPageToken).toBe('');
   expect((await client.listTrainingJobs({ states: [JobState.JOB_STATE_FAILED] })).jobs).toEqual([]);
+});
+
+test('labels are stored, returned and filtered by; what is no label is refused by name', async () => {
+  const { client, upload } = await start();
+  const dataset = await upload();
+  const labels = { team: 'a', run: '7' };
+  const { name } = await client.createTrainingJob({ spec: spec(dataset, { labels }) });
+  await client.createTrainingJob({ spec: spec(dataset, { labels: { team: 'b' } }) });
+  expect((await client.getTrainingJob(name)).spec?.labels).toEqual(labels);
+  const listed = async (wanted: Record<string, string>) =>
+    (await client.listTrainingJobs({ labels: wanted })).jobs.map((job) => job.name);
+  expect(await listed({ team: 'a' })).toEqual([name]);
+  expect(await listed(labels)).toEqual([name]);
+  expect(await listed({ team: 'c' })).toEqual([]);
+  const many = Object.fromEntries(Array.from({ length: 33 }, (_, index) => [`l${index}`, '']));
+  for (const wrong of [{ '': 'x' }, { 'a b': 'x' }, { a: 'x'.repeat(257) }, many]) {
+    await expect(client.createTrainingJob({ spec: spec(dataset, { labels: wrong }) })).rejects.toMatchObject({
+      reason: 'INVALID_REQUEST',
+      violations: [{ field: expect.stringMatching(/^spec\.labels/) }],
+    });
+    await expect(listed(wrong)).rejects.toMatchObject({ reason: 'INVALID_REQUEST' });
+  }
 });
 
 test('a regular expression that cannot be read makes no job', async () => {

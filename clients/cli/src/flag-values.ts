@@ -2,7 +2,17 @@
 import { CliError } from './failure.ts';
 
 /** What a flag takes. */
-export type Kind = 'text' | 'number' | 'integer' | 'boolean' | 'list' | 'modules' | 'layers' | 'numbers' | 'settings';
+export type Kind =
+  | 'text'
+  | 'number'
+  | 'integer'
+  | 'boolean'
+  | 'list'
+  | 'modules'
+  | 'layers'
+  | 'numbers'
+  | 'settings'
+  | 'labels';
 
 /** What becomes of it. */
 export interface Values {
@@ -18,6 +28,8 @@ export interface Values {
   numbers: Record<string, number>;
   /** By name; a text that reads as a number is one. */
   settings: Record<string, number | string>;
+  /** Text by name. */
+  labels: Record<string, string>;
 }
 
 function listOf(raw: unknown): string[] | null {
@@ -64,6 +76,21 @@ function settingsOf(raw: unknown): Record<string, number | string> | null {
   return entries?.every(isSetting) ? Object.fromEntries(entries) : null;
 }
 
+/** A list of `name=value`, whose commas are the value's, or an object of a file. */
+function labelsOf(raw: unknown): Record<string, string> | null {
+  if (typeof raw !== 'object' || raw === null) return null;
+  const entries = Array.isArray(raw)
+    ? raw.map((item): [string, string] => {
+        const [, name = '', value = ''] = /^([^=]+)=(.*)$/su.exec(String(item)) ?? [];
+        return [name, value];
+      })
+    : Object.entries(raw).map(([name, value]): [string, string] => [
+        ['string', 'number', 'boolean'].includes(typeof value) ? name : '',
+        String(value),
+      ]);
+  return entries.every(([name]) => name !== '') ? Object.fromEntries(entries) : null;
+}
+
 /**
  * A flag's value, from the command line or a file.
  * @throws CliError with what was expected
@@ -104,6 +131,11 @@ export function parseFlag(name: string, kind: Kind, raw: unknown): Values[Kind] 
       if (settings !== null) return settings;
       break;
     }
+    case 'labels': {
+      const labels = labelsOf(raw);
+      if (labels !== null) return labels;
+      break;
+    }
     default: {
       const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw;
       // NaN and infinities go no further: they would travel, and mean nothing.
@@ -119,6 +151,7 @@ export function parseFlag(name: string, kind: Kind, raw: unknown): Values[Kind] 
     layers: 'numbers and ranges such as 0,4-7',
     numbers: 'a=1,b=2',
     settings: 'name=value,…',
+    labels: 'name=value',
     number: 'a number',
     integer: 'a whole number',
   };

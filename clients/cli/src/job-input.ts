@@ -13,6 +13,9 @@ import { type SpecDraft, TRAINING_FLAGS } from './training-flags.ts';
 /** Options of the connection and of these commands that do not describe the job. */
 const OTHER = new Set(['server', 'embedded', 'dataDir', 'device', 'threads', 'timeout', 'json', 'config']);
 
+/** Every value of an option that may be repeated. */
+export const appended = (value: string, earlier: string[] = []): string[] => [...earlier, value];
+
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 /** Adds every flag of the table, and those that are only there to be refused by name. */
@@ -20,7 +23,8 @@ export function withTrainingFlags(command: Command): Command {
   command.option('--config <file>', 'YAML or JSON with the names of these options');
   for (const [name, help] of Object.entries(RUN_FLAGS)) command.option(`--${name} <value>`, help);
   for (const { name, kind, help } of TRAINING_FLAGS) {
-    if (name === 'shuffle') command.option('--no-shuffle', 'keep the order of the file');
+    if (kind === 'labels') command.option(`--${name} <value>`, help, appended);
+    else if (name === 'shuffle') command.option('--no-shuffle', 'keep the order of the file');
     else command.option(kind === 'boolean' ? `--${name}` : `--${name} <value>`, help);
   }
   for (const name of Object.keys(TRAIN_OPTIONS_NOT_BUILT)) {

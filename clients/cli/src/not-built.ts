@@ -2,7 +2,7 @@
 
 /** Subcommands, by group. */
 export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
-  jobs: ['pause', 'resume', 'delete'],
+  jobs: ['pause', 'resume'],
   adapters: ['load', 'unload'],
 };
 

@@ -50,6 +50,7 @@ const requests: {
   estimate?: EstimateTrainingJobRequest;
   generate: GenerateRequest[];
   deleted: string[];
+  listed?: ListTrainingJobsRequest['labels'];
 } = { generate: [], deleted: [] };
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
@@ -60,6 +61,7 @@ const methods = {
   getTrainingJob: (call: ServerUnaryCall<GetTrainingJobRequest, object>, done: sendUnaryData<object>) =>
     done(null, GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts' } })),
   listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
+    requests.listed = call.request.labels;
     const first = call.request.pageToken === '';
     const jobs = [{ name: first ? 'trainingJobs/b' : 'trainingJobs/a' }];
     done(null, ListTrainingJobsResponse.create({ jobs, nextPageToken: first ? 'next' : '' }));
@@ -85,6 +87,10 @@ const methods = {
     done(null, EstimateTrainingJobResponse.fromPartial(answer));
   },
   deleteDataset: (call: ServerUnaryCall<{ name: string }, object>, done: sendUnaryData<object>) => {
+    requests.deleted.push(call.request.name);
+    done(null, {});
+  },
+  deleteTrainingJob: (call: ServerUnaryCall<{ name: string }, object>, done: sendUnaryData<object>) => {
     requests.deleted.push(call.request.name);
     done(null, {});
   },
@@ -247,9 +253,13 @@ test.each([
   [
     ['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '3bit'],
     2,
-    '--load-in: expected stored, 16bit, 8bit, 4bit; found "3bit"',
+    '--load-in: expected stored, 16bit, 8bit, 4bit, 4bit-plain; found "3bit"',
   ],
-  [['models', 'load', 'models/m', '--load-in', 'nf4'], 2, '--load-in: expected stored, 16bit, 8bit, 4bit; found "nf4"'],
+  [
+    ['models', 'load', 'models/m', '--load-in', 'nf4'],
+    2,
+    '--load-in: expected stored, 16bit, 8bit, 4bit, 4bit-plain; found "nf4"',
+  ],
   [['info', '--server', 'a:1', '--embedded'], 2, 'exclude each other'],
   [['info', '--server', 'a:1', '--threads', '2'], 2, '--threads belongs to a server in this process'],
   [['trane'], 2, 'Did you mean train'],
@@ -264,10 +274,30 @@ test.each([
 test('--load-in reaches the server from every command that names a model; without it weights are as stored', async () => {
   await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '4bit']);
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_4BIT);
+  await luthier(['generate', '--model', 'models/m', '--prompt', 'x', '--load-in', '4bit-plain']);
+  expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_4BIT_PLAIN);
   await luthier(['generate', '--model', 'models/m', '--prompt', 'x']);
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_STORED);
   await luthier(['chat', '--model', 'models/m', '--load-in', '8bit'], 'hello\n');
   expect(requests.generate.at(-1)?.loadIn).toBe(LoadIn.LOAD_IN_8BIT);
+});
+
+test('labels go with train and filter jobs list', async () => {
+  const data = file('labelled.jsonl', '{"prompt":"a","completion":"b"}\n');
+  await luthier(['train', '--model', 'models/m', '--data', data, '--label', 'team=a,b', '--label', 'x==', '--json']);
+  expect(requests.train?.target).toMatchObject({ value: { labels: { team: 'a,b', x: '=' } } });
+  await luthier(['jobs', 'list', '--label', 'team=a', '--label', 'run=7']);
+  expect(requests.listed).toEqual({ team: 'a', run: '7' });
+  const { code, err } = await luthier(['jobs', 'list', '--label', 'team']);
+  expect([code, err()]).toEqual([2, expect.stringContaining('--label: expected name=value')]);
+});
+
+test('jobs delete takes a name or an id', async () => {
+  const { code, out } = await luthier(['jobs', 'delete', 't']);
+  expect(code).toBe(0);
+  expect(out()).toBe(`deleted ${JOB}\n`);
+  expect(json((await luthier(['jobs', 'delete', JOB, '--json'])).out())).toEqual([{}]);
+  expect(requests.deleted.slice(-2)).toEqual([JOB, JOB]);
 });
 
 test('messages are read from a file, with or without a frame', async () => {

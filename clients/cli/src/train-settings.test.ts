@@ -77,7 +77,7 @@ test.each([
   ['layers-to-transform', '4-1', 'expected numbers and ranges such as 0,4-7, found "4-1"'],
   ['rank-pattern', 'q_proj', 'expected a=1,b=2, found "q_proj"'],
   ['alpha-pattern', 'q_proj=', 'expected a=1,b=2'],
-  ['load-in', 'int8', 'expected stored, 16bit, 8bit, 4bit; found "int8"'],
+  ['load-in', 'int8', 'expected stored, 16bit, 8bit, 4bit, 4bit-plain; found "int8"'],
   ['learnin-rate', '1', 'is no option of train'],
 ])('--%s %s is refused with what was expected', (name, value, message) => {
   expect(() => settings({ [name]: value })).toThrow(message);

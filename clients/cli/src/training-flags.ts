@@ -69,10 +69,12 @@ const LOAD_IN = {
   '16bit': LoadIn.LOAD_IN_16BIT,
   '8bit': LoadIn.LOAD_IN_8BIT,
   '4bit': LoadIn.LOAD_IN_4BIT,
+  '4bit-plain': LoadIn.LOAD_IN_4BIT_PLAIN,
 };
 
 /** Help of `--load-in`, on every command that has it. */
-export const LOAD_IN_HELP = "linear layers' weights as stored, in 16bit, 8bit (int8) or 4bit (nf4) (default: stored)";
+export const LOAD_IN_HELP =
+  "linear layers' weights as stored, in 16bit, 8bit (int8), 4bit (nf4, double quantization) or 4bit-plain (nf4 without) (default: stored)";
 
 /** What `--load-in` says; as stored without it. */
 export const loadInOf = (value: string | undefined): LoadIn =>
@@ -96,6 +98,9 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   }),
   flag('output', 'text', "the adapter's name", (spec, v) => {
     spec.output = v.replace(/^adapters\//, '');
+  }),
+  flag('label', 'labels', 'name=value, to find the job again; may be repeated', (spec, v) => {
+    spec.labels = v;
   }),
   flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
     spec.initAdapter = v;

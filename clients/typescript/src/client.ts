@@ -192,6 +192,12 @@ export class LuthierClient {
     return required(job, 'job');
   }
 
+  /** Forgets a job that has ended, with its events; its adapter stays. */
+  async deleteTrainingJob(name: string, options: CallOptions = {}): Promise<void> {
+    const method = training.TrainingServiceService.deleteTrainingJob;
+    await this.#change(method, training.DeleteTrainingJobRequest, { name }, options);
+  }
+
   // Generation.
 
   /** Yields `started`, then `delta`s, then `finished`. Leaving the loop stops the computation. */

@@ -17,6 +17,7 @@ import {
   templateField,
   wholeNumber,
 } from './fields.ts';
+import { labelsField } from './labels.ts';
 import { checkSchedule, schedulerKwargs, schedulerType } from './schedule.ts';
 
 const UINT32 = 2 ** 32 - 1;
@@ -144,6 +145,7 @@ const specSchema = z
       earlyStoppingPatience: wholeNumber(1, UINT32).optional(),
       earlyStoppingThreshold: finiteNumber(0, 1e9).default(0),
       maxNonFiniteSteps: wholeNumber(0, UINT32).default(0),
+      labels: labelsField,
       shuffle: z.boolean().default(true),
       seed: wholeNumber(0, UINT32).default(42),
       dataSeed: wholeNumber(0, UINT32).optional(),

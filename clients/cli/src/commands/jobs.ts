@@ -1,6 +1,6 @@
-/** `luthier jobs`: list, get, watch, cancel. */
+/** `luthier jobs`: list, get, watch, cancel, delete. */
 import { Command } from 'commander';
-import { eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
+import { DeleteTrainingJobResponse, eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   numberOption,
@@ -9,9 +9,11 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { parseFlag } from '../flag-values.ts';
 import { followJob } from '../follow-job.ts';
 import { formatRecord, formatTable, stateName } from '../format.ts';
 import type { Io } from '../io.ts';
+import { appended } from '../job-input.ts';
 import { resourceName } from '../names.ts';
 import { choice } from '../training-flags.ts';
 import type { SetExitCode } from './set-exit-code.ts';
@@ -34,6 +36,7 @@ function describe(job: TrainingJob): string[] {
     ['last event', String(job.lastSequence)],
     ['created', job.createTime?.toISOString() ?? ''],
   ];
+  for (const [name, value] of Object.entries(job.spec?.labels ?? {})) entries.push(['label', `${name}=${value}`]);
   if (job.queuePosition > 0) entries.push(['queue position', String(job.queuePosition)]);
   if (step !== undefined) entries.push(['step', `${step.globalStep}/${step.maxSteps}, loss ${step.loss.toFixed(4)}`]);
   if (evaluation !== undefined) entries.push(['held-out loss', evaluation.loss.toFixed(4)]);
@@ -42,14 +45,23 @@ function describe(job: TrainingJob): string[] {
   return formatRecord(entries);
 }
 
+interface ListFlags extends ConnectionOptions {
+  readonly state?: string[];
+  readonly label?: string[];
+}
+
 function listCommand(io: Io): Command {
   const command = new Command('list').description('all jobs, newest first');
   command.option('--state <states...>', `only these: ${Object.keys(STATES).join(', ')}`);
-  return withConnection(command).action(async (options: ConnectionOptions & { readonly state?: string[] }) => {
+  command.option('--label <value>', 'only those with this label: name=value; may be repeated', appended);
+  return withConnection(command).action(async (options: ListFlags) => {
     const states = (options.state ?? []).map((state) => choice('state', STATES, state));
+    const labels = parseFlag('label', 'labels', options.label ?? []) as Record<string, string>;
     await withSession(io, options, async (session) => {
       const rows: string[][] = [];
-      for await (const { jobs } of eachPage((pageToken) => session.client.listTrainingJobs({ pageToken, states }))) {
+      for await (const { jobs } of eachPage((pageToken) =>
+        session.client.listTrainingJobs({ pageToken, states, labels }),
+      )) {
         for (const job of jobs) {
           if (session.json) await printJson(session, TrainingJob, job);
           const { lastStep: step } = job;
@@ -82,6 +94,19 @@ function watchCommand(io: Io, setExitCode: SetExitCode): Command {
   );
 }
 
+function deleteCommand(io: Io): Command {
+  const command = new Command('delete')
+    .argument('<job>')
+    .description('forget a job that has ended, with its events; its adapter stays');
+  return withConnection(command).action((job: string, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      await session.client.deleteTrainingJob(jobName(job));
+      if (session.json) await printJson(session, DeleteTrainingJobResponse, {});
+      else await printLines(session, [`deleted ${jobName(job)}`]);
+    }),
+  );
+}
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
   const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
@@ -98,5 +123,6 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(listCommand(io))
     .addCommand(show('get', 'one job', 'getTrainingJob'))
     .addCommand(watchCommand(io, setExitCode))
-    .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'));
+    .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'))
+    .addCommand(deleteCommand(io));
 }

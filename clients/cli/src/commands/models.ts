@@ -34,6 +34,7 @@ const FORM_NAMES: ReadonlyMap<LoadIn, string> = new Map([
   [LoadIn.LOAD_IN_16BIT, '16bit'],
   [LoadIn.LOAD_IN_8BIT, '8bit'],
   [LoadIn.LOAD_IN_4BIT, '4bit'],
+  [LoadIn.LOAD_IN_4BIT_PLAIN, '4bit-plain'],
 ]);
 
 /** Such as `16bit 256.6 MiB`, by form. */

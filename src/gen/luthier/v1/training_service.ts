@@ -413,7 +413,19 @@ export interface TrainingSpec {
    * Steps of the job that may be skipped because the loss or the gradients are no finite numbers; the next one fails the job. Absent: 0.
    * Overflows of float16 that loss scaling deals with do not count.
    */
-  maxNonFiniteSteps?: number | undefined;
+  maxNonFiniteSteps?:
+    | number
+    | undefined;
+  /**
+   * For people and lists; nothing else reads them. At most 32. Names: at most 63 of a-z, A-Z, 0-9, ".", "_", "-" and "/", the first a letter or
+   * digit. Values: at most 256 characters.
+   */
+  labels: { [key: string]: string };
+}
+
+export interface TrainingSpec_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** A job. */
@@ -656,6 +668,13 @@ export interface ListTrainingJobsRequest {
   pageToken: string;
   /** Empty: all. */
   states: JobState[];
+  /** Only jobs that have all of these labels with these values; empty: all. Limits as TrainingSpec.labels. */
+  labels: { [key: string]: string };
+}
+
+export interface ListTrainingJobsRequest_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 export interface ListTrainingJobsResponse {
@@ -730,6 +749,7 @@ export interface EstimateTrainingJobResponse {
 }
 
 export interface DeleteTrainingJobRequest {
+  /** `trainingJobs/{id}`. */
   name: string;
   requestId: string;
 }
@@ -1648,6 +1668,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     earlyStoppingPatience: undefined,
     earlyStoppingThreshold: undefined,
     maxNonFiniteSteps: undefined,
+    labels: {},
   };
 }
 
@@ -1794,6 +1815,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.maxNonFiniteSteps !== undefined) {
       writer.uint32(408).uint32(message.maxNonFiniteSteps);
     }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      TrainingSpec_LabelsEntry.encode({ key: key as any, value }, writer.uint32(418).fork()).join();
+    });
     return writer;
   },
 
@@ -2186,6 +2210,17 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             message.maxNonFiniteSteps = reader.uint32();
             continue;
           }
+          case 52: {
+            if (tag !== 418) {
+              break;
+            }
+
+            const entry52 = TrainingSpec_LabelsEntry.decode(reader, reader.uint32());
+            if (entry52.value !== undefined) {
+              message.labels[entry52.key] = entry52.value;
+            }
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2399,6 +2434,20 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         : isSet(object.max_non_finite_steps)
         ? globalThis.Number(object.max_non_finite_steps)
         : undefined,
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
     };
   },
 
@@ -2545,6 +2594,15 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     if (message.maxNonFiniteSteps !== undefined) {
       obj.maxNonFiniteSteps = Math.round(message.maxNonFiniteSteps);
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
     return obj;
   },
 
@@ -2602,6 +2660,100 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     message.earlyStoppingPatience = object.earlyStoppingPatience ?? undefined;
     message.earlyStoppingThreshold = object.earlyStoppingThreshold ?? undefined;
     message.maxNonFiniteSteps = object.maxNonFiniteSteps ?? undefined;
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    return message;
+  },
+};
+
+function createBaseTrainingSpec_LabelsEntry(): TrainingSpec_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const TrainingSpec_LabelsEntry: MessageFns<TrainingSpec_LabelsEntry> = {
+  encode(message: TrainingSpec_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrainingSpec_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrainingSpec_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TrainingSpec_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: TrainingSpec_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== undefined) {
+      obj.key = message.key;
+    }
+    if (message.value !== undefined) {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<TrainingSpec_LabelsEntry>): TrainingSpec_LabelsEntry {
+    return TrainingSpec_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrainingSpec_LabelsEntry>): TrainingSpec_LabelsEntry {
+    const message = createBaseTrainingSpec_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -5418,7 +5570,7 @@ export const GetTrainingJobResponse: MessageFns<GetTrainingJobResponse> = {
 };
 
 function createBaseListTrainingJobsRequest(): ListTrainingJobsRequest {
-  return { pageSize: 0, pageToken: "", states: [] };
+  return { pageSize: 0, pageToken: "", states: [], labels: {} };
 }
 
 export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
@@ -5436,6 +5588,9 @@ export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
       }
       writer.join();
     }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      ListTrainingJobsRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(34).fork()).join();
+    });
     return writer;
   },
 
@@ -5486,6 +5641,17 @@ export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
 
             break;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            const entry4 = ListTrainingJobsRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry4.value !== undefined) {
+              message.labels[entry4.key] = entry4.value;
+            }
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5511,6 +5677,20 @@ export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
         ? globalThis.String(object.page_token)
         : "",
       states: globalThis.Array.isArray(object?.states) ? object.states.map((e: any) => jobStateFromJSON(e)) : [],
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
     };
   },
 
@@ -5525,6 +5705,15 @@ export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
     if (message.states?.length) {
       obj.states = message.states.map((e) => jobStateToJSON(e));
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
     return obj;
   },
 
@@ -5536,6 +5725,100 @@ export const ListTrainingJobsRequest: MessageFns<ListTrainingJobsRequest> = {
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
     message.states = object.states?.map((e) => e) || [];
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    return message;
+  },
+};
+
+function createBaseListTrainingJobsRequest_LabelsEntry(): ListTrainingJobsRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const ListTrainingJobsRequest_LabelsEntry: MessageFns<ListTrainingJobsRequest_LabelsEntry> = {
+  encode(message: ListTrainingJobsRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListTrainingJobsRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListTrainingJobsRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListTrainingJobsRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: ListTrainingJobsRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== undefined) {
+      obj.key = message.key;
+    }
+    if (message.value !== undefined) {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListTrainingJobsRequest_LabelsEntry>): ListTrainingJobsRequest_LabelsEntry {
+    return ListTrainingJobsRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListTrainingJobsRequest_LabelsEntry>): ListTrainingJobsRequest_LabelsEntry {
+    const message = createBaseListTrainingJobsRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -6799,7 +7082,10 @@ export const TrainingServiceService = {
       Buffer.from(EstimateTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): EstimateTrainingJobResponse => EstimateTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob: {
     path: "/luthier.v1.TrainingService/DeleteTrainingJob" as const,
     requestStream: false as const,
@@ -6834,7 +7120,10 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
    * no model is loaded, and a job that does not fit is an answer, not an error.
    */
   estimateTrainingJob: handleUnaryCall<EstimateTrainingJobRequest, EstimateTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob: handleUnaryCall<DeleteTrainingJobRequest, DeleteTrainingJobResponse>;
 }
 
@@ -6970,7 +7259,10 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: EstimateTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Forgets a job that has ended, with its events; its adapter stays, under the same names. Refused with INVALID_STATE before. Idempotent by
+   * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
+   */
   deleteTrainingJob(
     request: DeleteTrainingJobRequest,
     callback: (error: ServiceError | null, response: DeleteTrainingJobResponse) => void,

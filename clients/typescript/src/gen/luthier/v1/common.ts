@@ -81,6 +81,8 @@ export const LoadIn = {
   LOAD_IN_8BIT: 3,
   /** LOAD_IN_4BIT - 4-bit codes with a scale for each block of 64: bitsandbytes' nf4 with double quantization. */
   LOAD_IN_4BIT: 4,
+  /** LOAD_IN_4BIT_PLAIN - 4-bit codes with an f32 scale for each block of 64: bitsandbytes' nf4 without double quantization. */
+  LOAD_IN_4BIT_PLAIN: 5,
   UNRECOGNIZED: -1,
 } as const;
 
@@ -92,6 +94,7 @@ export namespace LoadIn {
   export type LOAD_IN_16BIT = typeof LoadIn.LOAD_IN_16BIT;
   export type LOAD_IN_8BIT = typeof LoadIn.LOAD_IN_8BIT;
   export type LOAD_IN_4BIT = typeof LoadIn.LOAD_IN_4BIT;
+  export type LOAD_IN_4BIT_PLAIN = typeof LoadIn.LOAD_IN_4BIT_PLAIN;
   export type UNRECOGNIZED = typeof LoadIn.UNRECOGNIZED;
 }
 
@@ -112,6 +115,9 @@ export function loadInFromJSON(object: any): LoadIn {
     case 4:
     case "LOAD_IN_4BIT":
       return LoadIn.LOAD_IN_4BIT;
+    case 5:
+    case "LOAD_IN_4BIT_PLAIN":
+      return LoadIn.LOAD_IN_4BIT_PLAIN;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -131,6 +137,8 @@ export function loadInToJSON(object: LoadIn): string {
       return "LOAD_IN_8BIT";
     case LoadIn.LOAD_IN_4BIT:
       return "LOAD_IN_4BIT";
+    case LoadIn.LOAD_IN_4BIT_PLAIN:
+      return "LOAD_IN_4BIT_PLAIN";
     case LoadIn.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
