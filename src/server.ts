@@ -19,6 +19,7 @@ import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { MeasuredRates } from './jobs/measured-rates.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
+import { MetricFiles } from './metrics/metric-files.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
 import { ImportedModels } from './models/imported-models.ts';
 import { RpcServer } from './rpc/rpc-server.ts';
@@ -135,6 +136,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   });
   const { modelRoots } = options;
   const rates = new MeasuredRates();
+  const metricFiles = options.metricFiles ? new MetricFiles({ folder: folder.runs, store: jobs, logger }) : null;
+  if (metricFiles) parts.add(() => metricFiles.close());
   const runner = new JobRunner({
     store: jobs,
     engine,
@@ -146,6 +149,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     modelRoots,
     rates,
     logger,
+    onTakenUp: (name) => metricFiles?.follow(name),
   });
   parts.add(() => runner.close());
   parts.add(() => adapters.close());
@@ -202,6 +206,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       const { device, deviceName, computeDtype, attention, deviceReason, gpus } = engine.info();
       logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
+      metricFiles?.catchUp();
       return { address: bound };
     },
     drain: async (reason) => {

@@ -163,6 +163,12 @@ export const serverConfigSchema = z
       'Generate and ScoreTokens calls at once.',
     ),
     maxQueuedJobs: setting(count(1, 100_000).default(1000), 'number', 'N', 'Training jobs waiting at once.'),
+    metricFiles: setting(
+      z.boolean().default(true),
+      'switch',
+      '',
+      "Write every job's metrics.jsonl and TensorBoard event file, in runs of the data folder. --no-metric-files: do not.",
+    ),
     drainSeconds: setting(
       z.number().min(0, 'expected at least 0').max(3600, 'expected at most 3600').default(10),
       'number',
