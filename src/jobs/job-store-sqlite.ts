@@ -40,6 +40,7 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #get;
   readonly #byRequest;
   readonly #list;
+  readonly #counts;
   readonly #insert;
   readonly #update;
   readonly #insertEvent;
@@ -53,6 +54,7 @@ export class SqliteJobStore implements JobStore, EventLog {
       `SELECT number, payload FROM jobs WHERE number < ? AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))
        ORDER BY number DESC LIMIT ?`,
     );
+    this.#counts = database.prepare('SELECT state, COUNT(*) AS count FROM jobs GROUP BY state');
     this.#insert = database.prepare(
       'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
     );
@@ -88,6 +90,10 @@ export class SqliteJobStore implements JobStore, EventLog {
     return this.#list
       .all(before ?? Number.MAX_SAFE_INTEGER, wanted, wanted, count)
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
+  }
+
+  async countByState(): Promise<ReadonlyMap<JobState, number>> {
+    return new Map(this.#counts.all().map(({ state, count }) => [Number(state) as JobState, Number(count)]));
   }
 
   async queued(): Promise<readonly TrainingJob[]> {

@@ -36,6 +36,8 @@ export interface JobStore {
   get(name: string): Promise<TrainingJob>;
   /** Newest first. @param before Only jobs with a lower number; null: all. @param states Empty: all. */
   list(before: number | null, count: number, states: readonly JobState[]): Promise<readonly NumberedJob[]>;
+  /** How many jobs are in each state; states that none is in may be left out. */
+  countByState(): Promise<ReadonlyMap<JobState, number>>;
   /** Jobs that wait, oldest first. */
   queued(): Promise<readonly TrainingJob[]>;
   /** Jobs that have not ended, oldest first. */
