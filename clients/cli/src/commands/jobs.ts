@@ -1,6 +1,7 @@
-/** `luthier jobs`: list, get, watch, cancel. */
+/** `luthier jobs`: list, get, watch, report, cancel. */
+import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
+import { eachPage, JobState, type TrainingEvent, TrainingJob } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   numberOption,
@@ -14,6 +15,8 @@ import { formatRecord, formatTable, stateName } from '../format.ts';
 import type { Io } from '../io.ts';
 import { resourceName } from '../names.ts';
 import { choice } from '../training-flags.ts';
+import { reportPage } from '../view/report-page.ts';
+import { writePage } from '../write-page.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
 const STATES = Object.fromEntries(
@@ -82,6 +85,27 @@ function watchCommand(io: Io, setExitCode: SetExitCode): Command {
   );
 }
 
+function reportCommand(io: Io): Command {
+  const command = new Command('report')
+    .argument('<job>')
+    .description('a job until now as one page that a browser shows');
+  command.requiredOption('--html <file>', 'where to write it');
+  return withConnection(command).action((name: string, options: ConnectionOptions & { readonly html: string }) =>
+    withSession(io, options, async (session) => {
+      const job = await session.client.getTrainingJob(jobName(name));
+      const events: TrainingEvent[] = [];
+      // What happens from now on is not waited for.
+      for await (const event of session.client.watchTrainingJob(job.name)) {
+        if (event.sequence <= job.lastSequence) events.push(event);
+        if (event.sequence >= job.lastSequence) break;
+      }
+      writePage(options.html, reportPage(job, events));
+      if (session.json) await printJson(session, TrainingJob, job);
+      else await printLines(session, [`wrote ${resolve(options.html)}, with ${events.length} events`]);
+    }),
+  );
+}
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
   const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
@@ -98,5 +122,6 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(listCommand(io))
     .addCommand(show('get', 'one job', 'getTrainingJob'))
     .addCommand(watchCommand(io, setExitCode))
+    .addCommand(reportCommand(io))
     .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'));
 }
