@@ -95,12 +95,15 @@ test('what a report tells', () => {
     '3.0 GiB',
     '4 of 30',
     'lora.r',
+    'learningRate',
     '2.1250',
     '2.2500',
     'the best until then',
   ]) {
     expect(text).toContain(part);
   }
+  // Nothing was said of it.
+  expect(text).not.toContain('evalDataset');
   expect(html.match(/<svg /g)).toHaveLength(4);
   expect(html.match(/<circle /g)).toHaveLength(1);
 });

@@ -48,8 +48,9 @@ function table(headings: readonly string[], rows: readonly (readonly string[])[]
   return `<table>\n${[line(headings, 'th'), ...rows.map((row) => line(row, 'td'))].join('\n')}\n</table>`;
 }
 
-/** Settings by name, those in messages as `lora.r`. */
+/** Settings by name, those in messages as `lora.r`; empty ones are left out. */
 function settings(value: unknown, name = ''): Row[] {
+  if (value === '' || (Array.isArray(value) && value.length === 0)) return [];
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     return [[name, typeof value === 'string' ? value : JSON.stringify(value)]];
   }
