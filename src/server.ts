@@ -19,8 +19,12 @@ import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { MeasuredRates } from './jobs/measured-rates.ts';
 import { callLog } from './logging/call-log.ts';
 import { createLogger, type Logger } from './logging/logger.ts';
+import { MetricFiles } from './metrics/metric-files.ts';
+import { MetricsEndpoint } from './metrics/metrics-endpoint.ts';
+import { ServerMetrics } from './metrics/server-metrics.ts';
 import { createModelRegistry } from './models/create-model-registry.ts';
 import { ImportedModels } from './models/imported-models.ts';
+import type { CallRecord } from './rpc/active-calls.ts';
 import { RpcServer } from './rpc/rpc-server.ts';
 import { createAdapterService } from './services/adapter-service.ts';
 import { createDatasetService } from './services/dataset-service.ts';
@@ -39,10 +43,10 @@ import { packageVersion } from './version.ts';
 export interface LuthierServer {
   /**
    * Binds and serves.
-   * @returns Where: `host:port` with the port that was taken.
+   * @returns Where: `host:port` with the port that was taken; `metricsAddress`: null where metrics are not served.
    * @throws ServerStartError where the address cannot be had
    */
-  start(): Promise<{ readonly address: string }>;
+  start(): Promise<{ readonly address: string; readonly metricsAddress: string | null }>;
   /** Refuses new calls, ends streams with a retryable status and lets other calls finish for the configured time. */
   drain(reason: string): Promise<void>;
   /** Ends whatever is left and frees everything. Idempotent. */
@@ -82,14 +86,27 @@ async function openEngine(options: ServerOptions): Promise<Engine> {
 
 const hostAndPort = (host: string, port: number): string => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
-function startError(error: unknown, address: string): ServerStartError {
+function startError(error: unknown, address: string, flag: string): ServerStartError {
   const { message } = error as Error;
   const text = /EADDRINUSE/.test(message)
-    ? `${address} is taken by another program; stop it or choose another port with --port`
+    ? `${address} is taken by another program; stop it or choose another port with ${flag}`
     : /EACCES/.test(message)
-      ? `${address} cannot be listened on without more rights; choose a port above 1023 with --port`
+      ? `${address} cannot be listened on without more rights; choose a port above 1023 with ${flag}`
       : `cannot listen on ${address}: ${message}`;
   return new ServerStartError(text, { cause: error });
+}
+
+/** Null where metrics are not served. */
+async function listenForMetrics(
+  endpoint: MetricsEndpoint | null,
+  wanted: ServerOptions['metricsAddress'],
+): Promise<string | null> {
+  if (endpoint === null || wanted === null) return null;
+  const { host, port } = wanted;
+  const taken = await endpoint.listen(host, port).catch((error: unknown) => {
+    throw startError(error, hostAndPort(host, port), '--metrics-address');
+  });
+  return hostAndPort(host, taken);
 }
 
 async function assemble(options: ServerOptions, overrides: ServerOverrides, parts: OpenParts): Promise<LuthierServer> {
@@ -135,6 +152,21 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   });
   const { modelRoots } = options;
   const rates = new MeasuredRates();
+  const metricFiles = options.metricFiles ? new MetricFiles({ folder: folder.runs, store: jobs, logger }) : null;
+  if (metricFiles) parts.add(() => metricFiles.close());
+  const slots = new GenerationSlots(options.maxConcurrentGenerations);
+  const metrics = options.metricsAddress
+    ? new ServerMetrics({
+        version,
+        engine,
+        store: jobs,
+        tokenCache,
+        maxQueuedJobs: options.maxQueuedJobs,
+        activeGenerations: () => slots.active,
+        logger,
+      })
+    : null;
+  if (metrics) parts.add(() => metrics.close());
   const runner = new JobRunner({
     store: jobs,
     engine,
@@ -146,13 +178,23 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     modelRoots,
     rates,
     logger,
+    onTakenUp: (name) => {
+      metricFiles?.follow(name);
+      metrics?.follow(name);
+    },
   });
   parts.add(() => runner.close());
   parts.add(() => adapters.close());
-  const slots = new GenerationSlots(options.maxConcurrentGenerations);
 
-  const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd: callLog(logger) });
+  const logCall = callLog(logger);
+  const onCallEnd = (record: CallRecord): void => {
+    logCall(record);
+    metrics?.recordCall(record);
+  };
+  const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd });
   parts.add(() => rpc.close());
+  const endpoint = metrics && new MetricsEndpoint(() => metrics.families(), logger);
+  if (endpoint) parts.add(() => endpoint.close());
   const modelService = createModelService({
     registry,
     engine,
@@ -186,7 +228,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
-  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates };
+  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {
@@ -194,15 +236,18 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       await runner.start();
       const address = hostAndPort(options.host, options.port);
       const port = await rpc.listen(address).catch((error: unknown) => {
-        throw startError(error, address);
+        throw startError(error, address, '--port');
       });
       const bound = hostAndPort(options.host, port);
+      const metricsAddress = await listenForMetrics(endpoint, options.metricsAddress);
       if (!isLoopback(options.host))
         logger.warn({ address: bound }, 'other machines can reach this server without authentication');
       const { device, deviceName, computeDtype, attention, deviceReason, gpus } = engine.info();
       logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
-      return { address: bound };
+      metricFiles?.catchUp();
+      if (metricsAddress !== null) logger.info({ address: metricsAddress }, 'serving metrics');
+      return { address: bound, metricsAddress };
     },
     drain: async (reason) => {
       logger.info({ reason, seconds: options.drainSeconds }, 'draining');

@@ -100,6 +100,10 @@ test.each([
   [['--config', '/nowhere.yaml'], 'the configuration file /nowhere.yaml cannot be read'],
   [['--host', '0.0.0.0'], 'add --insecure'],
   [['--host', '192.168.1.7'], 'add --insecure'],
+  [['--metrics-address', '0.0.0.0:9464'], '--metrics-address: 0.0.0.0 can be reached from other machines'],
+  [['--metrics-address', '9464'], '--metrics-address: expected HOST:PORT, such as 127.0.0.1:9464'],
+  [['--metrics-address', '127.0.0.1:65536'], '--metrics-address: expected HOST:PORT'],
+  [['--metrics-address', '::1:9464'], '--metrics-address: expected HOST:PORT'],
 ])('%j is refused: %s', (argv, message) => {
   expect(() => load(argv)).toThrow(ConfigError);
   expect(() => load(argv)).toThrow(message);
@@ -116,6 +120,9 @@ test('files and variables with unknown names are refused with the nearest; forei
 
 test('another address than loopback needs --insecure', () => {
   expect(load(['--host', '0.0.0.0', '--insecure']).host).toBe('0.0.0.0');
+  expect(load(['--metrics-address', '0.0.0.0:1', '--insecure']).metricsAddress).toEqual({ host: '0.0.0.0', port: 1 });
+  expect(load(['--metrics-address', '[::1]:0']).metricsAddress).toEqual({ host: '::1', port: 0 });
+  expect(load([]).metricsAddress).toBeNull();
   for (const host of ['127.0.0.1', '127.8.8.8', '::1', 'localhost']) expect(isLoopback(host)).toBe(true);
   for (const host of ['0.0.0.0', '::', '10.0.0.1', 'example.org', '::ffff:10.0.0.1'])
     expect(isLoopback(host)).toBe(false);

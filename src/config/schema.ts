@@ -61,6 +61,24 @@ const count = (minimum: number, maximum: number) =>
     .min(minimum, `expected at least ${minimum}`)
     .max(maximum, `expected at most ${maximum}`);
 
+/** `HOST:PORT`; an IPv6 address stands in brackets. */
+const hostAndPort = z.string().transform((text, context) => {
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text) ?? [];
+  const host = bracketed ?? plain;
+  const port = Number(digits);
+  if (host !== undefined && port <= 65_535) return { host, port };
+  context.addIssue({
+    code: 'custom',
+    message: `expected HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464; found ${JSON.stringify(text)}`,
+  });
+  return z.NEVER;
+});
+
+/** What is said of an address that strangers could reach. */
+const exposed = (host: string): string =>
+  `${host} can be reached from other machines and there is no authentication yet: ` +
+  'listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out';
+
 const GIBIBYTE = 2 ** 30;
 
 /** Every setting of the server. Defaults that depend on the system are set by `withSystemDefaults`. */
@@ -163,6 +181,18 @@ export const serverConfigSchema = z
       'Generate and ScoreTokens calls at once.',
     ),
     maxQueuedJobs: setting(count(1, 100_000).default(1000), 'number', 'N', 'Training jobs waiting at once.'),
+    metricsAddress: setting(
+      hostAndPort.nullable().default(null),
+      'text',
+      'HOST:PORT',
+      "Serve Prometheus' metrics over HTTP at /metrics of this address; port 0 takes a free one. Default: do not.",
+    ),
+    metricFiles: setting(
+      z.boolean().default(true),
+      'switch',
+      '',
+      "Write every job's metrics.jsonl and TensorBoard event file, in runs of the data folder. --no-metric-files: do not.",
+    ),
     drainSeconds: setting(
       z.number().min(0, 'expected at least 0').max(3600, 'expected at most 3600').default(10),
       'number',
@@ -171,11 +201,11 @@ export const serverConfigSchema = z
     ),
   })
   .superRefine((config, context) => {
-    if (config.insecure || isLoopback(config.host)) return;
-    const message =
-      `${config.host} can be reached from other machines and there is no authentication yet: ` +
-      'listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out';
-    context.addIssue({ code: 'custom', path: ['host'], message });
+    if (config.insecure) return;
+    const hosts = { host: config.host, metricsAddress: config.metricsAddress?.host ?? 'localhost' };
+    for (const [key, host] of Object.entries(hosts)) {
+      if (!isLoopback(host)) context.addIssue({ code: 'custom', path: [key], message: exposed(host) });
+    }
   });
 
 /** The server's settings, checked. */

@@ -144,6 +144,11 @@ export class TokenCache {
     }
   }
 
+  /** Of all files, in use or not. */
+  async bytes(): Promise<number> {
+    return (await this.#files()).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
   async #files(): Promise<KeptFile[]> {
     const { folder } = this.#options;
     const names = (await readdir(folder)).filter((name) => NAME.test(name));

@@ -12,6 +12,8 @@ import { adapterSaved, keptStep, type TrainJobDependencies, trainJob } from './t
 export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
   readonly store: JobStore & EventLog;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Told of every job that is taken up; must not throw. */
+  readonly onTakenUp?: (name: string) => void;
 }
 
 /** The waits between attempts to store how a job ended, where the disk refuses. */
@@ -113,7 +115,7 @@ export class JobRunner {
   }
 
   async #run(job: TrainingJob, signal: AbortSignal): Promise<void> {
-    const { store, logger, ...rest } = this.#options;
+    const { store, logger, onTakenUp, ...rest } = this.#options;
     try {
       await store.move(job.name, JobState.JOB_STATE_VALIDATING, null, JobState.JOB_STATE_QUEUED);
     } catch (error) {
@@ -122,6 +124,7 @@ export class JobRunner {
       return this.#end(job.name, JobState.JOB_STATE_FAILED, toLuthierError(error));
     }
     logger.info({ job: job.name }, 'job started');
+    onTakenUp?.(job.name);
     try {
       await trainJob({ log: store, logger, ...rest }, job, signal);
     } catch (thrown) {

@@ -26,7 +26,7 @@ const LABELS = new Map<JobState, string>(
 );
 
 /** A state as messages name it: `RUNNING`. */
-const label = (state: JobState): string => LABELS.get(state) ?? String(state);
+export const label = (state: JobState): string => LABELS.get(state) ?? String(state);
 
 /** @throws LuthierError INVALID_STATE where a job has not ended */
 export function checkEnded(name: string, found: JobState): void {

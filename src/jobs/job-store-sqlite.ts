@@ -48,6 +48,7 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #get;
   readonly #byRequest;
   readonly #list;
+  readonly #counts;
   readonly #insert;
   readonly #update;
   readonly #delete;
@@ -67,6 +68,7 @@ export class SqliteJobStore implements JobStore, EventLog {
          SELECT 1 FROM job_labels WHERE job = jobs.name AND job_labels.name = wanted.key AND job_labels.value = wanted.value))
        ORDER BY number DESC LIMIT ?`,
     );
+    this.#counts = database.prepare('SELECT state, COUNT(*) AS count FROM jobs GROUP BY state');
     this.#insert = database.prepare(
       'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
     );
@@ -121,6 +123,10 @@ export class SqliteJobStore implements JobStore, EventLog {
       this.#deleteLabels.run(job.name);
       this.#delete.run(job.name);
     });
+  }
+
+  async countByState(): Promise<ReadonlyMap<JobState, number>> {
+    return new Map(this.#counts.all().map(({ state, count }) => [Number(state) as JobState, Number(count)]));
   }
 
   async queued(): Promise<readonly TrainingJob[]> {

@@ -201,3 +201,17 @@ test('watchers see every event once and in order, however they and the writer ta
     { numRuns: 30 },
   );
 });
+
+test('jobs are counted by their state', async () => {
+  const store = open();
+  expect(await store.countByState()).toEqual(new Map());
+  const { name } = await store.create(spec(), '');
+  await store.create(spec(), '');
+  await run(store, name);
+  expect(await store.countByState()).toEqual(
+    new Map([
+      [JOB_STATE_QUEUED, 1],
+      [JOB_STATE_RUNNING, 1],
+    ]),
+  );
+});

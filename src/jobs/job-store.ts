@@ -49,6 +49,8 @@ export interface JobStore {
    * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
    */
   delete(name: string): Promise<void>;
+  /** How many jobs are in each state; states that none is in may be left out. */
+  countByState(): Promise<ReadonlyMap<JobState, number>>;
   /** Jobs that wait, oldest first. */
   queued(): Promise<readonly TrainingJob[]>;
   /** Jobs that have not ended, oldest first. */

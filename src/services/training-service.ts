@@ -14,6 +14,7 @@ import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
+import type { MetricFiles } from '../metrics/metric-files.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
@@ -36,6 +37,8 @@ export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly runner: JobRunner;
   readonly requestLog: RequestLog;
   readonly maxQueuedJobs: number;
+  /** Null: none are written. */
+  readonly metricFiles: Pick<MetricFiles, 'remove'> | null;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -90,7 +93,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, requestLog, registry, datasets, adapters } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters, metricFiles } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -184,6 +187,7 @@ export function createTrainingService(
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
       return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
         await store.delete(job);
+        await metricFiles?.remove(job);
         return {};
       });
     },

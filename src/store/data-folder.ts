@@ -15,6 +15,8 @@ export interface DataFolder {
   readonly tokenCache: string;
   /** What running jobs write; on the same file system as the rest, so that results are moved and not copied. */
   readonly jobs: string;
+  /** Metrics of jobs, to be read by people and other programs; can be made again from the events. */
+  readonly runs: string;
   /** Lets another server use the folder. Idempotent. */
   close(): void;
 }
@@ -66,6 +68,7 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
     adapters: join(path, 'adapters'),
     tokenCache: join(path, 'token-cache'),
     jobs: join(path, 'jobs'),
+    runs: join(path, 'runs'),
   };
   let locked: DatabaseSync;
   try {

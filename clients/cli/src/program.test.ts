@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServerReadableStream, ServerUnaryCall, ServerWritableStream, sendUnaryData } from '@grpc/grpc-js';
@@ -23,6 +23,8 @@ import {
   type TrainResponse,
   type UploadDatasetRequest,
   UploadDatasetResponse,
+  type WatchTrainingJobRequest,
+  type WatchTrainingJobResponse,
 } from '../../typescript/src/index.ts';
 import { detailedError, eventsOf, scriptedServer } from '../../typescript/src/testing/scripted-server.ts';
 import { run } from './program.ts';
@@ -59,7 +61,14 @@ const methods = {
     call.end();
   },
   getTrainingJob: (call: ServerUnaryCall<GetTrainingJobRequest, object>, done: sendUnaryData<object>) =>
-    done(null, GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts' } })),
+    done(
+      null,
+      GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts', lastSequence: 2 } }),
+    ),
+  // Goes on after the event that the job had last: whoever wants only the past must leave.
+  watchTrainingJob: (call: ServerWritableStream<WatchTrainingJobRequest, WatchTrainingJobResponse>) => {
+    for (const event of eventsOf(JOB, 3).slice(0, 3)) call.write({ event });
+  },
   listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
     requests.listed = call.request.labels;
     const first = call.request.pageToken === '';
@@ -317,4 +326,15 @@ test('--help ends well on standard output', async () => {
   expect(err()).toBe('');
   expect(out()).toContain('--per-device-train-batch-size');
   expect(out()).not.toContain('--bf16');
+});
+
+test("a job's report is a page of what happened until now", async () => {
+  const path = join(folder, 'report.html');
+  const { code, out } = await luthier(['jobs', 'report', 't', '--html', path]);
+  expect([code, out()]).toEqual([0, `wrote ${path}, with 2 events\n`]);
+  expect(readFileSync(path, 'utf8')).toMatch(/^<!doctype html>.*trainingJobs\/t/s);
+  const refused = await luthier(['jobs', 'report', 't', '--html', join(folder, 'none', 'report.html')]);
+  expect(refused.code).not.toBe(0);
+  expect(refused.err()).toContain('--html: ');
+  expect((await luthier(['jobs', 'report', 't'])).err()).toContain('--html');
 });

@@ -1,5 +1,5 @@
 /** `luthier preview`, and what `validate` shares with it: what a model would learn from a data set. */
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { DatasetFormat, PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
@@ -19,6 +19,7 @@ import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 import { choice, TRAIN_ON } from '../training-flags.ts';
 import { maskPreview } from '../view/mask.ts';
 import { previewPage } from '../view/preview-page.ts';
+import { writePage } from '../write-page.ts';
 
 /** Options of both commands. */
 export interface ExampleFlags extends ConnectionOptions {
@@ -64,14 +65,6 @@ function parseIndices(text: string): number[] {
   const indices = text.split(',').map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : Number.NaN));
   if (indices.every(Number.isSafeInteger)) return indices;
   throw new CliError(`--index: expected numbers of examples from 0, such as 0,4; found ${JSON.stringify(text)}`);
-}
-
-function writePage(file: string, page: string): void {
-  try {
-    writeFileSync(file, page);
-  } catch (error) {
-    throw new CliError(`--html: ${file} cannot be written: ${(error as Error).message}`);
-  }
 }
 
 async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {

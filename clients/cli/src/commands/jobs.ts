@@ -1,6 +1,13 @@
-/** `luthier jobs`: list, get, watch, cancel, delete. */
+/** `luthier jobs`: list, get, watch, report, cancel, delete. */
+import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { DeleteTrainingJobResponse, eachPage, JobState, TrainingJob } from '../../../typescript/src/index.ts';
+import {
+  DeleteTrainingJobResponse,
+  eachPage,
+  JobState,
+  type TrainingEvent,
+  TrainingJob,
+} from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   numberOption,
@@ -16,6 +23,8 @@ import type { Io } from '../io.ts';
 import { appended } from '../job-input.ts';
 import { resourceName } from '../names.ts';
 import { choice } from '../training-flags.ts';
+import { reportPage } from '../view/report-page.ts';
+import { writePage } from '../write-page.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
 const STATES = Object.fromEntries(
@@ -107,6 +116,27 @@ function deleteCommand(io: Io): Command {
   );
 }
 
+function reportCommand(io: Io): Command {
+  const command = new Command('report')
+    .argument('<job>')
+    .description('a job until now as one page that a browser shows');
+  command.requiredOption('--html <file>', 'where to write it');
+  return withConnection(command).action((name: string, options: ConnectionOptions & { readonly html: string }) =>
+    withSession(io, options, async (session) => {
+      const job = await session.client.getTrainingJob(jobName(name));
+      const events: TrainingEvent[] = [];
+      // What happens from now on is not waited for.
+      for await (const event of session.client.watchTrainingJob(job.name)) {
+        if (event.sequence <= job.lastSequence) events.push(event);
+        if (event.sequence >= job.lastSequence) break;
+      }
+      writePage(options.html, reportPage(job, events));
+      if (session.json) await printJson(session, TrainingJob, job);
+      else await printLines(session, [`wrote ${resolve(options.html)}, with ${events.length} events`]);
+    }),
+  );
+}
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
   const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
@@ -123,6 +153,7 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(listCommand(io))
     .addCommand(show('get', 'one job', 'getTrainingJob'))
     .addCommand(watchCommand(io, setExitCode))
+    .addCommand(reportCommand(io))
     .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'))
     .addCommand(deleteCommand(io));
 }

@@ -1,5 +1,6 @@
 /** Examples with their label masks as one page of HTML, which loads nothing and runs nothing. */
 import type { ExamplePreview, PreviewExamplesResponse, PreviewToken } from '../../../typescript/src/index.ts';
+import { escaped, htmlPage } from './html.ts';
 import { IGNORED, visible } from './visible.ts';
 
 const STYLE = `
@@ -21,17 +22,6 @@ span.token:hover { outline: 2px solid currentColor; }
 sub { color: var(--other); }
 @media (forced-colors: active) { mark span.token { forced-color-adjust: auto; text-decoration: underline double; } }
 `;
-
-const ESCAPES: Readonly<Record<string, string>> = {
-  '&': '&amp;',
-  '<': '&lt;',
-  '>': '&gt;',
-  '"': '&quot;',
-  "'": '&#39;',
-};
-
-/** Text as it may stand in an element or a quoted attribute. */
-const escaped = (text: string): string => text.replace(/[&<>"']/g, (character) => ESCAPES[character] ?? '');
 
 const isLearned = ({ label }: PreviewToken): boolean => label !== IGNORED;
 
@@ -75,22 +65,10 @@ const exampleSection = (example: ExamplePreview): string =>
 export function previewPage(response: PreviewExamplesResponse, source: string, model: string): string {
   const { template, examples } = response;
   const how = template === undefined ? 'exact ids' : `template ${template.id} ${template.version} ${template.hash}`;
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>${escaped(visible(`What ${model} learns from ${source}`))}</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<h1>${escaped(visible(source))}</h1>
+  const heading = `<h1>${escaped(visible(source))}</h1>
 <p>As <strong>${escaped(visible(model))}</strong> reads it, with ${escaped(visible(how))}. <mark><span class="token">Learned text</span></mark> is underlined
 and stands between ⟦ and ⟧; the rest is read only. Each token tells its id, label and segment when it is pointed at. <sub>⟨7⟩</sub> behind a token: id 7
-is learned at its place.</p>
-${examples.map(exampleSection).join('\n')}
-</body>
-</html>
-`;
+is learned at its place.</p>`;
+  const body = [heading, ...examples.map(exampleSection)].join('\n');
+  return htmlPage(visible(`What ${model} learns from ${source}`), STYLE, body);
 }
