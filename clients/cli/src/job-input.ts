@@ -1,10 +1,12 @@
 /** What `train` and `estimate` share: the options that describe a job, and the data it is about. */
 import { statSync } from 'node:fs';
 import type { Command } from 'commander';
+import { LuthierError } from '../../typescript/src/index.ts';
 import { readConfigFile } from './config-file.ts';
 import { printLines, type Session } from './connection.ts';
 import { CliError } from './failure.ts';
 import { type FileOptions, fileOptions } from './file-options.ts';
+import { printLine } from './io.ts';
 import { adapterTarget } from './names.ts';
 import { TRAIN_OPTIONS_NOT_BUILT } from './not-built.ts';
 import { RUN_FLAGS, type TrainSettings, trainSettings } from './train-settings.ts';
@@ -60,11 +62,31 @@ export async function uploadInput(session: Session, { spec, run }: TrainSettings
   // Before the upload: a model that is not there must leave no data set behind.
   await session.client.getModel(spec.model);
   const uploaded: string[] = [];
-  spec.dataset = await datasetOf(session, run.data, 'data', file, uploaded);
-  if (run['eval-data'] !== undefined)
-    spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', file, uploaded);
+  try {
+    spec.dataset = await datasetOf(session, run.data, 'data', file, uploaded);
+    if (run['eval-data'] !== undefined)
+      spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', file, uploaded);
+  } catch (error) {
+    await deleteUploads(session, uploaded);
+    throw error;
+  }
   if (spec.initAdapter !== undefined) spec.initAdapter = adapterTarget(spec.initAdapter).value;
   return { spec, uploaded };
+}
+
+/**
+ * Deletes what was uploaded for a job that there is not. Where there is one after all, unseen, the server keeps its data; any other failure is
+ * told, and no reason to fail.
+ */
+export async function deleteUploads({ client, io }: Session, uploaded: readonly string[]): Promise<void> {
+  for (const name of uploaded) {
+    try {
+      await client.deleteDataset(name);
+    } catch (error) {
+      if (error instanceof LuthierError && error.reason === 'DATASET_IN_USE') continue;
+      await printLine(io.stderr, `${name} stays stored, since it could not be deleted: ${(error as Error).message}`);
+    }
+  }
 }
 
 async function datasetOf(

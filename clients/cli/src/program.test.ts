@@ -54,6 +54,9 @@ const requests: {
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
     requests.train = call.request;
+    const { target } = call.request;
+    if (target?.$case === 'spec' && target.value.template === 'refused')
+      return void call.emit('error', detailedError());
     for (const event of eventsOf(JOB, 3).slice(call.request.afterSequence)) call.write({ event });
     call.end();
   },
@@ -132,6 +135,23 @@ test('train uploads nothing for a model that is not there', async () => {
   const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
   expect((await luthier(['train', '--model', 'models/none', '--data', data])).code).toBe(13);
   expect(uploads).toBe(before);
+});
+
+test('train leaves nothing behind of a job that is refused, and keeps the data of one that exists', async () => {
+  const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
+  const flags = ['train', '--model', 'models/m', '--data', data, '--json'];
+  requests.deleted = [];
+  expect((await luthier([...flags, '--template', 'refused'])).code).toBe(13);
+  expect(requests.deleted).toEqual(['datasets/d']);
+  requests.deleted = [];
+  expect((await luthier([...flags, '--eval-data', 'nowhere.jsonl'])).code).toBe(2);
+  expect(requests.deleted).toEqual(['datasets/d']);
+  requests.deleted = [];
+  expect((await luthier(['train', '--model', 'models/m', '--data', 'datasets/d', '--template', 'refused'])).code).toBe(
+    13,
+  );
+  expect((await luthier(flags)).code).toBe(0);
+  expect(requests.deleted).toEqual([]);
 });
 
 test('train for people says how to go on', async () => {

@@ -12,7 +12,7 @@ import {
 import { EXIT, exitCodeOf } from '../failure.ts';
 import { formatBytes, formatCount, formatPacking, formatRecord, formatSeconds } from '../format.ts';
 import type { Io } from '../io.ts';
-import { settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
+import { deleteUploads, settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
 import type { TrainSettings } from '../train-settings.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
@@ -75,7 +75,7 @@ async function estimate(session: Session, settings: TrainSettings): Promise<numb
     else await printLines(session, describe(answer));
     return answer.fits ? EXIT.ok : DOES_NOT_FIT;
   } finally {
-    for (const name of uploaded) await session.client.deleteDataset(name);
+    await deleteUploads(session, uploaded);
   }
 }
 
