@@ -67,3 +67,9 @@ export function fileOptions(flags: FileFlags): FileOptions {
           },
   };
 }
+
+/** @throws CliError where there are any for a stored data set, which has its own */
+export function refuseFileOptions(data: string, file: FileOptions): void {
+  const given = Object.values(file).some((value) => value !== undefined);
+  if (given) throw new CliError(`${data} is no file: --format, --container and --columns belong to a file's upload`);
+}

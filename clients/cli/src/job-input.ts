@@ -1,12 +1,11 @@
 /** What `train` and `estimate` share: the options that describe a job, and the data it is about. */
 import { statSync } from 'node:fs';
 import type { Command } from 'commander';
-import { LuthierError } from '../../typescript/src/index.ts';
 import { readConfigFile } from './config-file.ts';
 import { printLines, type Session } from './connection.ts';
+import { deleteUploads } from './delete-uploads.ts';
 import { CliError } from './failure.ts';
 import { type FileOptions, fileOptions } from './file-options.ts';
-import { printLine } from './io.ts';
 import { adapterTarget } from './names.ts';
 import { TRAIN_OPTIONS_NOT_BUILT } from './not-built.ts';
 import { RUN_FLAGS, type TrainSettings, trainSettings } from './train-settings.ts';
@@ -72,21 +71,6 @@ export async function uploadInput(session: Session, { spec, run }: TrainSettings
   }
   if (spec.initAdapter !== undefined) spec.initAdapter = adapterTarget(spec.initAdapter).value;
   return { spec, uploaded };
-}
-
-/**
- * Deletes what was uploaded for a job that there is not. Where there is one after all, unseen, the server keeps its data; any other failure is
- * told, and no reason to fail.
- */
-export async function deleteUploads({ client, io }: Session, uploaded: readonly string[]): Promise<void> {
-  for (const name of uploaded) {
-    try {
-      await client.deleteDataset(name);
-    } catch (error) {
-      if (error instanceof LuthierError && error.reason === 'DATASET_IN_USE') continue;
-      await printLine(io.stderr, `${name} stays stored, since it could not be deleted: ${(error as Error).message}`);
-    }
-  }
 }
 
 async function datasetOf(

@@ -9,10 +9,11 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { deleteUploads } from '../delete-uploads.ts';
 import { EXIT, exitCodeOf } from '../failure.ts';
 import { formatBytes, formatCount, formatPacking, formatRecord, formatSeconds } from '../format.ts';
 import type { Io } from '../io.ts';
-import { deleteUploads, settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
+import { settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
 import type { TrainSettings } from '../train-settings.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 

@@ -3,10 +3,11 @@ import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { LuthierError, Status } from '../../../typescript/src/index.ts';
 import { type ConnectionOptions, printLines, type Session, withConnection, withSession } from '../connection.ts';
+import { deleteUploads } from '../delete-uploads.ts';
 import { EXIT } from '../failure.ts';
 import { followJob, type Outcome } from '../follow-job.ts';
 import type { Io } from '../io.ts';
-import { deleteUploads, settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
+import { settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
 import type { TrainSettings } from '../train-settings.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
