@@ -48,7 +48,7 @@ async function setUp(options: { readonly maxDatasetBytes?: number; readonly used
   const datasets = await openDatasetStore(store);
   const requestLog = createRequestLog(database);
   const maxDatasetBytes = options.maxDatasetBytes ?? 2 ** 30;
-  const service = createDatasetService({ datasets, registry, requestLog, maxDatasetBytes });
+  const service = createDatasetService({ datasets, registry, requestLog, maxDatasetBytes, logger: silent });
   const method = <Name extends keyof typeof service>(name: Name): NonNullable<(typeof service)[Name]> => {
     const handler = service[name];
     if (!handler) throw new Error(`${name} has no handler`);
