@@ -222,7 +222,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(TokenizerServiceService, createTokenizerService({ registry }));
   rpc.add(GenerationServiceService, generationService, { finishOnDrain: ['generate'] });
   const { maxDatasetBytes } = options;
-  rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes }));
+  rpc.add(DatasetServiceService, createDatasetService({ datasets, registry, requestLog, maxDatasetBytes, logger }));
   const { maxAdapterBytes, exportRoots } = options;
   const merge = { engine, models: registry, exportRoots, writing };
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));

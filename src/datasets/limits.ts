@@ -23,8 +23,11 @@ export const FREE_EXPANSION_BYTES = 64 * MEBIBYTE;
 /** Times that a compressed file may grow. Text seldom passes 20. */
 export const MAX_EXPANSION = 256;
 
-/** Uncompressed bytes of a Parquet row group: it is decoded as a whole. */
-export const MAX_ROW_GROUP_BYTES = 128 * MEBIBYTE;
+/** Uncompressed bytes of a Parquet row group, of the columns that are read: it is decoded as a whole. */
+export const MAX_ROW_GROUP_BYTES = 96 * MEBIBYTE;
+
+/** The same where a column holds lists or structs, which take several times their size. */
+export const MAX_NESTED_ROW_GROUP_BYTES = 24 * MEBIBYTE;
 
 /** Rows of a Parquet row group. */
 export const MAX_ROW_GROUP_ROWS = 2 ** 20;

@@ -73,6 +73,19 @@ describe('what is refused', () => {
     );
   });
 
+  it('lists in a row group that would take too much memory, unless they are left out', async () => {
+    const { problems } = await read(golden('large_group.parquet'));
+    expect(problems).toMatchObject([
+      {
+        field: 'file',
+        description: expect.stringMatching(/24 MiB.*found 26 MiB.*row_group_size/),
+        reason: 'ROW_GROUP_TOO_LARGE',
+      },
+    ]);
+    const without = await read(golden('large_group.parquet'), { mapped: {}, ignored: ['messages'] });
+    expect(without.problems).not.toMatchObject([{ reason: 'ROW_GROUP_TOO_LARGE' }]);
+  });
+
   it('a codec that is not built in, by name', async () => {
     const { problems } = await read(golden('lz4.parquet'));
     expect(problems).toMatchObject([

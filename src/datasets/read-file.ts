@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { open } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { fileSource } from './containers/read-records.ts';
+import type { FileGrowth } from './file-growth.ts';
 import { READER_HEAP_MEBIBYTES, READER_YOUNG_MEBIBYTES } from './limits.ts';
 import { type FilePiece, type ReadOptions, readExamples } from './read-examples.ts';
 
@@ -12,11 +13,20 @@ const INLINE_BYTES = 128 * 1024;
 /** Pieces that a reader may be ahead of what takes them. */
 const PIECES_AHEAD = 2;
 
-/** What the reading process is told first. Every further message asks for one piece. */
-export interface FileReading {
+/** What the reading process is told first. */
+export interface ReadingRequest {
+  readonly kind: 'read';
   readonly path: string;
   readonly options: ReadOptions;
+  /** The file is still written: messages say how much of it there is. */
+  readonly growing: boolean;
 }
+
+/** What the reading process is told: what to read, to send one more piece, how much of the file is there. */
+export type ReaderMessage =
+  | ReadingRequest
+  | { readonly kind: 'next' }
+  | { readonly kind: 'grown'; readonly bytes: number; readonly ended: boolean };
 
 /** What the reading process sends. */
 export type FileReply =
@@ -95,8 +105,10 @@ class ReadingEvents {
  * takes all others with it, and a damaged Parquet file can ask its decoder for any amount.
  */
 async function* readInProcess(
-  reading: FileReading,
+  path: string,
+  options: ReadOptions,
   signal: AbortSignal | undefined,
+  growth: FileGrowth | undefined,
 ): AsyncGenerator<FilePiece, void, undefined> {
   const child = fork(fileURLToPath(new URL('./read-worker.ts', import.meta.url)), {
     execArgv: [...READER_FLAGS],
@@ -105,17 +117,20 @@ async function* readInProcess(
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   });
   const events = new ReadingEvents(child);
-  const send = (message: FileReading | null): void => {
+  const send = (message: ReaderMessage): void => {
     // A process that is gone has told so.
-    if (child.connected) child.send(message as object, () => undefined);
+    if (child.connected) child.send(message, () => undefined);
   };
+  const tellGrowth = ({ bytes, ended }: FileGrowth): void => send({ kind: 'grown', bytes, ended });
   const onAbort = (): void => events.interrupt(signal?.reason);
   signal?.addEventListener('abort', onAbort, { once: true });
+  const unwatch = growth?.watch(() => tellGrowth(growth));
   let last: FilePiece | null = null;
   try {
     signal?.throwIfAborted();
-    send(reading);
-    for (let ahead = 0; ahead < PIECES_AHEAD; ahead++) send(null);
+    send({ kind: 'read', path, options, growing: growth !== undefined });
+    if (growth !== undefined) tellGrowth(growth);
+    for (let ahead = 0; ahead < PIECES_AHEAD; ahead++) send({ kind: 'next' });
     for (;;) {
       const event = await events.next();
       if (event.kind === 'end') return;
@@ -127,9 +142,10 @@ async function* readInProcess(
       }
       last = event.piece;
       yield event.piece;
-      send(null);
+      send({ kind: 'next' });
     }
   } finally {
+    unwatch?.();
     signal?.removeEventListener('abort', onAbort);
     child.kill('SIGKILL');
   }
@@ -137,14 +153,17 @@ async function* readInProcess(
 
 /**
  * Reads the whole file. Leaving the loop ends the reading, and so does the signal, at once.
+ * @param growth Where the file is still written: reading begins before all of it is there.
  * @throws the signal's reason; what the file system throws
  */
 export async function* readFile(
   path: string,
   options: ReadOptions,
   signal?: AbortSignal,
+  growth?: FileGrowth,
 ): AsyncGenerator<FilePiece, void, undefined> {
+  await growth?.beyond(INLINE_BYTES);
   signal?.throwIfAborted();
   if (await isSmallText(path)) yield* readExamples(fileSource(path), options);
-  else yield* readInProcess({ path, options }, signal);
+  else yield* readInProcess(path, options, signal, growth);
 }

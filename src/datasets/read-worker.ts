@@ -1,8 +1,10 @@
-/** The process of `readFile`: is told what to read, then sends one piece for each message it gets. */
+/** The process of `readFile`: is told what to read, then sends a piece each time it is asked for one. */
 import { useCompileCache } from '../compile-cache.ts';
-import type { FileReading, FileReply } from './read-file.ts';
+import { FileGrowth } from './file-growth.ts';
+import type { FileReply, ReaderMessage, ReadingRequest } from './read-file.ts';
 
-let reading: FileReading | null = null;
+let reading = false;
+const growth = new FileGrowth();
 let allowed = 0;
 let wake = Promise.withResolvers<void>();
 
@@ -20,13 +22,14 @@ const send = (reply: FileReply): Promise<void> =>
     process.send?.(reply, undefined, {}, () => resolve());
   });
 
-async function serve({ path, options }: FileReading): Promise<void> {
+async function serve({ path, options, growing }: ReadingRequest): Promise<void> {
   useCompileCache(process.env);
   // Loaded here: from the cache where it has them.
-  const { fileSource } = await import('./containers/read-records.ts');
+  const { fileSource, growingSource } = await import('./containers/read-records.ts');
   const { readExamples } = await import('./read-examples.ts');
   try {
-    for await (const piece of readExamples(fileSource(path), options)) {
+    const source = growing ? growingSource(path, growth) : fileSource(path);
+    for await (const piece of readExamples(source, options)) {
       await permission();
       await send({ kind: 'piece', piece });
     }
@@ -38,14 +41,15 @@ async function serve({ path, options }: FileReading): Promise<void> {
 }
 
 if (process.send === undefined) throw new Error('this script runs as a process of readFile only');
-process.on('message', (message: FileReading | null) => {
-  if (reading === null && message !== null) {
-    reading = message;
+process.on('message', (message: ReaderMessage) => {
+  if (message.kind === 'grown') growth.set(message.bytes, message.ended);
+  else if (message.kind === 'next') {
+    allowed += 1;
+    wake.resolve();
+  } else if (!reading) {
+    reading = true;
     void serve(message);
-    return;
   }
-  allowed += 1;
-  wake.resolve();
 });
 // The server decides when it ends: an interrupt from a terminal reaches this process, too, while the server still drains.
 process.on('SIGINT', () => undefined);

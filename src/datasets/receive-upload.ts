@@ -1,10 +1,12 @@
-/** An upload on its way into the store: written and hashed as it arrives, then read as a job would read it. */
+/** An upload on its way into the store: written and hashed as it arrives, and read meanwhile as a job would read it. */
 import { createHash } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
+import { untilAborted } from '../rpc/streams.ts';
 import { makeWritingFolder } from '../store/durable-folders.ts';
 import { dataFileName, type StoredDataset } from './dataset-store.ts';
+import { FileGrowth } from './file-growth.ts';
 import type { FileHints, FileLayout } from './file-layout.ts';
 import { ProblemList, problemsError } from './problems.ts';
 import { readFile } from './read-file.ts';
@@ -49,12 +51,14 @@ function checkHash(found: string, expected: string | null): void {
 
 /**
  * Writes a file into a folder as it arrives.
+ * @param growth Is told what can be read.
  * @throws LuthierError MESSAGE_TOO_LARGE; what `chunks` throws
  */
 export async function receiveFile(
   folder: string,
   chunks: AsyncIterable<Uint8Array>,
   maxBytes: number,
+  growth = new FileGrowth(),
 ): Promise<ReceivedFile> {
   const path = join(folder, INCOMING_FILE);
   const hash = createHash('sha256');
@@ -72,11 +76,30 @@ export async function receiveFile(
       }
       hash.update(chunk);
       await file.writeFile(chunk);
+      growth.set(sizeBytes, false);
     }
+    growth.set(sizeBytes, true);
     await file.sync();
     return { path, sizeBytes, sha256: hash.digest('hex') };
   } finally {
     await file.close();
+  }
+}
+
+/** What arrives, until the signal: the sender is not waited for. @throws the signal's reason; what `chunks` throws */
+async function* chunksUntil(
+  chunks: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const iterator = chunks[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await untilAborted(iterator.next(), signal);
+      if (next.done) return;
+      yield next.value;
+    }
+  } finally {
+    iterator.return?.().then(undefined, () => undefined);
   }
 }
 
@@ -85,11 +108,12 @@ async function checkExamples(
   path: string,
   hints: FileHints,
   signal: AbortSignal,
+  growth: FileGrowth,
 ): Promise<Omit<FileLayout, 'format'> & Pick<StoredDataset, 'format' | 'examples'>> {
   const problems = new ProblemList();
   let layout: FileLayout | null = null;
   let examples = 0;
-  for await (const piece of readFile(path, { ...hints, inspect: false }, signal)) {
+  for await (const piece of readFile(path, { ...hints, inspect: false }, signal, growth)) {
     problems.add(...piece.problems);
     examples += piece.examples.length;
     layout = piece.layout;
@@ -101,8 +125,9 @@ async function checkExamples(
 }
 
 /**
- * Receives a file and hands it to `use`, which may move its folder away. Whatever is left of it afterwards is deleted: of an upload that was
- * cut off, refused or not taken, nothing stays.
+ * Receives a file and hands it to `use`, which may move its folder away. It is read as it arrives, so that one with a hundred problems, or that
+ * cannot be read on, is refused before its end. Whatever is left of it afterwards is deleted: of an upload that was cut off, refused or not
+ * taken, nothing stays.
  * @throws LuthierError DATASET_INVALID with violations by line, CHECKSUM_MISMATCH, MESSAGE_TOO_LARGE; what `chunks` and `use` throw
  */
 export async function receiveUpload<Result>(
@@ -111,14 +136,24 @@ export async function receiveUpload<Result>(
   use: (upload: ReceivedUpload) => Promise<Result>,
 ): Promise<Result> {
   const folder = await makeWritingFolder(options.folder);
+  const growth = new FileGrowth();
+  const refused = new AbortController();
+  const cutOff = new AbortController();
+  const signal = AbortSignal.any([options.signal, cutOff.signal]);
+  const checking = checkExamples(join(folder, INCOMING_FILE), options, signal, growth);
+  checking.catch((error: unknown) => refused.abort(error));
   try {
-    const { path, sizeBytes, sha256 } = await receiveFile(folder, chunks, options.maxBytes);
+    const arriving = chunksUntil(chunks, refused.signal);
+    const { path, sizeBytes, sha256 } = await receiveFile(folder, arriving, options.maxBytes, growth);
     // First: what was damaged on its way may look malformed, too.
     checkHash(sha256, options.sha256);
-    const checked = await checkExamples(path, options, options.signal);
+    const checked = await checking;
     await rename(path, join(folder, dataFileName(checked)));
     return await use({ folder, ...checked, columns: options.columns, sizeBytes, sha256 });
   } finally {
+    cutOff.abort();
+    growth.set(growth.bytes, true);
+    await checking.catch(() => undefined);
     await rm(folder, { recursive: true, force: true });
   }
 }

@@ -9,6 +9,7 @@ import type { ParsedPiece } from './example-parser.ts';
 import { defaultTemplate, type FormatName } from './formats.ts';
 import type { OverLength, OverLengthCounts } from './over-length.ts';
 import { ProblemList } from './problems.ts';
+import { ahead, RENDER_WORKERS } from './render-ahead.ts';
 import { ExampleTokenizer, type TokenizedExample } from './tokenize-examples.ts';
 
 /** How examples become what a model reads. */
@@ -43,9 +44,6 @@ export interface TokenizedDataset {
   /** What encoded them; null for exact ids. */
   readonly encoder: EncoderKind | null;
 }
-
-/** Examples rendered at once: enough to keep the workers busy, few enough to stop soon. */
-const BATCH = 1024;
 
 /** Options with everything that they leave to the model. */
 export interface ResolvedRendering {
@@ -111,21 +109,17 @@ export async function tokenizeDataset(
     template: template === '' ? null : template,
     native: registry.nativeEncoders,
   };
-  const pool = renderer === null ? null : new RenderPool(renderer, setup);
+  const pool = renderer === null ? null : new RenderPool(renderer, setup, { size: RENDER_WORKERS });
   const problems = new ProblemList();
   const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
   let examples = 0;
   try {
-    for await (const piece of source.read(signal)) {
-      problems.add(...piece.problems);
-      for (let first = 0; first < piece.examples.length; first += BATCH) {
-        signal.throwIfAborted();
-        const batch = piece.examples.slice(first, first + BATCH);
-        examples += batch.length;
-        const tokenized = await tokenizer.tokenize(batch);
-        problems.add(...tokenized.problems);
-        await keep(tokenized.kept);
-      }
+    const render = async (piece: ParsedPiece) => ({ piece, tokenized: await tokenizer.tokenize(piece.examples) });
+    for await (const { piece, tokenized } of ahead(source.read(signal), render)) {
+      signal.throwIfAborted();
+      examples += piece.examples.length;
+      problems.add(...piece.problems, ...tokenized.problems);
+      await keep(tokenized.kept);
       if (stopAtProblems && problems.full) break;
     }
   } finally {

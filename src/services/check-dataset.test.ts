@@ -43,7 +43,10 @@ async function setUp(signal: AbortSignal = new AbortController().signal) {
   const registry = createModelRegistry({ engine: scriptedEngine(), models, roots: [], logger: silent });
   const store = { database, folder: join(folder, 'datasets'), inUse: async () => false };
   const datasets = await openDatasetStore(store);
-  const dependencies = { datasets, registry, requestLog: createRequestLog(database), maxDatasetBytes: 2 ** 30 };
+  const logged: unknown[] = [];
+  const logger = { info: (fields: unknown) => logged.push(fields) };
+  const requestLog = createRequestLog(database);
+  const dependencies = { datasets, registry, requestLog, maxDatasetBytes: 2 ** 30, logger };
   const service = createDatasetService(dependencies);
   const context = { signal, deadline: null, metadata: new Map<string, string>(), peer: 'test' };
   const files = (): string[] => readdirSync(store.folder);
@@ -85,7 +88,7 @@ async function setUp(signal: AbortSignal = new AbortController().signal) {
     const { train, release } = await prepareExamples({ registry, openDataset, tokenCache }, spec, signal);
     return readExamples(train).finally(release);
   };
-  return { service, context, datasets, registry, upload, check, report, prepared, files, folder: store.folder };
+  return { service, context, datasets, registry, upload, check, report, prepared, files, folder: store.folder, logged };
 }
 
 const PAIR = '{"prompt":"a","completion":"b"}';
@@ -248,11 +251,13 @@ describe('counts', () => {
   });
 
   it('the unary call gives the same report', async () => {
-    const { upload, report, service, context } = await setUp();
+    const { upload, report, service, context, logged } = await setUp();
     const { name } = await upload(`${PAIR}\n${long}\n`);
     const request = ValidateDatasetRequest.create({ dataset: name, ...TUTORIAL, maxSeqLength: 48 });
     const unary = await service.validateDataset?.(request, context);
     expect(unary?.report).toEqual(await report({ validation: request }));
+    // What encoded, as jobs log it: one line for each of both.
+    expect(logged).toEqual(Array(2).fill({ model: 'models/tiny', examples: 2, encoder: 'javascript' }));
   });
 });
 

@@ -11,6 +11,7 @@ import type {
   DatasetReport,
   ValidateDatasetRequest,
 } from '../gen/luthier/v1/dataset_service.ts';
+import type { Logger } from '../logging/logger.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { makeWritingFolder } from '../store/durable-folders.ts';
 import { reportMessage } from './dataset-message.ts';
@@ -22,6 +23,7 @@ export interface CheckDependencies {
   readonly registry: ModelRegistry;
   readonly datasets: DatasetStore;
   readonly maxDatasetBytes: number;
+  readonly logger: Pick<Logger, 'info'>;
 }
 
 /** Between two messages of progress. */
@@ -34,7 +36,7 @@ interface CheckedSource {
 }
 
 async function* check(
-  registry: ModelRegistry,
+  { registry, logger }: Pick<CheckDependencies, 'registry' | 'logger'>,
   { sizeBytes, pieces }: CheckedSource,
   options: CheckOptions,
   signal: AbortSignal,
@@ -44,7 +46,11 @@ async function* check(
   try {
     for (;;) {
       const next = await progress.next();
-      if (next.done) return next.value;
+      if (next.done) {
+        const { examples, encoder } = next.value;
+        logger.info({ model: options.model, examples, encoder }, 'data checked');
+        return next.value;
+      }
       if (performance.now() - last < PROGRESS_MILLISECONDS) continue;
       last = performance.now();
       yield { event: { $case: 'progress', value: { ...next.value, totalBytes: sizeBytes } } };
@@ -57,13 +63,13 @@ async function* check(
 
 /** @throws LuthierError DATASET_NOT_FOUND, and what `checkExamples` throws */
 export async function validateDataset(
-  { registry, datasets }: CheckDependencies,
+  { datasets, ...dependencies }: CheckDependencies,
   request: ValidateDatasetRequest,
   signal: AbortSignal,
 ): Promise<DatasetReport> {
   const { dataset, ...options } = parseRequest(validateSchema, request);
   const { sizeBytes, read } = datasets.open(dataset);
-  const running = check(registry, { sizeBytes, pieces: read(signal, true) }, options, signal);
+  const running = check(dependencies, { sizeBytes, pieces: read(signal, true) }, options, signal);
   for (;;) {
     const next = await running.next();
     if (next.done) return reportMessage(next.value, sizeBytes);
@@ -72,7 +78,7 @@ export async function validateDataset(
 
 /** Progress, then the report. A file that is sent is deleted when the call ends, however it ends. */
 export async function* checkDataset(
-  { registry, datasets, maxDatasetBytes }: CheckDependencies,
+  { datasets, maxDatasetBytes, ...dependencies }: CheckDependencies,
   requests: AsyncIterable<CheckDatasetRequest>,
   signal: AbortSignal,
 ): AsyncGenerator<CheckDatasetResponse, void, undefined> {
@@ -80,10 +86,10 @@ export async function* checkDataset(
   const header = parseRequest(checkSchema, await takeHeader(iterator));
   const { dataset, ...options } = header.validation;
   // Before anything is sent in vain.
-  await registry.get(options.model);
+  await dependencies.registry.get(options.model);
   if (dataset !== '') {
     const { sizeBytes, read } = datasets.open(dataset);
-    const report = yield* check(registry, { sizeBytes, pieces: read(signal, true) }, options, signal);
+    const report = yield* check(dependencies, { sizeBytes, pieces: read(signal, true) }, options, signal);
     yield { event: { $case: 'report', value: reportMessage(report, sizeBytes) } };
     return;
   }
@@ -92,7 +98,7 @@ export async function* checkDataset(
     const { path, sizeBytes } = await receiveFile(folder, takeChunks(iterator), maxDatasetBytes);
     const { format, container, columns } = header;
     const pieces = readFile(path, { format, container, columns, inspect: true }, signal);
-    const report = yield* check(registry, { sizeBytes, pieces }, options, signal);
+    const report = yield* check(dependencies, { sizeBytes, pieces }, options, signal);
     yield { event: { $case: 'report', value: reportMessage(report, sizeBytes) } };
   } finally {
     await rm(folder, { recursive: true, force: true });

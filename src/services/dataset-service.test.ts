@@ -2,13 +2,15 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { scriptedEngine } from '../../test/fixtures/scripted-engine.ts';
 import { openDatasetStore } from '../datasets/dataset-store.ts';
 import { prepareExamples } from '../datasets/prepare-examples.ts';
 import { openTokenCache } from '../datasets/token-cache.ts';
 import { readExamples } from '../engine/fake-examples.ts';
-import { DatasetFormat, OverLengthPolicy, type TrainOn } from '../gen/luthier/v1/common.ts';
+import { DatasetContainer, DatasetFormat, OverLengthPolicy, type TrainOn } from '../gen/luthier/v1/common.ts';
 import {
   DeleteDatasetRequest,
   ListDatasetsRequest,
@@ -46,7 +48,7 @@ async function setUp(options: { readonly maxDatasetBytes?: number; readonly used
   const datasets = await openDatasetStore(store);
   const requestLog = createRequestLog(database);
   const maxDatasetBytes = options.maxDatasetBytes ?? 2 ** 30;
-  const service = createDatasetService({ datasets, registry, requestLog, maxDatasetBytes });
+  const service = createDatasetService({ datasets, registry, requestLog, maxDatasetBytes, logger: silent });
   const method = <Name extends keyof typeof service>(name: Name): NonNullable<(typeof service)[Name]> => {
     const handler = service[name];
     if (!handler) throw new Error(`${name} has no handler`);
@@ -159,6 +161,53 @@ describe('upload', () => {
     const error = await send('x\n'.repeat(500)).catch((caught: unknown) => caught);
     expect(error).toMatchObject({ reason: 'DATASET_INVALID' });
     expect((error as { violations: unknown[] }).violations).toHaveLength(100);
+  });
+
+  const many = (row: (n: string) => string): string =>
+    Array.from({ length: 6000 }, (_, n) => row(createHash('sha256').update(`${n}`).digest('hex'))).join('\n');
+  it.each([
+    ['JSONL', Buffer.from(many((hash) => `{"text": ${hash}`)), 'NOT_JSON'],
+    ['CSV', Buffer.from(`prompt,completion\n${many((hash) => hash)}`), 'WRONG_COLUMN_COUNT'],
+    ['a list in JSON', Buffer.from(`[${many((hash) => `"${hash}",`)}`), 'WRONG_SHAPE'],
+    ['gzip', gzipSync(many((hash) => hash)), 'NOT_JSON'],
+    ['zstd', zstdCompressSync(many((hash) => hash)), 'NOT_JSON'],
+  ])('a hundred problems in %s end it before all has arrived, and nothing stays', async (_, bytes, reason) => {
+    const { upload, files } = await setUp();
+    const [header] = parts('');
+    const never = Promise.withResolvers<UploadDatasetRequest>();
+    async function* unfinished() {
+      if (header) yield header;
+      yield { part: { $case: 'chunk' as const, value: bytes } };
+      yield never.promise;
+    }
+    const error = await upload(unfinished()).catch((caught: unknown) => caught);
+    expect(error).toMatchObject({ reason: 'DATASET_INVALID' });
+    const { violations } = error as { violations: { reason: string }[] };
+    expect(violations).toHaveLength(100);
+    expect(violations.at(-1)).toMatchObject({ reason });
+    expect(files()).toEqual([]);
+  });
+
+  it('what is read while it arrives is what is stored', async () => {
+    const { send, upload } = await setUp();
+    const rows = Array.from({ length: 4000 }, (_, n) => line(`${n}?`, 'a'));
+    const { examples, sizeBytes } = await send(rows.join('\n'));
+    expect({ examples, sizeBytes }).toEqual({ examples: 4000, sizeBytes: Buffer.byteLength(rows.join('\n')) });
+    // Parquet with room before its index, which says where everything stands.
+    const golden = readFileSync(join(import.meta.dirname, '../../test/parity/golden/parquet/instruction.parquet'));
+    const index = golden.length - 8 - golden.readUInt32LE(golden.length - 8);
+    const [header] = parts('');
+    async function* parquet() {
+      if (header) yield header;
+      for (const value of [golden.subarray(0, index), Buffer.alloc(200_000), golden.subarray(index)]) {
+        yield { part: { $case: 'chunk' as const, value } };
+        await setTimeout(20);
+      }
+    }
+    expect(await upload(parquet())).toMatchObject({
+      examples: 40,
+      container: DatasetContainer.DATASET_CONTAINER_PARQUET,
+    });
   });
 
   it('a name is taken once', async () => {

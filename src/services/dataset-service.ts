@@ -8,10 +8,9 @@ import {
   DeleteDatasetResponse,
   PreviewExamplesResponse,
 } from '../gen/luthier/v1/dataset_service.ts';
-import type { ModelRegistry } from '../models/model-registry.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
 import { answerOnce } from './answer-once.ts';
-import { checkDataset, validateDataset } from './check-dataset.ts';
+import { type CheckDependencies, checkDataset, validateDataset } from './check-dataset.ts';
 import { datasetMessage } from './dataset-message.ts';
 import { pageByName } from './page-token.ts';
 import { type UploadDependencies, uploadDataset } from './upload-dataset.ts';
@@ -32,9 +31,7 @@ async function* rememberFormat(pieces: AsyncIterable<FilePiece>, layout: { forma
   }
 }
 
-export interface DatasetServiceDependencies extends UploadDependencies {
-  readonly registry: ModelRegistry;
-}
+export interface DatasetServiceDependencies extends UploadDependencies, CheckDependencies {}
 
 /** DatasetService: stores data sets, checks them and shows what a model will learn from them. */
 export function createDatasetService(

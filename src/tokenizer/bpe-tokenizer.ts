@@ -5,7 +5,7 @@ import { controlTokens } from './control-tokens.ts';
 import type { TokenizerDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
 import { type LibraryTokenizer, library, NO_MODEL } from './library.ts';
-import { nativeBpe, overNative } from './native/bpe.ts';
+import { nativeBpe, overNative, splitFast } from './native/bpe.ts';
 import type { NativeEncoders } from './native/encoders.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
 import type { EncoderKind } from './tokenizer.ts';
@@ -92,8 +92,10 @@ export class BpeTokenizer extends BaseTokenizer {
 
   /** Shares the model, which holds nearly all memory, with the tokenizer that adds a prefix. */
   #withoutPrefix(json: TokenizerJson): LibraryTokenizer {
-    const tokenizer = new library.Tokenizer({ ...json, ...withoutPrefix(json), model: NO_MODEL }, {});
+    const unprefixed = { ...json, ...withoutPrefix(json) };
+    const tokenizer = new library.Tokenizer({ ...unprefixed, model: NO_MODEL }, {});
     tokenizer.model = this.#library.model;
+    if (this.encoder === 'native') splitFast(tokenizer, unprefixed);
     return tokenizer;
   }
 

@@ -8,6 +8,7 @@ objects), so that expected values are pyarrow's own.
     messages.parquet        nested lists of structs with null members, three row groups, zstd
     instruction.parquet     nulls in a column, dictionary pages, snappy
     tokens.parquet          lists of int64, gzip, data pages of version 2
+    large_group.parquet     a row group of 25 MiB in lists, which is more than is read at once
     binary.parquet          text in a column that is not declared as text, one value of it no UTF-8; brotli
     plain.parquet           no compression, delta encodings
     lz4.parquet             a codec that is refused
@@ -71,6 +72,8 @@ def main():
     expect("tokens", write("tokens", tokens, compression="gzip", data_page_version="2.0"))
 
     binary = pa.table({"text": pa.array(["abc".encode(), "é".encode(), b"\xff\xfe", b"last"], pa.binary())})
+    large = pa.table({"messages": [[{"role": "user", "content": "a" * 2**20}]] * 25})
+    write("large_group", large, compression="zstd", use_dictionary=False)
     write("binary", binary, compression="brotli")
 
     plain = pa.table({"prompt": [f"p{index}" for index in range(30)], "completion": [f"c{index}" for index in range(30)]})

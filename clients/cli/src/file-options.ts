@@ -52,9 +52,13 @@ function mappedIn(text: string): Record<string, string> {
   return Object.fromEntries(pairs);
 }
 
-/** @throws CliError for a value that none of them has */
-export function fileOptions(flags: FileFlags): FileOptions {
-  const { format, container, columns, ignoreColumns } = flags;
+/** A table by its name: its columns may have any names, by which it could not be told from text. */
+const isTable = (path: string): boolean => /\.[ct]sv(\.(gz|zst))?$/i.test(path);
+
+/** @param path Of the file, whose ending may say what holds it. @throws CliError for a value that none of them has */
+export function fileOptions(flags: FileFlags, path: string): FileOptions {
+  const { format, columns, ignoreColumns } = flags;
+  const container = flags.container ?? (isTable(path) ? 'csv' : undefined);
   return {
     format: format === undefined ? undefined : choice('format', FORMATS, format.replaceAll('-', '_')),
     container: container === undefined ? undefined : choice('container', CONTAINERS, container),
@@ -66,4 +70,10 @@ export function fileOptions(flags: FileFlags): FileOptions {
             ignored: ignoreColumns === undefined ? [] : namesIn(ignoreColumns),
           },
   };
+}
+
+/** @throws CliError where there are any for a stored data set, which has its own */
+export function refuseFileOptions(data: string, file: FileOptions): void {
+  const given = Object.values(file).some((value) => value !== undefined);
+  if (given) throw new CliError(`${data} is no file: --format, --container and --columns belong to a file's upload`);
 }

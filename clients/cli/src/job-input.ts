@@ -3,6 +3,7 @@ import { statSync } from 'node:fs';
 import type { Command } from 'commander';
 import { readConfigFile } from './config-file.ts';
 import { printLines, type Session } from './connection.ts';
+import { deleteUploads } from './delete-uploads.ts';
 import { CliError } from './failure.ts';
 import { type FileOptions, fileOptions } from './file-options.ts';
 import { adapterTarget } from './names.ts';
@@ -58,15 +59,21 @@ interface JobInput {
 /** Uploads the files that the settings name, and completes the spec. */
 export async function uploadInput(session: Session, { spec, run }: TrainSettings): Promise<JobInput> {
   const { format, container, columns } = run;
-  const file = fileOptions({ format, container, columns, ignoreColumns: run['ignore-columns'] });
+  const flags = { format, container, columns, ignoreColumns: run['ignore-columns'] };
   if (run.data === undefined) throw new CliError('--data is missing: a file of examples, or datasets/NAME');
   if (spec.model === undefined) throw new CliError('--model is missing: a registered name or a path');
   // Before the upload: a model that is not there must leave no data set behind.
   await session.client.getModel(spec.model);
   const uploaded: string[] = [];
-  spec.dataset = await datasetOf(session, run.data, 'data', file, uploaded);
-  if (run['eval-data'] !== undefined)
-    spec.evalDataset = await datasetOf(session, run['eval-data'], 'eval-data', file, uploaded);
+  try {
+    spec.dataset = await datasetOf(session, run.data, 'data', fileOptions(flags, run.data), uploaded);
+    const evalData = run['eval-data'];
+    if (evalData !== undefined)
+      spec.evalDataset = await datasetOf(session, evalData, 'eval-data', fileOptions(flags, evalData), uploaded);
+  } catch (error) {
+    await deleteUploads(session, uploaded);
+    throw error;
+  }
   if (spec.initAdapter !== undefined) spec.initAdapter = adapterTarget(spec.initAdapter).value;
   return { spec, uploaded };
 }

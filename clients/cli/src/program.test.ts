@@ -8,6 +8,7 @@ import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/ge
 import { ModelServiceService } from '../../typescript/src/gen/luthier/v1/model_service.ts';
 import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
 import {
+  DatasetContainer,
   type EstimateTrainingJobRequest,
   EstimateTrainingJobResponse,
   type GenerateRequest,
@@ -19,8 +20,11 @@ import {
   type ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoadIn,
+  type PreviewExamplesRequest,
+  PreviewExamplesResponse,
   type TrainRequest,
   type TrainResponse,
+  type UploadDatasetHeader,
   type UploadDatasetRequest,
   UploadDatasetResponse,
   type WatchTrainingJobRequest,
@@ -50,6 +54,8 @@ let uploads = 0;
 const requests: {
   train?: TrainRequest;
   estimate?: EstimateTrainingJobRequest;
+  upload?: UploadDatasetHeader;
+  preview?: PreviewExamplesRequest;
   generate: GenerateRequest[];
   deleted: string[];
   listed?: ListTrainingJobsRequest['labels'];
@@ -57,6 +63,9 @@ const requests: {
 const methods = {
   train: (call: ServerWritableStream<TrainRequest, TrainResponse>) => {
     requests.train = call.request;
+    const { target } = call.request;
+    if (target?.$case === 'spec' && target.value.template === 'refused')
+      return void call.emit('error', detailedError());
     for (const event of eventsOf(JOB, 3).slice(call.request.afterSequence)) call.write({ event });
     call.end();
   },
@@ -77,7 +86,9 @@ const methods = {
   },
   uploadDataset: (call: ServerReadableStream<UploadDatasetRequest, object>, done: sendUnaryData<object>) => {
     uploads += 1;
-    call.on('data', () => {});
+    call.on('data', ({ part }: UploadDatasetRequest) => {
+      if (part?.$case === 'header') requests.upload = part.value;
+    });
     call.on('end', () => done(null, UploadDatasetResponse.create({ dataset: { name: 'datasets/d', examples: 2 } })));
   },
   estimateTrainingJob: (call: ServerUnaryCall<EstimateTrainingJobRequest, object>, done: sendUnaryData<object>) => {
@@ -94,6 +105,12 @@ const methods = {
     const suggestions = [{ description: 'max_seq_length 64', totalBytes: 2000 }];
     const answer = { peakBytes: 3072, steps: 5, deviceMemoryBytes: 8192, plan: { maxSteps: 5, memory }, suggestions };
     done(null, EstimateTrainingJobResponse.fromPartial(answer));
+  },
+  previewExamples: (call: ServerUnaryCall<PreviewExamplesRequest, object>, done: sendUnaryData<object>) => {
+    requests.preview = call.request;
+    if (call.request.template === 'refused') return done(detailedError());
+    const tokens = [{ id: 5, text: 'hello', label: 5, piece: 'hello' }];
+    done(null, PreviewExamplesResponse.fromPartial({ examples: [{ index: 4, tokens, text: 'hello' }] }));
   },
   deleteDataset: (call: ServerUnaryCall<{ name: string }, object>, done: sendUnaryData<object>) => {
     requests.deleted.push(call.request.name);
@@ -149,6 +166,23 @@ test('train uploads nothing for a model that is not there', async () => {
   expect(uploads).toBe(before);
 });
 
+test('train leaves nothing behind of a job that is refused, and keeps the data of one that exists', async () => {
+  const data = file('data.jsonl', '{"prompt":"a","completion":"b"}\n');
+  const flags = ['train', '--model', 'models/m', '--data', data, '--json'];
+  requests.deleted = [];
+  expect((await luthier([...flags, '--template', 'refused'])).code).toBe(13);
+  expect(requests.deleted).toEqual(['datasets/d']);
+  requests.deleted = [];
+  expect((await luthier([...flags, '--eval-data', 'nowhere.jsonl'])).code).toBe(2);
+  expect(requests.deleted).toEqual(['datasets/d']);
+  requests.deleted = [];
+  expect((await luthier(['train', '--model', 'models/m', '--data', 'datasets/d', '--template', 'refused'])).code).toBe(
+    13,
+  );
+  expect((await luthier(flags)).code).toBe(0);
+  expect(requests.deleted).toEqual([]);
+});
+
 test('train for people says how to go on', async () => {
   const { code, out } = await luthier(['train', '--model', 'models/m', '--data', 'datasets/d']);
   expect(code).toBe(0);
@@ -187,6 +221,27 @@ test('estimate shows the plan, tells by its exit code whether the job fits, and 
   await luthier(['estimate', '--model', 'models/m', '--data', 'datasets/kept', '--recompute-layers', 'all']);
   expect(requests.deleted).toEqual([]);
   expect(requests.estimate?.spec).toMatchObject({ gradientCheckpointing: true, recomputeLayers: undefined });
+});
+
+test('preview stores a file of any kind until its tokens are known', async () => {
+  const data = file('data.csv', 'q,a\nb,hello\n');
+  const flags = ['preview', data, '--model', 'models/m', '--columns', 'prompt=q,completion=a', '--container', 'csv'];
+  requests.deleted = [];
+  const { code, out } = await luthier([...flags, '--index', '4']);
+  expect(code).toBe(0);
+  expect(out()).toContain('hello');
+  expect(requests.upload).toMatchObject({
+    container: DatasetContainer.DATASET_CONTAINER_CSV,
+    columns: { mapped: { prompt: 'q', completion: 'a' } },
+  });
+  const source = { $case: 'dataset', value: 'datasets/d' };
+  expect(requests.preview).toMatchObject({ source, model: 'models/m', indices: [4] });
+  expect(requests.deleted).toEqual(['datasets/d']);
+  expect((await luthier([...flags, '--template', 'refused'])).code).toBe(13);
+  expect(requests.deleted).toEqual(['datasets/d', 'datasets/d']);
+  expect((await luthier(['preview', 'd', '--model', 'models/m'])).code).toBe(0);
+  expect(requests.preview).toMatchObject({ source });
+  expect(requests.deleted).toHaveLength(2);
 });
 
 test('an error goes to standard error with its fields, and the exit code is the status', async () => {
@@ -255,7 +310,7 @@ test.each([
   ],
   [['validate', folder, '--model', 'models/m'], 2, 'there is no such file; stored data sets are named datasets/NAME'],
   [['preview', 'datasets/d', '--model', 'models/m', '--index', '1,x'], 2, '--index: expected numbers of examples'],
-  [['preview', file('empty.jsonl', '\n'), '--model', 'models/m'], 2, 'is empty: expected at least one example'],
+  [['preview', 'datasets/d', '--model', 'models/m', '--columns', 'text=body'], 2, 'datasets/d is no file'],
   [['generate', '--model', 'models/m'], 2, 'exactly one of --prompt, --messages and --token-ids'],
   [['generate', '--prompt', 'x'], 2, 'name --model or --adapter'],
   [['generate', '--model', 'models/m', '--token-ids', '1,-2'], 2, 'expected token ids'],

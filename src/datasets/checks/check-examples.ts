@@ -3,6 +3,7 @@ import type { FieldViolation } from '../../errors/luthier-error.ts';
 import type { ModelRegistry } from '../../models/model-registry.ts';
 import { RenderPool } from '../../prompt/render-pool.ts';
 import type { TemplateIdentity } from '../../prompt/renderer.ts';
+import type { EncoderKind } from '../../tokenizer/tokenizer.ts';
 import type { Example } from '../example-parser.ts';
 import type { FileLayout } from '../file-layout.ts';
 import { defaultTemplate, type FormatName } from '../formats.ts';
@@ -10,6 +11,7 @@ import { overLengthWarnings } from '../over-length.ts';
 import { ProblemList } from '../problems.ts';
 import type { FilePiece } from '../read-examples.ts';
 import { emptyDataset } from '../receive-upload.ts';
+import { ahead, RENDER_WORKERS } from '../render-ahead.ts';
 import { limitOf, type RenderingOptions, refuseDropRounds } from '../tokenize-dataset.ts';
 import { ExampleTokenizer, type TokenizedExample } from '../tokenize-examples.ts';
 import type { Bucket } from './histogram.ts';
@@ -39,6 +41,8 @@ export interface CheckReport extends TokenTotals {
   readonly examples: number;
   /** Null for exact ids: no template made them. */
   readonly template: TemplateIdentity | null;
+  /** What encoded them; null for exact ids. */
+  readonly encoder: EncoderKind | null;
   /** What a job would refuse. */
   readonly problems: ProblemList;
   readonly kinds: readonly ProblemKind[];
@@ -54,6 +58,8 @@ export interface CheckReport extends TokenTotals {
 
 /** Longer than any example: nothing is too long for it. */
 const NO_LIMIT = 2 ** 32;
+
+type RenderedExamples = Awaited<ReturnType<ExampleTokenizer['tokenize']>>;
 
 type Limit = Awaited<ReturnType<typeof limitOf>>;
 
@@ -99,11 +105,21 @@ class Accounts {
     const renderer = await registry.renderer(options.model, template);
     const native = registry.nativeEncoders;
     const setup = { source: limit.tokenizer, template: template === '' ? null : template, native };
-    return new Accounts(new RenderPool(renderer, setup), limit, options);
+    return new Accounts(new RenderPool(renderer, setup, { size: RENDER_WORKERS }), limit, options);
   }
 
-  async add(examples: readonly Example[]): Promise<readonly FieldViolation[]> {
-    const { kept, problems } = await this.#whole.tokenize(examples);
+  /** What encoded; null for exact ids. */
+  get encoder(): EncoderKind | null {
+    return this.#pool?.encoder ?? null;
+  }
+
+  /** Whole, whatever their length. May be asked for the next ones meanwhile. */
+  render(examples: readonly Example[]): Promise<RenderedExamples> {
+    return this.#whole.tokenize(examples);
+  }
+
+  /** Rendered examples, in the order of the file. @returns all of their problems */
+  async add({ kept, problems }: RenderedExamples): Promise<readonly FieldViolation[]> {
     this.counts.addWhole(kept);
     const isLong = ({ inputIds }: TokenizedExample): boolean => inputIds.length > this.#maxSeqLength;
     const long = kept.filter(isLong);
@@ -155,21 +171,26 @@ export async function* checkExamples(
     for (const problem of found) problems.add(problem);
     kinds.add(true, found);
   };
-  let accounts: Accounts | null = null;
+  const opened: { opening: Promise<Accounts> | null; accounts: Accounts | null } = { opening: null, accounts: null };
   let layout: FileLayout | null = null;
   let examples = 0;
-  const onAbort = (): void => void accounts?.close();
+  const onAbort = (): void => void opened.accounts?.close();
   signal.addEventListener('abort', onAbort, { once: true });
+  const render = async (piece: FilePiece) => {
+    const { format } = piece.layout;
+    if (format === null || piece.examples.length === 0) return { piece, rendered: null };
+    opened.opening ??= Accounts.open(registry, format, limit, options);
+    opened.accounts = await opened.opening;
+    return { piece, rendered: await opened.accounts.render(piece.examples) };
+  };
   try {
-    for await (const piece of pieces) {
+    for await (const { piece, rendered } of ahead(pieces, render)) {
       signal.throwIfAborted();
       layout = piece.layout;
       examples += piece.examples.length;
       let found = piece.problems;
-      if (layout.format !== null && piece.examples.length > 0) {
-        accounts ??= await Accounts.open(registry, layout.format, limit, options);
-        const rendered = await accounts.add(piece.examples);
-        found = [...found, ...rendered].sort((a, b) => lineOf(a) - lineOf(b));
+      if (opened.accounts !== null && rendered !== null) {
+        found = [...found, ...(await opened.accounts.add(rendered))].sort((a, b) => lineOf(a) - lineOf(b));
       }
       refuse(found);
       kinds.add(false, piece.notices);
@@ -181,9 +202,14 @@ export async function* checkExamples(
     throw error;
   } finally {
     signal.removeEventListener('abort', onAbort);
-    await accounts?.close();
+    // Also one that is only being opened: a piece ahead waits for it.
+    await Promise.resolve(opened.opening).then(
+      (accounts) => accounts?.close(),
+      () => undefined,
+    );
   }
   if (examples === 0 && problems.count === 0) refuse([emptyDataset('file')]);
+  const { accounts } = opened;
   const counts = accounts?.counts ?? new TokenCounts();
   return {
     ...counts.totals,
@@ -191,6 +217,7 @@ export async function* checkExamples(
     layout,
     examples,
     template: accounts?.template ?? null,
+    encoder: accounts?.encoder ?? null,
     problems,
     kinds: kinds.list(),
     warnings: accounts?.warnings ?? [],

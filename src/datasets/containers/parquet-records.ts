@@ -12,7 +12,13 @@ import {
   snappyUncompress,
 } from 'hyparquet';
 import { parquetHeader } from 'hyparquet/src/column.js';
-import { MAX_COLUMN_VALUES, MAX_FOOTER_BYTES, MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS } from '../limits.ts';
+import {
+  MAX_COLUMN_VALUES,
+  MAX_FOOTER_BYTES,
+  MAX_NESTED_ROW_GROUP_BYTES,
+  MAX_ROW_GROUP_BYTES,
+  MAX_ROW_GROUP_ROWS,
+} from '../limits.ts';
 import { ContainerError } from './container-error.ts';
 import { type FileRecord, problemRecord } from './records.ts';
 import { decodeUtf8, NOT_UTF8 } from './text-decoder.ts';
@@ -82,7 +88,7 @@ function boundedCompressors(): { readonly compressors: Compressors; readonly res
 }
 
 function rowGroupTooLarge(found: string): ContainerError {
-  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed, ${MAX_ROW_GROUP_ROWS} rows and ${MAX_COLUMN_VALUES} values in a column, found ${found}; write the file with a smaller row_group_size`;
+  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed (${MAX_NESTED_ROW_GROUP_BYTES / MEBIBYTE} MiB with lists or structs), ${MAX_ROW_GROUP_ROWS} rows and ${MAX_COLUMN_VALUES} values in a column, found ${found}; write the file with a smaller row_group_size, or leave columns out`;
   return new ContainerError('ROW_GROUP_TOO_LARGE', description);
 }
 
@@ -97,11 +103,18 @@ function notParquet(error: unknown): ContainerError {
   return new ContainerError('NOT_PARQUET', description);
 }
 
-function checkRowGroup({ num_rows, columns }: RowGroup): number {
+/** @param read Columns that are read. */
+function checkRowGroup({ num_rows, columns }: RowGroup, read: readonly string[]): number {
   const rows = Number(num_rows);
   if (rows > MAX_ROW_GROUP_ROWS) throw rowGroupTooLarge(`${rows} rows`);
-  const bytes = columns.reduce((sum, { meta_data }) => sum + Number(meta_data?.total_uncompressed_size ?? 0), 0);
-  if (bytes > MAX_ROW_GROUP_BYTES) throw rowGroupTooLarge(`${Math.ceil(bytes / MEBIBYTE)} MiB`);
+  const used = columns.flatMap(({ meta_data }) =>
+    meta_data !== undefined && read.includes(meta_data.path_in_schema[0] ?? '') ? [meta_data] : [],
+  );
+  const bytes = used.reduce((sum, { total_uncompressed_size }) => sum + Number(total_uncompressed_size), 0);
+  const isNested = used.some(({ path_in_schema }) => path_in_schema.length > 1);
+  if (bytes > (isNested ? MAX_NESTED_ROW_GROUP_BYTES : MAX_ROW_GROUP_BYTES)) {
+    throw rowGroupTooLarge(`${Math.ceil(bytes / MEBIBYTE)} MiB`);
+  }
   return rows;
 }
 
@@ -214,7 +227,7 @@ export async function* parquetRecords(
     const { compressors, reset } = boundedCompressors();
     let first = 0;
     for (const group of metadata.row_groups) {
-      const rowEnd = first + checkRowGroup(group);
+      const rowEnd = first + checkRowGroup(group, columns);
       await checkPages(file, group, columns);
       reset();
       const options = {

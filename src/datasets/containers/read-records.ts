@@ -1,5 +1,6 @@
 /** The bytes of a file to records, whatever holds them. */
 import { createReadStream } from 'node:fs';
+import { type FileGrowth, growingBytes } from '../file-growth.ts';
 import type { Columns, Compression, Container, FileHints } from '../file-layout.ts';
 import { READ_BYTES } from '../limits.ts';
 import { ArraySplitter } from './array-splitter.ts';
@@ -28,6 +29,8 @@ export interface RecordSource {
   /** The file on the disk; null: it is in memory only, and cannot be Parquet. */
   readonly path: string | null;
   readonly bytes: AsyncIterable<Uint8Array>;
+  /** Until all of it is on the disk; absent: it is. */
+  readonly whole?: () => Promise<void>;
 }
 
 const startsWith = (bytes: Uint8Array, magic: readonly number[]): boolean =>
@@ -162,6 +165,8 @@ export async function* readRecords(
         throw new ContainerError('WRONG_CONTAINER', description);
       }
       const { parquetRecords } = await import('./parquet-records.ts');
+      // Its index stands at its end.
+      await source.whole?.();
       for await (const records of parquetRecords(source.path, hints.columns.ignored)) yield batch(records);
       return;
     }
@@ -192,4 +197,11 @@ async function* skipping(bytes: AsyncIterable<Uint8Array>, count: number) {
 export const fileSource = (path: string): RecordSource => ({
   path,
   bytes: createReadStream(path, { highWaterMark: READ_BYTES }),
+});
+
+/** A file that is still written. */
+export const growingSource = (path: string, growth: FileGrowth): RecordSource => ({
+  path,
+  bytes: growingBytes(path, growth),
+  whole: () => growth.beyond(Number.POSITIVE_INFINITY),
 });

@@ -92,13 +92,24 @@ function splitterOf(tokens: readonly AddedTokenJson[]): LibraryTokenizer['splitt
   };
 }
 
+/**
+ * Lets a tokenizer of the library find added tokens by `splitterOf`.
+ * @param json What it was made from.
+ */
+export function splitFast(
+  tokenizer: LibraryTokenizer,
+  { added_tokens: tokens, normalizer }: Pick<TokenizerJson, 'added_tokens' | 'normalizer'>,
+): void {
+  const isNormalized = (token: AddedTokenJson): boolean => token.normalized && normalizer !== null;
+  tokenizer.splitter_unnormalized = splitterOf(tokens.filter((token) => !isNormalized(token)));
+  // Their texts are normalized by the library.
+  if (!tokens.some(isNormalized)) tokenizer.splitter_normalized = splitterOf([]);
+}
+
 /** The library finds added tokens and normalizes; the rest is the addon's. */
 export function overNative(json: TokenizerJson, native: NativeBpe): LibraryTokenizer {
   const tokenizer = new library.Tokenizer({ ...json, pre_tokenizer: native.preTokenizer, model: NO_MODEL }, {});
   tokenizer.model = (words: readonly string[]) => words.map(native.encode);
-  const isNormalized = (token: AddedTokenJson): boolean => token.normalized && json.normalizer !== null;
-  tokenizer.splitter_unnormalized = splitterOf(json.added_tokens.filter((token) => !isNormalized(token)));
-  // Their texts are normalized by the library.
-  if (!json.added_tokens.some(isNormalized)) tokenizer.splitter_normalized = splitterOf([]);
+  splitFast(tokenizer, json);
   return tokenizer;
 }

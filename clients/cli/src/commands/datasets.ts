@@ -63,7 +63,7 @@ export function datasetsCommand(io: Io): Command {
   withConnection(withFileFlags(upload)).action(async (file: string, options: UploadFlags) => {
     const datasetId = options.name?.replace(/^datasets\//, '');
     await withSession(io, options, async (session) =>
-      show(session, await session.client.uploadDatasetFile(file, { datasetId, ...fileOptions(options) })),
+      show(session, await session.client.uploadDatasetFile(file, { datasetId, ...fileOptions(options, file) })),
     );
   });
   const get = new Command('get').argument('<dataset>').description('one data set');

@@ -9,6 +9,7 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { deleteUploads } from '../delete-uploads.ts';
 import { EXIT, exitCodeOf } from '../failure.ts';
 import { formatBytes, formatCount, formatPacking, formatRecord, formatSeconds } from '../format.ts';
 import type { Io } from '../io.ts';
@@ -75,7 +76,7 @@ async function estimate(session: Session, settings: TrainSettings): Promise<numb
     else await printLines(session, describe(answer));
     return answer.fits ? EXIT.ok : DOES_NOT_FIT;
   } finally {
-    for (const name of uploaded) await session.client.deleteDataset(name);
+    await deleteUploads(session, uploaded);
   }
 }
 

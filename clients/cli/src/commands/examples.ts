@@ -1,8 +1,8 @@
 /** `luthier preview`, and what `validate` shares with it: what a model would learn from a data set. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { DatasetFormat, PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
+import { PreviewExamplesResponse, TrainOn } from '../../../typescript/src/index.ts';
 import {
   type ConnectionOptions,
   printJson,
@@ -11,8 +11,9 @@ import {
   withConnection,
   withSession,
 } from '../connection.ts';
+import { deleteUploads } from '../delete-uploads.ts';
 import { CliError } from '../failure.ts';
-import { FILE_FLAGS_HELP, fileOptions } from '../file-options.ts';
+import { type FileFlags, fileOptions, refuseFileOptions, withFileFlags } from '../file-options.ts';
 import type { Io } from '../io.ts';
 import { modelName, resourceName } from '../names.ts';
 import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
@@ -55,9 +56,8 @@ export function commonOf(options: ExampleFlags) {
   };
 }
 
-interface PreviewFlags extends ExampleFlags {
+interface PreviewFlags extends ExampleFlags, FileFlags {
   readonly index?: string;
-  readonly format?: string;
   readonly html?: string;
 }
 
@@ -67,21 +67,29 @@ function parseIndices(text: string): number[] {
   throw new CliError(`--index: expected numbers of examples from 0, such as 0,4; found ${JSON.stringify(text)}`);
 }
 
-async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {
-  const source = isFile(data)
-    ? { $case: 'inline' as const, value: readFileSync(data, 'utf8') }
-    : { $case: 'dataset' as const, value: resourceName('datasets', data) };
-  if (source.value.trim() === '') throw new CliError(`${data} is empty: expected at least one example, one a line`);
-  if (source.$case === 'inline' && Buffer.byteLength(source.value) > 1024 * 1024) {
-    throw new CliError(`${data} is larger than the 1 MiB that can be previewed without storing it: upload it first`);
-  }
+/** The tokens of examples. A file is stored until they are known: whatever holds it, it is read as a job would read it. */
+async function previewOf(session: Session, data: string, options: PreviewFlags): Promise<PreviewExamplesResponse> {
   const indices = options.index === undefined ? [] : parseIndices(options.index);
-  const response = await session.client.previewExamples({
-    source,
-    ...commonOf(options),
-    indices,
-    format: fileOptions({ format: options.format }).format ?? DatasetFormat.DATASET_FORMAT_UNSPECIFIED,
-  });
+  const request = { ...commonOf(options), indices };
+  const file = fileOptions(options, data);
+  const show = (name: string) =>
+    session.client.previewExamples({ ...request, source: { $case: 'dataset', value: name } });
+  if (!isFile(data)) {
+    refuseFileOptions(data, file);
+    return show(resourceName('datasets', data));
+  }
+  // Before the upload: a model that is not there needs no data.
+  await session.client.getModel(request.model);
+  const { name } = await session.client.uploadDatasetFile(data, file);
+  try {
+    return await show(name);
+  } finally {
+    await deleteUploads(session, [name]);
+  }
+}
+
+async function preview(session: Session, data: string, options: PreviewFlags): Promise<void> {
+  const response = await previewOf(session, data, options);
   if (options.html !== undefined) writePage(options.html, previewPage(response, data, options.model));
   if (session.json) return printJson(session, PreviewExamplesResponse, response);
   if (options.html !== undefined) {
@@ -96,7 +104,7 @@ export function previewCommand(io: Io): Command {
   const command = new Command('preview').description(
     'the exact tokens of examples; what is learned stands out in colour',
   );
-  command.option('--format <format>', FILE_FLAGS_HELP.format);
+  withFileFlags(command);
   command.option('--index <n,…>', 'which examples, from 0 (default: the first three)');
   command.option('--html <file>', 'write one page that a browser shows, instead');
   return withExamples(command).action((data: string, options: PreviewFlags) =>

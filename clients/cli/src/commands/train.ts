@@ -1,18 +1,39 @@
 /** `luthier train`: upload, train, watch, export. */
 import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { LuthierError, Status } from '../../../typescript/src/index.ts';
 import { type ConnectionOptions, printLines, type Session, withConnection, withSession } from '../connection.ts';
+import { deleteUploads } from '../delete-uploads.ts';
 import { EXIT } from '../failure.ts';
-import { followJob } from '../follow-job.ts';
+import { followJob, type Outcome } from '../follow-job.ts';
 import type { Io } from '../io.ts';
 import { settingsOf, uploadInput, withTrainingFlags } from '../job-input.ts';
 import type { TrainSettings } from '../train-settings.ts';
 import type { SetExitCode } from './set-exit-code.ts';
 
+/** Creates the job and follows it. A job that is refused leaves none of the data behind that were uploaded for it. */
+async function createAndFollow(session: Session, settings: TrainSettings): Promise<Outcome> {
+  const { spec, uploaded } = await uploadInput(session, settings);
+  let created = false;
+  try {
+    return await followJob(session, async function* (options) {
+      for await (const event of session.client.train(spec, options)) {
+        created = true;
+        yield event;
+      }
+    });
+  } catch (error) {
+    // A server that is not reached may have the job.
+    if (error instanceof LuthierError && error.code === Status.UNAVAILABLE) created = true;
+    throw error;
+  } finally {
+    if (!created) await deleteUploads(session, uploaded);
+  }
+}
+
 async function train(session: Session, settings: TrainSettings): Promise<number> {
-  const { spec } = await uploadInput(session, settings);
   const { run } = settings;
-  const outcome = await followJob(session, (options) => session.client.train(spec, options));
+  const outcome = await createAndFollow(session, settings);
   if (outcome.exitCode !== EXIT.ok) return outcome.exitCode;
   const { adapter } = await session.client.getTrainingJob(outcome.job);
   if (run.export !== undefined) {

@@ -10,7 +10,7 @@ import {
 } from '../../../typescript/src/index.ts';
 import { numberOption, printJson, printLines, type Session, withSession } from '../connection.ts';
 import { CliError, EXIT, exitCodeOf } from '../failure.ts';
-import { type FileFlags, fileOptions, withFileFlags } from '../file-options.ts';
+import { type FileFlags, fileOptions, refuseFileOptions, withFileFlags } from '../file-options.ts';
 import { formatBytes } from '../format.ts';
 import { type Io, print } from '../io.ts';
 import { resourceName } from '../names.ts';
@@ -69,10 +69,9 @@ function headerOf(data: string, options: ValidateFlags): DeepPartial<CheckDatase
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numTrainEpochs, maxSeqLength = 0 } = options;
   const steps = { perDeviceTrainBatchSize, gradientAccumulationSteps, numTrainEpochs };
   const validation = { ...commonOf(options), maxSeqLength, overLength, ...steps };
-  const file = fileOptions(options);
+  const file = fileOptions(options, data);
   if (isFile(data)) return { validation, ...file } as DeepPartial<CheckDatasetHeader>;
-  const given = Object.values(file).some((value) => value !== undefined);
-  if (given) throw new CliError(`${data} is no file: --format, --container and --columns belong to a file's upload`);
+  refuseFileOptions(data, file);
   return { validation: { ...validation, dataset: resourceName('datasets', data) } } as DeepPartial<CheckDatasetHeader>;
 }
 
