@@ -47,7 +47,12 @@ export function violationsOf(error: ZodError, root?: unknown): FieldViolation[] 
         reason: 'UNKNOWN_FIELD',
       }));
     }
+    const field = fieldPath(issue.path, root);
+    // What is wrong with the key of a map is told one level below.
+    if (issue.code === 'invalid_key') {
+      return issue.issues.map(({ message }) => ({ field, description: message, reason: '' }));
+    }
     const reason = issue.code === 'custom' && typeof issue.params?.reason === 'string' ? issue.params.reason : '';
-    return [{ field: fieldPath(issue.path, root), description: issue.message, reason }];
+    return [{ field, description: issue.message, reason }];
   });
 }

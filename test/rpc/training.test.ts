@@ -256,10 +256,16 @@ test('labels are stored, returned and filtered by; what is no label is refused b
   expect(await listed(labels)).toEqual([name]);
   expect(await listed({ team: 'c' })).toEqual([]);
   const many = Object.fromEntries(Array.from({ length: 33 }, (_, index) => [`l${index}`, '']));
-  for (const wrong of [{ '': 'x' }, { 'a b': 'x' }, { a: 'x'.repeat(257) }, many]) {
+  const refused: readonly (readonly [Record<string, string>, RegExp])[] = [
+    [{ '': 'x' }, /^expected a label name: .*, found ""$/],
+    [{ 'a b': 'x' }, /^expected a label name: .*, found "a b"$/],
+    [{ a: 'x'.repeat(257) }, /^expected at most 256 characters, found/],
+    [many, /^expected at most 32 labels, found/],
+  ];
+  for (const [wrong, description] of refused) {
     await expect(client.createTrainingJob({ spec: spec(dataset, { labels: wrong }) })).rejects.toMatchObject({
       reason: 'INVALID_REQUEST',
-      violations: [{ field: expect.stringMatching(/^spec\.labels/) }],
+      violations: [{ field: expect.stringMatching(/^spec\.labels/), description: expect.stringMatching(description) }],
     });
     await expect(listed(wrong)).rejects.toMatchObject({ reason: 'INVALID_REQUEST' });
   }
