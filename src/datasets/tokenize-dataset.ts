@@ -68,7 +68,7 @@ export async function limitOf(registry: ModelRegistry, options: Pick<RenderingOp
 }
 
 /** @throws LuthierError INVALID_REQUEST */
-export function refuseDropRounds(): never {
+function refuseDropRounds(): never {
   const description = 'exact ids have no rounds; expected error, truncate or drop';
   throw new LuthierError('INVALID_REQUEST', `over_length: ${description}`, {
     violations: [{ field: 'over_length', description, reason: '' }],
@@ -89,6 +89,19 @@ export async function resolveRendering(
   return { ...limit, renderer: null };
 }
 
+/** What renders examples of a format; null for exact ids. Whoever calls closes it. */
+export function openRenderPool(
+  registry: ModelRegistry,
+  { format }: Pick<ExampleSource, 'format'>,
+  options: Pick<RenderingOptions, 'template'>,
+  { renderer, tokenizer }: ResolvedRendering,
+): RenderPool | null {
+  if (renderer === null) return null;
+  const template = defaultTemplate(format, options.template);
+  const setup = { source: tokenizer, template: template === '' ? null : template, native: registry.nativeEncoders };
+  return new RenderPool(renderer, setup, { size: RENDER_WORKERS });
+}
+
 /**
  * Renders every example and gives what is kept to `keep`, in order. Problems of single examples are collected, not thrown.
  * @param stopAtProblems Ends once there are more problems than can be told.
@@ -102,14 +115,9 @@ export async function tokenizeDataset(
   signal: AbortSignal,
   stopAtProblems = false,
 ): Promise<TokenizedDataset> {
-  const { renderer, ...limit } = await resolveRendering(registry, source, options);
-  const template = defaultTemplate(source.format, options.template);
-  const setup = {
-    source: limit.tokenizer,
-    template: template === '' ? null : template,
-    native: registry.nativeEncoders,
-  };
-  const pool = renderer === null ? null : new RenderPool(renderer, setup, { size: RENDER_WORKERS });
+  const rendering = await resolveRendering(registry, source, options);
+  const { renderer, ...limit } = rendering;
+  const pool = openRenderPool(registry, source, options, rendering);
   const problems = new ProblemList();
   const tokenizer = new ExampleTokenizer(pool, { ...options, ...limit });
   let examples = 0;

@@ -1,18 +1,18 @@
 /** A data set against a model and a template: every problem, and what training would read. */
 import type { FieldViolation } from '../../errors/luthier-error.ts';
 import type { ModelRegistry } from '../../models/model-registry.ts';
-import { RenderPool } from '../../prompt/render-pool.ts';
+import type { RenderPool } from '../../prompt/render-pool.ts';
 import type { TemplateIdentity } from '../../prompt/renderer.ts';
 import type { EncoderKind } from '../../tokenizer/tokenizer.ts';
 import type { Example } from '../example-parser.ts';
 import type { FileLayout } from '../file-layout.ts';
-import { defaultTemplate, type FormatName } from '../formats.ts';
+import type { FormatName } from '../formats.ts';
 import { overLengthWarnings } from '../over-length.ts';
 import { ProblemList } from '../problems.ts';
 import type { FilePiece } from '../read-examples.ts';
 import { emptyDataset } from '../receive-upload.ts';
-import { ahead, RENDER_WORKERS } from '../render-ahead.ts';
-import { limitOf, type RenderingOptions, refuseDropRounds } from '../tokenize-dataset.ts';
+import { ahead } from '../render-ahead.ts';
+import { limitOf, openRenderPool, type RenderingOptions, resolveRendering } from '../tokenize-dataset.ts';
 import { ExampleTokenizer, type TokenizedExample } from '../tokenize-examples.ts';
 import type { Bucket } from './histogram.ts';
 import { type ProblemKind, ProblemKinds } from './kinds.ts';
@@ -91,21 +91,9 @@ class Accounts {
   }
 
   /** @throws what the registry throws; LuthierError INVALID_REQUEST */
-  static async open(
-    registry: ModelRegistry,
-    format: FormatName,
-    limit: Limit,
-    options: CheckOptions,
-  ): Promise<Accounts> {
-    if (format === 'tokens') {
-      if (options.overLength === 'drop_rounds') refuseDropRounds();
-      return new Accounts(null, limit, options);
-    }
-    const template = defaultTemplate(format, options.template);
-    const renderer = await registry.renderer(options.model, template);
-    const native = registry.nativeEncoders;
-    const setup = { source: limit.tokenizer, template: template === '' ? null : template, native };
-    return new Accounts(new RenderPool(renderer, setup, { size: RENDER_WORKERS }), limit, options);
+  static async open(registry: ModelRegistry, format: FormatName, options: CheckOptions): Promise<Accounts> {
+    const rendering = await resolveRendering(registry, { format }, options);
+    return new Accounts(openRenderPool(registry, { format }, options, rendering), rendering, options);
   }
 
   /** What encoded; null for exact ids. */
@@ -179,7 +167,7 @@ export async function* checkExamples(
   const render = async (piece: FilePiece) => {
     const { format } = piece.layout;
     if (format === null || piece.examples.length === 0) return { piece, rendered: null };
-    opened.opening ??= Accounts.open(registry, format, limit, options);
+    opened.opening ??= Accounts.open(registry, format, options);
     opened.accounts = await opened.opening;
     return { piece, rendered: await opened.accounts.render(piece.examples) };
   };

@@ -166,15 +166,12 @@ impl CudaOps {
     /// The gradient of a down-projection's input and of the gated activation: both in one kernel where there is one; otherwise one after the other.
     pub(super) fn backward_gated(&self, of: GatedBackward<'_, Self>) -> Result<()> {
         let GatedBackward { rows, term, low_rank, gate, mut up, activated, activated_grad: mut grad } = of;
-        let LinearGradTerm { output_grad, weight } = term;
-        let (n, k, kind) = (weight.columns, weight.rows, output_grad.buffer.kind);
+        let (n, kind) = (term.weight.columns, term.output_grad.buffer.kind);
         let finish = LinearFinish::GatedBackward(LinearGate {
             gate: self.same_kind(View::at(&*gate.buffer, gate.offset), kind, rows * n)?,
             activated: self.same_kind(View::at(&*activated.buffer, activated.offset), kind, rows * n)?,
         });
-        let a = Operand { pointer: place(output_grad, rows * k)?, row_stride: k, column_stride: 1 };
-        let b = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: n, column_stride: 1 };
-        let whole = LinearSegment { depth: k, a, b };
+        let whole = self.gradient_segment(rows, &term)?;
         let sum = Sum { segments: &[whole], low_rank: low_rank.as_ref(), start: None };
         if self.add_at_once([rows, n], kind, sum, finish, up.reborrow())? {
             return Ok(());
@@ -188,6 +185,16 @@ impl CudaOps {
         let k = weight.columns;
         let a = Operand { pointer: place(x, rows * k)?, row_stride: k, column_stride: 1 };
         let b = Operand { pointer: self.plain_weight(weight, x.buffer.kind)?, row_stride: 1, column_stride: k };
+        Ok(LinearSegment { depth: k, a, b })
+    }
+
+    /// `output_grad · weight`
+    fn gradient_segment(&self, rows: usize, term: &LinearGradTerm<'_, Self>) -> Result<LinearSegment> {
+        let LinearGradTerm { output_grad, weight } = *term;
+        let (n, k) = (weight.columns, weight.rows);
+        let a = Operand { pointer: place(output_grad, rows * k)?, row_stride: k, column_stride: 1 };
+        let b =
+            Operand { pointer: self.plain_weight(weight, output_grad.buffer.kind)?, row_stride: n, column_stride: 1 };
         Ok(LinearSegment { depth: k, a, b })
     }
 
@@ -212,15 +219,13 @@ impl CudaOps {
         let mut segments = Vec::with_capacity(layers.len());
         let mut low_rank = low_rank.as_ref();
         let mut start = None;
-        for (i, LinearGradTerm { output_grad, weight }) in layers.iter().enumerate() {
-            let k = weight.rows;
+        for (i, term) in layers.iter().enumerate() {
+            let LinearGradTerm { output_grad, weight } = term;
             if weight.columns != n || output_grad.buffer.kind != kind {
                 let found = weight.columns;
                 return Err(EngineError::internal(format!("layers with {n} and {found} inputs share one")));
             }
-            let a = Operand { pointer: place(*output_grad, rows * k)?, row_stride: k, column_stride: 1 };
-            let b = Operand { pointer: self.plain_weight(weight, kind)?, row_stride: n, column_stride: 1 };
-            segments.push(LinearSegment { depth: k, a, b });
+            segments.push(self.gradient_segment(rows, term)?);
             // Converted weights share one scratch: each is used before the next is made.
             let waits =
                 i + 1 < layers.len() && weight.held_as(kind).is_some() && layers[i + 1].weight.held_as(kind).is_some();
