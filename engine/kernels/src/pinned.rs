@@ -65,6 +65,15 @@ impl PinnedMemory {
         };
     }
 
+    /// All of it, to fill.
+    ///
+    /// # Safety
+    /// Nothing that was started on the device before and is not done uses the memory.
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: memory of this value alone, which the host may write and read; borrowed with it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes) }
+    }
+
     /// Where the host finds it, for copies of `bytes`.
     ///
     /// Errors: it has fewer.

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_void};
 use cudarc::driver::{DriverError, result, sys};
 
 use crate::error::{CudaError, Result};
+use crate::pinned::PinnedMemory;
 
 /// An address on the device.
 pub type DevicePointer = sys::CUdeviceptr;
@@ -208,6 +209,19 @@ impl Stream {
         // SAFETY: the caller's promise; pageable memory is staged before the call returns.
         unsafe { result::memcpy_htod_async(to, values, self.stream) }
             .map_err(|error| CudaError::new("copying to the device", &error))
+    }
+
+    /// Starts to copy the first `bytes` of `from` to the device.
+    ///
+    /// # Safety
+    /// `to` has room for so many bytes; `from` does not change until the copy is done.
+    pub unsafe fn upload_locked(&self, from: &PinnedMemory, to: DevicePointer, bytes: usize) -> Result<()> {
+        let from = from.host_pointer(bytes)?;
+        self.enter()?;
+        // SAFETY: the caller's promise; the size was checked.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.stream) }
+            .result()
+            .map_err(|error| CudaError::new(format!("copying {bytes} bytes from locked host memory"), &error))
     }
 
     /// Copies to the host and waits.

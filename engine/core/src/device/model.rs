@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::backend::{AdapterMatrices, Backend, Weights};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::load::{self, ModelMetadata};
 use crate::lora::peft::{AdapterInfo, PeftAdapter, read_adapter};
 use crate::ops::EmbeddingPlace;
@@ -36,8 +36,14 @@ impl LoadedModel {
         embedding: EmbeddingPlace,
     ) -> Result<Self> {
         let files = load::open(path)?;
-        let metadata = files.metadata()?;
-        Ok(Self { metadata, storage, weights: backend.load(&*files, storage, embedding)? })
+        // The content hash reads everything, too; together they use the file while it is in memory, and the threads that one of them leaves idle.
+        let (metadata, weights) = std::thread::scope(|scope| {
+            let metadata = scope.spawn(|| files.metadata());
+            let weights = backend.load(&*files, storage, embedding);
+            (metadata.join(), weights)
+        });
+        let metadata = metadata.map_err(|_| EngineError::internal("reading what a model's files say panicked"))??;
+        Ok(Self { metadata, storage, weights: weights? })
     }
 
     /// Bytes of the weights as they are held, mapped or in memory of their own.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use half::{bf16, f16};
 use luthier_kernels::{CopyStream, DevicePointer, Event, NumberType, Stream};
 
+use super::staging::{LEAST_BYTES, Staging};
 use super::transfer::Transfer;
 use crate::error::{EngineError, Result};
 use crate::ops::view::outside;
@@ -18,6 +19,8 @@ pub(super) struct Memory {
     pub copies: CopyStream,
     /// The operations so far, as the last copy was to see them. An operation more does no harm: the copy then waits longer.
     pub so_far: Event,
+    /// Made for the first weight.
+    staging: Mutex<Option<Staging>>,
     now: AtomicU64,
     peak: AtomicU64,
     pinned: AtomicU64,
@@ -29,6 +32,7 @@ impl Memory {
             copies: CopyStream::new(stream.clone())?,
             so_far: Event::new(&stream)?,
             stream,
+            staging: Mutex::default(),
             now: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             pinned: AtomicU64::new(0),
@@ -50,6 +54,24 @@ impl Memory {
     pub unsafe fn upload_as(&self, kind: NumberType, values: &[f32], to: DevicePointer) -> Result<()> {
         // SAFETY: the caller's promise; pageable memory is staged before a copy returns.
         for_rounded(kind, values, |bytes| unsafe { self.stream.upload(bytes, to) }).map_err(EngineError::from)
+    }
+
+    /// Copies to the device, in the stream's order; the bytes may be changed once this returns. Large ones use every thread.
+    ///
+    /// # Safety
+    /// `to` has room for the bytes.
+    pub unsafe fn upload(&self, bytes: &[u8], to: DevicePointer) -> Result<()> {
+        if bytes.len() < LEAST_BYTES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.stream.upload(bytes, to) }.map_err(EngineError::from);
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(found) => found,
+            none => none.insert(Staging::new(&self.stream)?),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { staging.upload(bytes, to) }
     }
 
     /// Counts bytes that something else took (a library's workspace).

@@ -9,6 +9,7 @@ mod memory;
 mod operations;
 mod pinned;
 mod prices;
+mod staging;
 mod transfer;
 mod weight;
 

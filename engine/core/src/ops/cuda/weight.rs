@@ -109,7 +109,10 @@ impl CudaWeight {
                 Numbers::Blocks { block_type: tensor.stored.name(), blocks: Place::Device(uploaded(memory, bytes)?) }
             }
             (StoredType::Int8, Some(Scales::Rows(scales))) => {
-                Numbers::Int8 { codes: uploaded(memory, bytes)?, scales: uploaded(memory, scales)? }
+                let row_scales = Allocation::new(memory, size_of_val(&**scales))?;
+                // SAFETY: the memory just allocated.
+                unsafe { memory.stream.upload(scales, row_scales.pointer)? };
+                Numbers::Int8 { codes: uploaded(memory, bytes)?, scales: row_scales }
             }
             (StoredType::Nf4 | StoredType::Fp4, Some(scales)) => {
                 let book = tensor
@@ -228,10 +231,10 @@ impl CudaWeight {
     }
 }
 
-fn uploaded<T: Copy>(memory: &Arc<Memory>, values: &[T]) -> Result<Allocation> {
-    let allocation = Allocation::new(memory, size_of_val(values))?;
+fn uploaded(memory: &Arc<Memory>, bytes: &[u8]) -> Result<Allocation> {
+    let allocation = Allocation::new(memory, bytes.len())?;
     // SAFETY: the memory just allocated.
-    unsafe { memory.stream.upload(values, allocation.pointer)? };
+    unsafe { memory.upload(bytes, allocation.pointer)? };
     Ok(allocation)
 }
 
