@@ -37,6 +37,7 @@ import { openDataFolder } from './store/data-folder.ts';
 import { openDatabase } from './store/database.ts';
 import { createRequestLog } from './store/sqlite-request-log.ts';
 import { WritingFolders } from './store/writing-folders.ts';
+import type { Tracing } from './tracing/tracing.ts';
 import { packageVersion } from './version.ts';
 
 /** A server that is ready to start. */
@@ -82,6 +83,12 @@ async function openEngine(options: ServerOptions): Promise<Engine> {
     if (error instanceof EngineError) throw new ServerStartError(error.message, { cause: error });
     throw error;
   }
+}
+
+/** The library is read only where traces are asked for. */
+async function openTracing(endpoint: string, version: string, store: SqliteJobStore, logger: Logger): Promise<Tracing> {
+  const { Tracing } = await import('./tracing/tracing.ts');
+  return new Tracing({ endpoint, version, store, logger });
 }
 
 const hostAndPort = (host: string, port: number): string => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
@@ -167,6 +174,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       })
     : null;
   if (metrics) parts.add(() => metrics.close());
+  const tracing = options.otlpEndpoint ? await openTracing(options.otlpEndpoint, version, jobs, logger) : null;
+  if (tracing) parts.add(() => tracing.close());
   const runner = new JobRunner({
     store: jobs,
     engine,
@@ -181,6 +190,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     onTakenUp: (name) => {
       metricFiles?.follow(name);
       metrics?.follow(name);
+      tracing?.follow(name);
     },
   });
   parts.add(() => runner.close());
@@ -190,6 +200,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const onCallEnd = (record: CallRecord): void => {
     logCall(record);
     metrics?.recordCall(record);
+    tracing?.recordCall(record);
   };
   const rpc = new RpcServer({ maxReceiveBytes: options.maxMessageBytes, onCallEnd });
   parts.add(() => rpc.close());

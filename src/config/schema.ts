@@ -193,6 +193,15 @@ export const serverConfigSchema = z
       '',
       "Write every job's metrics.jsonl and TensorBoard event file, in runs of the data folder. --no-metric-files: do not.",
     ),
+    otlpEndpoint: setting(
+      z
+        .url({ protocol: /^https?$/, error: 'expected a URL, such as http://127.0.0.1:4318' })
+        .nullable()
+        .default(null),
+      'text',
+      'URL',
+      "Send OpenTelemetry's traces of calls and jobs to this collector, by OTLP over HTTP. Default: do not.",
+    ),
     drainSeconds: setting(
       z.number().min(0, 'expected at least 0').max(3600, 'expected at most 3600').default(10),
       'number',

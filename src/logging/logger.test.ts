@@ -19,6 +19,7 @@ const record: CallRecord = {
   reason: null,
   error: null,
   milliseconds: 1.2345,
+  traceparent: null,
 };
 
 test('one line for a call, with its status and time', () => {

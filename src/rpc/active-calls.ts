@@ -33,6 +33,8 @@ export interface CallRecord {
   /** What was thrown, for INTERNAL. */
   readonly error: unknown;
   readonly milliseconds: number;
+  /** The client's span, as the header of that name says it; null where it sent none. */
+  readonly traceparent: string | null;
 }
 
 const drainingError = (): LuthierError =>
@@ -84,6 +86,7 @@ export class ActiveCalls {
         reason: error?.reason ?? null,
         error: error?.reason === 'INTERNAL' ? (error.cause ?? error) : null,
         milliseconds: performance.now() - started,
+        traceparent: call.metadata.get('traceparent')[0]?.toString() ?? null,
       });
       if (!this.#busy()) for (const wake of this.#waiting.splice(0)) wake();
     };
