@@ -32,6 +32,10 @@ export const JOB_LABEL_TABLE = `CREATE TABLE job_labels (
   PRIMARY KEY (job, name)
 ) STRICT, WITHOUT ROWID`;
 
+/** `TrainingSpec.priority`, for the order of the queue. */
+export const JOB_PRIORITY_COLUMN = `ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX jobs_by_state ON jobs (state, priority DESC, number)`;
+
 const PREFIX = 'trainingJobs/';
 /** Events read at once for a watcher. */
 const PAGE = 256;
@@ -48,6 +52,7 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #get;
   readonly #byRequest;
   readonly #list;
+  readonly #queue;
   readonly #counts;
   readonly #insert;
   readonly #update;
@@ -68,9 +73,12 @@ export class SqliteJobStore implements JobStore, EventLog {
          SELECT 1 FROM job_labels WHERE job = jobs.name AND job_labels.name = wanted.key AND job_labels.value = wanted.value))
        ORDER BY number DESC LIMIT ?`,
     );
+    this.#queue = database.prepare(
+      `SELECT payload FROM jobs WHERE state = ${JobState.JOB_STATE_QUEUED} ORDER BY priority DESC, number`,
+    );
     this.#counts = database.prepare('SELECT state, COUNT(*) AS count FROM jobs GROUP BY state');
     this.#insert = database.prepare(
-      'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
+      'INSERT INTO jobs (name, state, priority, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?, ?)',
     );
     this.#update = database.prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?');
     this.#delete = database.prepare('DELETE FROM jobs WHERE name = ?');
@@ -89,7 +97,7 @@ export class SqliteJobStore implements JobStore, EventLog {
     const job = TrainingJob.create({ name: `${PREFIX}${randomUUID()}`, spec, createTime: new Date() });
     this.#transaction(() => {
       const id = requestId === '' ? null : requestId;
-      this.#insert.run(job.name, job.state, id, hashOf(spec), TrainingJob.encode(job).finish());
+      this.#insert.run(job.name, job.state, spec.priority, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
       this.#store(job, stateChange(job.state, JobState.JOB_STATE_QUEUED, null));
     });
@@ -130,12 +138,14 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 
   async queued(): Promise<readonly TrainingJob[]> {
-    return this.#oldestFirst([JobState.JOB_STATE_QUEUED]);
+    return this.#queue.all().map((row) => decode(row.payload));
   }
 
   async unfinished(): Promise<readonly TrainingJob[]> {
     const states = Object.values(JobState).filter((state): state is JobState => typeof state === 'number');
-    return this.#oldestFirst(states.filter((state) => !ENDED.includes(state)));
+    const wanted = JSON.stringify(states.filter((state) => !ENDED.includes(state)));
+    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, '{}', -1);
+    return rows.map((row) => decode(row.payload)).reverse();
   }
 
   async append(name: string, event: LoggedEvent): Promise<void> {
@@ -185,12 +195,6 @@ export class SqliteJobStore implements JobStore, EventLog {
     throw new LuthierError('REQUEST_ID_REUSED', `request_id ${requestId} was used for another job; use a new one`, {
       violations: [{ field: 'request_id', description: 'expected one that was not used before', reason: '' }],
     });
-  }
-
-  #oldestFirst(states: readonly JobState[]): TrainingJob[] {
-    const wanted = JSON.stringify(states);
-    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, '{}', -1);
-    return rows.map((row) => decode(row.payload)).reverse();
   }
 
   #read(name: string): TrainingJob {

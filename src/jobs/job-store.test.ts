@@ -102,6 +102,24 @@ test('the queue is in order of creation; lists are newest first, by page and sta
   ]);
 });
 
+test('the queue goes by priority, then by age; other states have no order of their own', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.integer({ min: -100, max: 100 }), { maxLength: 12 }), async (priorities) => {
+      const store = open();
+      const jobs: { name: string; priority: number }[] = [];
+      for (const priority of priorities) {
+        jobs.push({ name: (await store.create({ ...spec(), priority }, '')).name, priority });
+      }
+      const names = jobs.map(({ name }) => name);
+      // `toSorted` is stable: the oldest of equals stays first.
+      const expected = jobs.toSorted((one, other) => other.priority - one.priority).map(({ name }) => name);
+      expect((await store.queued()).map(({ name }) => name)).toEqual(expected);
+      expect((await store.unfinished()).map(({ name }) => name)).toEqual(names);
+    }),
+    { numRuns: 30 },
+  );
+});
+
 test('a job that has ended is deleted with its events and its request id; others stay, and one that has not ended', async () => {
   const store = open();
   const { name } = await store.create(spec(), 'id');

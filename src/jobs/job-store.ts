@@ -51,7 +51,7 @@ export interface JobStore {
   delete(name: string): Promise<void>;
   /** How many jobs are in each state; states that none is in may be left out. */
   countByState(): Promise<ReadonlyMap<JobState, number>>;
-  /** Jobs that wait, oldest first. */
+  /** Jobs that wait, in the order in which they run: by priority, the highest first, then the oldest first. */
   queued(): Promise<readonly TrainingJob[]>;
   /** Jobs that have not ended, oldest first. */
   unfinished(): Promise<readonly TrainingJob[]>;

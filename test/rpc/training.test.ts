@@ -144,6 +144,28 @@ test('jobs run one after another; a waiting one is cancelled at once, a running 
   expect((await client.cancelTrainingJob(third.name)).state).toBe(JobState.JOB_STATE_SUCCEEDED);
 });
 
+test('waiting jobs run by priority, and their places in the queue say so', async () => {
+  const { beforeStep, reached, open } = gate();
+  const { client, upload } = await start({ beforeStep });
+  const dataset = await upload();
+  await client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  const create = async (priority: number) =>
+    (await client.createTrainingJob({ spec: spec(dataset, { priority }) })).name;
+  const names = [await create(0), await create(-100), await create(7), await create(0)];
+  const [usual = '', low = '', high = '', later = ''] = names;
+  const places = await Promise.all(names.map(async (name) => (await client.getTrainingJob(name)).queuePosition));
+  expect(places).toEqual([2, 4, 1, 3]);
+  open();
+  for (const name of names) await all(client.watchTrainingJob(name));
+  const { jobs } = await client.listTrainingJobs();
+  const started = jobs
+    .toSorted((one, other) => Number(one.startTime) - Number(other.startTime))
+    .map(({ name }) => name);
+  expect(started.slice(1)).toEqual([high, usual, later, low]);
+  await expect(create(101)).rejects.toMatchObject({ violations: [{ field: 'spec.priority' }] });
+});
+
 test('a job is deleted once it has ended; its adapter stays, also by the name of the job', async () => {
   const { beforeStep, reached, open } = gate();
   const { address, client, upload } = await start({ beforeStep });

@@ -26,6 +26,7 @@ test('flags become the contract, in its types', () => {
     shuffle: false,
     'load-in': '4bit',
     output: 'adapters/facts',
+    priority: '-5',
   });
   expect(spec).toEqual({
     model: 'models/m',
@@ -38,6 +39,7 @@ test('flags become the contract, in its types', () => {
     shuffle: false,
     loadIn: LoadIn.LOAD_IN_4BIT,
     output: 'facts',
+    priority: -5,
   });
   expect(run).toEqual({ data: 'd.jsonl' });
 });

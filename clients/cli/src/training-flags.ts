@@ -102,6 +102,9 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('label', 'labels', 'name=value, to find the job again; may be repeated', (spec, v) => {
     spec.labels = v;
   }),
+  flag('priority', 'integer', 'waiting jobs with the highest run first, -100 to 100 (default 0)', (spec, v) => {
+    spec.priority = v;
+  }),
   flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
     spec.initAdapter = v;
   }),

@@ -146,6 +146,7 @@ const specSchema = z
       earlyStoppingThreshold: finiteNumber(0, 1e9).default(0),
       maxNonFiniteSteps: wholeNumber(0, UINT32).default(0),
       labels: labelsField,
+      priority: wholeNumber(-100, 100),
       shuffle: z.boolean().default(true),
       seed: wholeNumber(0, UINT32).default(42),
       dataSeed: wholeNumber(0, UINT32).optional(),

@@ -46,6 +46,7 @@ function describe(job: TrainingJob): string[] {
     ['created', job.createTime?.toISOString() ?? ''],
   ];
   for (const [name, value] of Object.entries(job.spec?.labels ?? {})) entries.push(['label', `${name}=${value}`]);
+  if ((job.spec?.priority ?? 0) !== 0) entries.push(['priority', String(job.spec?.priority)]);
   if (job.queuePosition > 0) entries.push(['queue position', String(job.queuePosition)]);
   if (step !== undefined) entries.push(['step', `${step.globalStep}/${step.maxSteps}, loss ${step.loss.toFixed(4)}`]);
   if (evaluation !== undefined) entries.push(['held-out loss', evaluation.loss.toFixed(4)]);

@@ -421,6 +421,8 @@ export interface TrainingSpec {
    * digit. Values: at most 256 characters.
    */
   labels: { [key: string]: string };
+  /** Of the jobs that wait, those with the highest run first, and of these the oldest. Between -100 and 100. A running job is never put off. */
+  priority: number;
 }
 
 export interface TrainingSpec_LabelsEntry {
@@ -1669,6 +1671,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     earlyStoppingThreshold: undefined,
     maxNonFiniteSteps: undefined,
     labels: {},
+    priority: 0,
   };
 }
 
@@ -1818,6 +1821,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
       TrainingSpec_LabelsEntry.encode({ key: key as any, value }, writer.uint32(418).fork()).join();
     });
+    if (message.priority !== 0) {
+      writer.uint32(464).sint32(message.priority);
+    }
     return writer;
   },
 
@@ -2221,6 +2227,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             }
             continue;
           }
+          case 58: {
+            if (tag !== 464) {
+              break;
+            }
+
+            message.priority = reader.sint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2448,6 +2462,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
           {},
         )
         : {},
+      priority: isSet(object.priority) ? globalThis.Number(object.priority) : 0,
     };
   },
 
@@ -2603,6 +2618,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         });
       }
     }
+    if (message.priority !== undefined) {
+      obj.priority = Math.round(message.priority);
+    }
     return obj;
   },
 
@@ -2669,6 +2687,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
       },
       {},
     );
+    message.priority = object.priority ?? 0;
     return message;
   },
 };
