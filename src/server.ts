@@ -178,6 +178,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     modelRoots,
     rates,
     logger,
+    maxConcurrentJobs: options.maxConcurrentJobs,
     onTakenUp: (name) => {
       metricFiles?.follow(name);
       metrics?.follow(name);

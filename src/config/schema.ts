@@ -180,6 +180,12 @@ export const serverConfigSchema = z
       'N',
       'Generate and ScoreTokens calls at once.',
     ),
+    maxConcurrentJobs: setting(
+      count(1, 64).default(1),
+      'number',
+      'N',
+      'Training jobs that run at the same time on the device; what does not fit into its memory beside them fails.',
+    ),
     maxQueuedJobs: setting(count(1, 100_000).default(1000), 'number', 'N', 'Training jobs waiting at once.'),
     metricsAddress: setting(
       hostAndPort.nullable().default(null),

@@ -45,6 +45,7 @@ function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
     folder,
     modelRoots: [],
     rates: new MeasuredRates(),
+    maxConcurrentJobs: 1,
     logger,
   });
   onTestFinished(async () => {

@@ -1,4 +1,4 @@
-/** The queue of one device: stored jobs, one after another, oldest first. Knows nothing of what training is. */
+/** The queue of one device: stored jobs, as many at a time as it may have, in the store's order. Knows nothing of what training is. */
 import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LuthierError } from '../errors/luthier-error.ts';
@@ -12,6 +12,8 @@ import { adapterSaved, keptStep, type TrainJobDependencies, trainJob } from './t
 export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
   readonly store: JobStore & EventLog;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Jobs that run at the same time; at least 1. */
+  readonly maxConcurrentJobs: number;
   /** Told of every job that is taken up; must not throw. */
   readonly onTakenUp?: (name: string) => void;
 }
@@ -26,7 +28,6 @@ const interrupted = (): LuthierError =>
 const isReason = (error: unknown, reason: string): boolean => error instanceof LuthierError && error.reason === reason;
 
 interface RunningJob {
-  readonly name: string;
   readonly controller: AbortController;
   readonly ended: Promise<void>;
 }
@@ -34,7 +35,7 @@ interface RunningJob {
 export class JobRunner {
   readonly #options: JobRunnerOptions;
   readonly #closing = new AbortController();
-  #current: RunningJob | null = null;
+  readonly #running = new Map<string, RunningJob>();
   #working: Promise<void> | null = null;
   #wanted = false;
 
@@ -78,8 +79,8 @@ export class JobRunner {
     for (;;) {
       const job = await store.get(name);
       if (hasEnded(job.state)) return job;
-      const current = this.#current;
-      if (current?.name === job.name) {
+      const current = this.#running.get(job.name);
+      if (current !== undefined) {
         current.controller.abort(cancelled());
         await current.ended;
         return store.get(job.name);
@@ -93,24 +94,30 @@ export class JobRunner {
     }
   }
 
-  /** Ends the running job as interrupted; queued ones wait for the next server. Idempotent. */
+  /** Ends the running jobs as interrupted; queued ones wait for the next server. Idempotent. */
   async close(): Promise<void> {
     this.#closing.abort();
-    this.#current?.controller.abort(interrupted());
+    for (const { controller } of this.#running.values()) controller.abort(interrupted());
     await this.#working;
+    await Promise.all(Array.from(this.#running.values(), ({ ended }) => ended));
   }
 
+  /** Takes up as many jobs as may run; each that ends wakes the queue. */
   async #takeUp(): Promise<void> {
-    const { store } = this.#options;
+    const { store, maxConcurrentJobs } = this.#options;
     this.#wanted = false;
-    for (;;) {
-      const [next] = await store.queued();
+    while (this.#running.size < maxConcurrentJobs) {
+      const queue = await store.queued();
+      // A job that runs here and could not leave the queue yet is in it still.
+      const next = queue.find(({ name }) => !this.#running.has(name));
       if (!next || this.#closing.signal.aborted) return;
+      const { name } = next;
       const controller = new AbortController();
-      const ended = this.#run(next, controller.signal);
-      this.#current = { name: next.name, controller, ended };
-      await ended;
-      this.#current = null;
+      const ended = this.#run(next, controller.signal).finally(() => {
+        this.#running.delete(name);
+        this.wake();
+      });
+      this.#running.set(name, { controller, ended });
     }
   }
 

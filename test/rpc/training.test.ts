@@ -19,6 +19,7 @@ interface Options {
   readonly beforeStep?: (step: number) => void | Promise<void>;
   readonly dataDir?: string;
   readonly maxQueuedJobs?: number;
+  readonly maxConcurrentJobs?: number;
 }
 
 function scratch(): string {
@@ -27,7 +28,8 @@ function scratch(): string {
   return folder;
 }
 
-async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs = 10 }: Options = {}) {
+async function start(options: Options = {}) {
+  const { beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs = 10, maxConcurrentJobs = 1 } = options;
   const settings = serverConfigSchema.parse({
     port: 0,
     dataDir,
@@ -35,6 +37,7 @@ async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs
     models: { fake: '/models/fake' },
     drainSeconds: 0,
     maxQueuedJobs,
+    maxConcurrentJobs,
   });
   const engine = createFakeEngine({ freeBytes: freeBytes ?? null, ...(beforeStep ? { beforeStep } : {}) });
   const logger = createLogger({ level: 'silent', format: 'json' });
@@ -164,6 +167,39 @@ test('waiting jobs run by priority, and their places in the queue say so', async
     .map(({ name }) => name);
   expect(started.slice(1)).toEqual([high, usual, later, low]);
   await expect(create(101)).rejects.toMatchObject({ violations: [{ field: 'spec.priority' }] });
+});
+
+test('as many jobs run at the same time as the server may have; one that ends makes room for the next', async () => {
+  const [opened, both] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  onTestFinished(() => opened.resolve());
+  let standing = 0;
+  const { client, upload } = await start({
+    maxConcurrentJobs: 2,
+    beforeStep: async (step) => {
+      if (step !== 2) return;
+      standing += 1;
+      if (standing === 2) both.resolve();
+      await opened.promise;
+    },
+  });
+  const dataset = await upload();
+  const names: string[] = [];
+  for (let index = 0; index < 4; index++) names.push((await client.createTrainingJob({ spec: spec(dataset) })).name);
+  const [first = '', second = '', third = '', fourth = ''] = names;
+  await both.promise;
+  expect(await client.getServerInfo()).toMatchObject({ queuedJobs: 2, runningJobs: 2 });
+  expect((await client.getTrainingJob(third)).queuePosition).toBe(1);
+  // Ends one of the two; the other stands where it was.
+  const cancelling = client.cancelTrainingJob(first);
+  await cancelling;
+  for await (const { event } of client.watchTrainingJob(third)) if (event?.$case === 'step') break;
+  expect((await client.getTrainingJob(second)).state).toBe(JobState.JOB_STATE_RUNNING);
+  expect((await client.getTrainingJob(fourth)).queuePosition).toBe(1);
+  opened.resolve();
+  for (const name of [second, third, fourth]) {
+    const seen = states(await all(client.watchTrainingJob(name)));
+    expect(seen.at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  }
 });
 
 test('a job is deleted once it has ended; its adapter stays, also by the name of the job', async () => {
