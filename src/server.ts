@@ -124,6 +124,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
   const jobs = new SqliteJobStore(database);
+  // Whoever held a job had the data folder, which is this server's now.
+  await jobs.endLeases();
   const inUse = usedByJobs(jobs);
   const imports = new ImportedModels(database);
   const registry = createModelRegistry({

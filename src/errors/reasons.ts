@@ -74,6 +74,7 @@ export const REASONS = {
   JOB_NOT_FOUND: entry('NOT_FOUND'),
   INVALID_STATE: entry('FAILED_PRECONDITION'),
   QUEUE_FULL: entry('RESOURCE_EXHAUSTED', true),
+  LEASE_LOST: entry('ABORTED'),
   INTERRUPTED: entry('ABORTED', true),
   NON_FINITE_LOSS: entry('INTERNAL'),
   // The server and its machine.

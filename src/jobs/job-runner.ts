@@ -1,16 +1,18 @@
 /** The queue of one device: stored jobs, as many at a time as it may have, in the store's order. Knows nothing of what training is. */
+import { randomUUID } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
+import { heldLog } from './held-log.ts';
 import { hasEnded } from './job-state.ts';
-import type { EventLog, FailureCause, JobStore } from './job-store.ts';
+import type { EventLog, FailureCause, JobLeases, JobStore, Lease } from './job-store.ts';
 import { adapterSaved, keptStep, type TrainJobDependencies, trainJob } from './train-job.ts';
 
 export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
-  readonly store: JobStore & EventLog;
+  readonly store: JobStore & EventLog & JobLeases;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
   /** Jobs that run at the same time; at least 1. */
   readonly maxConcurrentJobs: number;
@@ -18,7 +20,10 @@ export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
   readonly onTakenUp?: (name: string) => void;
 }
 
-/** The waits between attempts to store how a job ended, where the disk refuses. */
+/** A runner that is not heard of for so long has lost its jobs; it says three times as often that it lives. */
+const LEASE_MILLISECONDS = 60_000;
+
+/** The waits between attempts to take up a job, or to store how one ended, where the disk refuses. */
 const FIRST_WAIT_MILLISECONDS = 1000;
 const LONGEST_WAIT_MILLISECONDS = 60_000;
 
@@ -34,6 +39,8 @@ interface RunningJob {
 
 export class JobRunner {
   readonly #options: JobRunnerOptions;
+  /** No other runner's. */
+  readonly #id = randomUUID();
   readonly #closing = new AbortController();
   readonly #running = new Map<string, RunningJob>();
   #working: Promise<void> | null = null;
@@ -106,14 +113,18 @@ export class JobRunner {
   async #takeUp(): Promise<void> {
     const { store, maxConcurrentJobs } = this.#options;
     this.#wanted = false;
-    while (this.#running.size < maxConcurrentJobs) {
-      const queue = await store.queued();
-      // A job that runs here and could not leave the queue yet is in it still.
-      const next = queue.find(({ name }) => !this.#running.has(name));
-      if (!next || this.#closing.signal.aborted) return;
-      const { name } = next;
+    while (this.#running.size < maxConcurrentJobs && !this.#closing.signal.aborted) {
+      const taken = await this.#untilStored('a job could not be taken up', {}, () =>
+        store.lease(this.#id, LEASE_MILLISECONDS),
+      );
+      if (!taken) return;
+      const { name } = taken.job;
       const controller = new AbortController();
-      const ended = this.#run(next, controller.signal).finally(() => {
+      // A server that closes meanwhile must not leave it behind as if it ran.
+      if (this.#closing.signal.aborted) controller.abort(interrupted());
+      const renewing = this.#renew(taken.lease, controller);
+      const ended = this.#run(taken.job, taken.lease, controller.signal).finally(() => {
+        clearInterval(renewing);
         this.#running.delete(name);
         this.wake();
       });
@@ -121,42 +132,58 @@ export class JobRunner {
     }
   }
 
-  async #run(job: TrainingJob, signal: AbortSignal): Promise<void> {
+  /** Keeps a job from other runners while this one has it. A timer does not care for the date. */
+  #renew(lease: Lease, controller: AbortController): NodeJS.Timeout {
+    const { store, logger } = this.#options;
+    const renew = async (): Promise<void> => {
+      try {
+        await store.renew(lease);
+      } catch (error) {
+        logger.warn({ job: lease.job, err: error }, 'a lease could not be renewed');
+        if (isReason(error, 'LEASE_LOST')) controller.abort(error);
+      }
+    };
+    return setInterval(() => void renew(), LEASE_MILLISECONDS / 3);
+  }
+
+  async #run(job: TrainingJob, lease: Lease, signal: AbortSignal): Promise<void> {
     const { store, logger, onTakenUp, ...rest } = this.#options;
-    try {
-      await store.move(job.name, JobState.JOB_STATE_VALIDATING, null, JobState.JOB_STATE_QUEUED);
-    } catch (error) {
-      // Cancelled in the last moment.
-      if (isReason(error, 'INVALID_STATE')) return;
-      return this.#end(job.name, JobState.JOB_STATE_FAILED, toLuthierError(error));
-    }
+    const log = heldLog(store, lease);
     logger.info({ job: job.name }, 'job started');
     onTakenUp?.(job.name);
     try {
-      await trainJob({ log: store, logger, ...rest }, job, signal);
+      await trainJob({ log, logger, ...rest }, job, signal);
     } catch (thrown) {
       const error = signal.aborted ? toLuthierError(signal.reason) : toLuthierError(thrown);
       if (error.reason === 'INTERNAL') logger.error({ job: job.name, err: error.cause }, 'job failed');
       else logger.info({ job: job.name, reason: error.reason }, 'job ended');
-      if (error.reason === 'CANCELLED') return this.#end(job.name, JobState.JOB_STATE_CANCELLED, null);
-      return this.#end(job.name, JobState.JOB_STATE_FAILED, error);
+      if (error.reason === 'CANCELLED') return this.#end(log, job.name, JobState.JOB_STATE_CANCELLED, null);
+      return this.#end(log, job.name, JobState.JOB_STATE_FAILED, error);
     }
-    await this.#end(job.name, JobState.JOB_STATE_SUCCEEDED, null);
+    await this.#end(log, job.name, JobState.JOB_STATE_SUCCEEDED, null);
     logger.info({ job: job.name }, 'job succeeded');
   }
 
-  /** Stores how a job ended. A full disk is waited for: no other job could be stored either. */
-  async #end(name: string, to: JobState, cause: FailureCause | null): Promise<void> {
-    const { store, logger } = this.#options;
+  /** Stores how a job ended. */
+  async #end(log: EventLog, name: string, to: JobState, cause: FailureCause | null): Promise<void> {
     const failure = cause && { reason: cause.reason, message: cause.message };
+    await this.#untilStored('the end of a job could not be stored', { job: name }, () => log.move(name, to, failure));
+  }
+
+  /**
+   * A full disk is waited for: no other job could be stored either.
+   * @returns Null where the server closes meanwhile (the next one finds the job as it is), or another runner has the job.
+   */
+  async #untilStored<Result>(problem: string, about: object, action: () => Promise<Result>): Promise<Result | null> {
+    const { signal } = this.#closing;
     for (let wait = FIRST_WAIT_MILLISECONDS; ; wait = Math.min(2 * wait, LONGEST_WAIT_MILLISECONDS)) {
       try {
-        return await store.move(name, to, failure);
+        return await action();
       } catch (error) {
-        logger.error({ job: name, err: error, waitMilliseconds: wait }, 'the end of a job could not be stored');
-        // The next server finds the job unfinished and ends it.
-        if (this.#closing.signal.aborted) return;
-        await sleep(wait, undefined, { signal: this.#closing.signal }).catch(() => {});
+        const lost = isReason(error, 'LEASE_LOST');
+        this.#options.logger.error({ ...about, err: error, waitMilliseconds: lost ? 0 : wait }, problem);
+        if (lost || signal.aborted) return null;
+        await sleep(wait, undefined, { signal }).catch(() => {});
       }
     }
   }

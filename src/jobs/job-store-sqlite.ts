@@ -5,8 +5,20 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
+import { SqliteJobLeases } from './job-leases-sqlite.ts';
 import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
-import type { EventBody, EventLog, FailureCause, JobFilter, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
+import type {
+  Actor,
+  EventBody,
+  EventLog,
+  FailureCause,
+  JobFilter,
+  JobLeases,
+  JobStore,
+  Lease,
+  LoggedEvent,
+  NumberedJob,
+} from './job-store.ts';
 
 /** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
 export const JOB_TABLES = `CREATE TABLE jobs (
@@ -46,9 +58,10 @@ const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as 
 const hashOf = (spec: TrainingSpec): string =>
   createHash('sha256').update(TrainingSpec.encode(spec).finish()).digest('hex');
 
-export class SqliteJobStore implements JobStore, EventLog {
+export class SqliteJobStore implements JobStore, EventLog, JobLeases {
   readonly #database: Database;
   readonly #changes = new EventEmitter().setMaxListeners(0);
+  readonly #leases: SqliteJobLeases;
   readonly #get;
   readonly #byRequest;
   readonly #list;
@@ -61,10 +74,13 @@ export class SqliteJobStore implements JobStore, EventLog {
   readonly #deleteEvents;
   readonly #insertLabel;
   readonly #deleteLabels;
+  readonly #event;
   readonly #eventsAfter;
 
-  constructor(database: Database) {
+  /** @param clock For leases: milliseconds that never go back, from any origin. */
+  constructor(database: Database, clock: () => number = () => performance.now()) {
     this.#database = database;
+    this.#leases = new SqliteJobLeases(database, clock);
     this.#get = database.prepare('SELECT payload FROM jobs WHERE name = ?');
     this.#byRequest = database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?');
     this.#list = database.prepare(
@@ -74,7 +90,7 @@ export class SqliteJobStore implements JobStore, EventLog {
        ORDER BY number DESC LIMIT ?`,
     );
     this.#queue = database.prepare(
-      `SELECT payload FROM jobs WHERE state = ${JobState.JOB_STATE_QUEUED} ORDER BY priority DESC, number`,
+      `SELECT payload FROM jobs WHERE state = ${JobState.JOB_STATE_QUEUED} ORDER BY priority DESC, number LIMIT ?`,
     );
     this.#counts = database.prepare('SELECT state, COUNT(*) AS count FROM jobs GROUP BY state');
     this.#insert = database.prepare(
@@ -86,6 +102,7 @@ export class SqliteJobStore implements JobStore, EventLog {
     this.#insertLabel = database.prepare('INSERT INTO job_labels VALUES (?, ?, ?)');
     this.#deleteLabels = database.prepare('DELETE FROM job_labels WHERE job = ?');
     this.#insertEvent = database.prepare('INSERT INTO job_events VALUES (?, ?, ?)');
+    this.#event = database.prepare('SELECT payload FROM job_events WHERE job = ? AND sequence = ?');
     this.#eventsAfter = database.prepare(
       `SELECT sequence, payload FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ${PAGE}`,
     );
@@ -99,7 +116,7 @@ export class SqliteJobStore implements JobStore, EventLog {
       const id = requestId === '' ? null : requestId;
       this.#insert.run(job.name, job.state, spec.priority, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
-      this.#store(job, stateChange(job.state, JobState.JOB_STATE_QUEUED, null));
+      this.#store(job, (time) => stateChange(job.state, JobState.JOB_STATE_QUEUED, null, time));
     });
     return this.#read(job.name);
   }
@@ -129,6 +146,7 @@ export class SqliteJobStore implements JobStore, EventLog {
       checkEnded(job.name, job.state);
       this.#deleteEvents.run(job.name);
       this.#deleteLabels.run(job.name);
+      this.#leases.delete(job.name);
       this.#delete.run(job.name);
     });
   }
@@ -138,7 +156,7 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 
   async queued(): Promise<readonly TrainingJob[]> {
-    return this.#queue.all().map((row) => decode(row.payload));
+    return this.#queue.all(-1).map((row) => decode(row.payload));
   }
 
   async unfinished(): Promise<readonly TrainingJob[]> {
@@ -148,16 +166,52 @@ export class SqliteJobStore implements JobStore, EventLog {
     return rows.map((row) => decode(row.payload)).reverse();
   }
 
-  async append(name: string, event: LoggedEvent): Promise<void> {
-    this.#change(name, () => event);
+  async append(name: string, event: LoggedEvent, actor: Actor = {}): Promise<void> {
+    this.#change(name, actor, () => event);
   }
 
-  async move(name: string, to: JobState, failure: FailureCause | null = null, from?: JobState): Promise<void> {
-    this.#change(name, (job) => {
+  async move(
+    name: string,
+    to: JobState,
+    failure: FailureCause | null = null,
+    from?: JobState,
+    actor: Actor = {},
+  ): Promise<void> {
+    this.#change(name, actor, (job, time) => {
       if (from !== undefined) checkState(job.name, job.state, from);
       checkTransition(job.name, job.state, to);
-      return stateChange(job.state, to, failure);
+      return stateChange(job.state, to, failure, time);
     });
+  }
+
+  async lease(runner: string, ttlMilliseconds: number): Promise<{ job: TrainingJob; lease: Lease } | null> {
+    const taken = this.#transaction(() => {
+      const row = this.#queue.get(1);
+      if (!row) return null;
+      const job = decode(row.payload);
+      const lease = this.#leases.take(job.name, runner, ttlMilliseconds);
+      const next = this.#store(job, (time) => stateChange(job.state, JobState.JOB_STATE_VALIDATING, null, time));
+      return { job: next, lease };
+    });
+    if (taken) this.#changes.emit(taken.job.name);
+    return taken;
+  }
+
+  async takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null> {
+    return this.#transaction(() => {
+      const job = this.#read(name);
+      const waits = job.state === JobState.JOB_STATE_QUEUED;
+      if (waits || hasEnded(job.state) || !this.#leases.isFree(job.name)) return null;
+      return this.#leases.take(job.name, runner, ttlMilliseconds);
+    });
+  }
+
+  async renew(lease: Lease): Promise<void> {
+    this.#leases.renew(lease);
+  }
+
+  async endLeases(): Promise<void> {
+    this.#leases.endAll();
   }
 
   async *watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined> {
@@ -206,21 +260,32 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 
   /** One event, made of the job as it is stored at that moment. */
-  #change(name: string, event: (job: TrainingJob) => EventBody): void {
+  #change(name: string, { lease }: Actor, event: (job: TrainingJob, time: Date) => EventBody): void {
     const job = this.#transaction(() => {
       const found = this.#read(name);
-      this.#store(found, event(found));
-      return found;
+      if (lease) this.#leases.check(lease, found.name);
+      return this.#store(found, (time) => event(found, time));
     });
     this.#changes.emit(job.name);
   }
 
-  #store(job: TrainingJob, event: EventBody): void {
-    const time = new Date();
+  /** @returns The job as it is now. */
+  #store(job: TrainingJob, body: (time: Date) => EventBody): TrainingJob {
+    const time = this.#nextTime(job);
+    const event = body(time);
     const sequence = job.lastSequence + 1;
     const next = applyEvent(job, event, sequence, time);
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
+    if (hasEnded(next.state)) this.#leases.end(job.name);
+    return next;
+  }
+
+  /** Now, or the time of the job's last event where the clock was set back since. */
+  #nextTime({ name, lastSequence, createTime }: TrainingJob): Date {
+    const row = this.#event.get(name, lastSequence);
+    const last = row ? TrainingEvent.decode(row.payload as Uint8Array).time : createTime;
+    return new Date(Math.max(Date.now(), last?.getTime() ?? 0));
   }
 
   #transaction<Result>(action: () => Result): Result {
@@ -237,7 +302,6 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 }
 
-function stateChange(from: JobState, to: JobState, failure: FailureCause | null): EventBody {
-  const value = { from, to, failure: failure === null ? undefined : { ...failure, time: new Date() } };
-  return { $case: 'stateChange', value };
+function stateChange(from: JobState, to: JobState, failure: FailureCause | null, time: Date): EventBody {
+  return { $case: 'stateChange', value: { from, to, failure: failure === null ? undefined : { ...failure, time } } };
 }

@@ -22,6 +22,23 @@ export interface NumberedJob {
   readonly number: number;
 }
 
+/**
+ * A runner's hold on a job. The token grows with every runner that gets the job, so that what an earlier one still does is told from what the
+ * present one does.
+ */
+export interface Lease {
+  readonly job: string;
+  /** An id that no other runner has. */
+  readonly runner: string;
+  readonly token: number;
+}
+
+/** Who changes a job. */
+export interface Actor {
+  /** Of the runner that does it; left out: no runner does. */
+  readonly lease?: Lease;
+}
+
 /** Which jobs are listed. */
 export interface JobFilter {
   /** Empty or left out: all. */
@@ -57,20 +74,40 @@ export interface JobStore {
   unfinished(): Promise<readonly TrainingJob[]>;
 }
 
+/** Who runs which job: of any number of runners, one at a time. */
+export interface JobLeases {
+  /**
+   * Gives the next job of the queue to a runner and moves it to VALIDATING, as one change; null: none waits. The lease ends with the job.
+   * @param ttlMilliseconds How long the runner may go without renewing it before another one may have the job.
+   */
+  lease(runner: string, ttlMilliseconds: number): Promise<{ readonly job: TrainingJob; readonly lease: Lease } | null>;
+  /**
+   * Gives a job that was taken up and has not ended to a runner, where nobody holds it; else null. Somebody does whose lease was renewed
+   * within its time, which is counted from when this store first saw that renewal, by a clock that no change of the date moves: ask again.
+   * @throws LuthierError JOB_NOT_FOUND
+   */
+  takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null>;
+  /** To be done well within the lease's time. @throws LuthierError LEASE_LOST */
+  renew(lease: Lease): Promise<void>;
+  /** Ends every lease: for a server that knows that no other runner lives. */
+  endLeases(): Promise<void>;
+}
+
 /** The events of the jobs. An event and what it makes of its job are stored as one, and before anybody hears of it. */
 export interface EventLog {
   /**
-   * Stores an event that leaves the job in its state.
-   * @throws LuthierError JOB_NOT_FOUND
+   * Stores an event that leaves the job in its state. Times of a job's events never decrease: where the clock was set back, an event has the
+   * time of the one before.
+   * @throws LuthierError JOB_NOT_FOUND; LEASE_LOST where the actor's lease is not the job's
    */
-  append(name: string, event: LoggedEvent): Promise<void>;
+  append(name: string, event: LoggedEvent, actor?: Actor): Promise<void>;
   /**
    * Moves a job on, which is an event too. Two callers cannot both take a job out of one state.
    * @param failure With FAILED.
    * @param from Only where the job is in this state; left out: from whichever it is in.
-   * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
+   * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE; LEASE_LOST as `append`
    */
-  move(name: string, to: JobState, failure?: FailureCause | null, from?: JobState): Promise<void>;
+  move(name: string, to: JobState, failure?: FailureCause | null, from?: JobState, actor?: Actor): Promise<void>;
   /**
    * Every event after a sequence number, once and in order, until the job has ended.
    * @throws LuthierError JOB_NOT_FOUND, also where the job is deleted before its last event was read; the signal's reason

@@ -22,6 +22,8 @@ export interface DataFolder {
 }
 
 const SQLITE_BUSY = 5;
+/** What the system says of a folder that others own, or that is on a disk mounted without writing. */
+const READ_ONLY = new Set(['EACCES', 'EPERM', 'EROFS']);
 
 /** Who wrote the file, for the message only: the lock decides. */
 function processIn(owner: string): string {
@@ -80,10 +82,11 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
     for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true, mode: 0o700 });
   } catch (error) {
     if (error instanceof ServerStartError) throw error;
-    throw new ServerStartError(
-      `the data folder ${path} cannot be used: ${(error as Error).message}; name another one with --data-dir`,
-      { cause: error },
-    );
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = READ_ONLY.has(code ?? '') ? `this process may not write there (${message})` : message;
+    throw new ServerStartError(`the data folder ${path} cannot be used: ${why}; name another one with --data-dir`, {
+      cause: error,
+    });
   }
   let open = true;
   return {

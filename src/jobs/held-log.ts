@@ -1,0 +1,8 @@
+import type { EventLog, Lease } from './job-store.ts';
+
+/** The event log for what one runner does to the job that it holds: every change is refused with LEASE_LOST once it does not any more. */
+export const heldLog = (log: EventLog, lease: Lease): EventLog => ({
+  append: (name, event) => log.append(name, event, { lease }),
+  move: (name, to, failure, from, actor) => log.move(name, to, failure, from, { ...actor, lease }),
+  watch: (name, after, signal) => log.watch(name, after, signal),
+});
