@@ -14,6 +14,7 @@ import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts
 import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
 import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
 import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { JobRetention } from './jobs/job-retention.ts';
 import { JobRunner } from './jobs/job-runner.ts';
 import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { MeasuredRates } from './jobs/measured-rates.ts';
@@ -169,6 +170,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       })
     : null;
   if (metrics) parts.add(() => metrics.close());
+  const { maxEndedJobs, maxEndedJobDays } = options;
+  const retention = new JobRetention({ store: jobs, metricFiles, maxEndedJobs, maxEndedJobDays, logger });
+  parts.add(() => retention.close());
   const runner = new JobRunner({
     store: jobs,
     engine,
@@ -249,6 +253,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       metricFiles?.catchUp();
+      retention.start();
       if (metricsAddress !== null) logger.info({ address: metricsAddress }, 'serving metrics');
       return { address: bound, metricsAddress };
     },

@@ -8,7 +8,7 @@ import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.t
 import type { Logger } from '../logging/logger.ts';
 import { heldLog } from './held-log.ts';
 import { hasEnded } from './job-state.ts';
-import type { EventLog, FailureCause, JobLeases, JobStore, Lease } from './job-store.ts';
+import type { EventLog, FailureCause, JobLeases, JobStore, Lease, Requester } from './job-store.ts';
 import { adapterSaved, keptStep, type TrainJobDependencies, trainJob } from './train-job.ts';
 
 export interface JobRunnerOptions extends Omit<TrainJobDependencies, 'log'> {
@@ -35,6 +35,8 @@ const isReason = (error: unknown, reason: string): boolean => error instanceof L
 interface RunningJob {
   readonly controller: AbortController;
   readonly ended: Promise<void>;
+  /** Whose call cancelled it. */
+  requester?: Requester;
 }
 
 export class JobRunner {
@@ -81,19 +83,20 @@ export class JobRunner {
    * Ends a job within one micro-step; one that has ended is left as it is.
    * @throws LuthierError JOB_NOT_FOUND
    */
-  async cancel(name: string): Promise<TrainingJob> {
+  async cancel(name: string, requester?: Requester): Promise<TrainingJob> {
     const { store } = this.#options;
     for (;;) {
       const job = await store.get(name);
       if (hasEnded(job.state)) return job;
       const current = this.#running.get(job.name);
       if (current !== undefined) {
+        if (requester) current.requester ??= requester;
         current.controller.abort(cancelled());
         await current.ended;
         return store.get(job.name);
       }
       try {
-        await store.move(job.name, JobState.JOB_STATE_CANCELLED, null, JobState.JOB_STATE_QUEUED);
+        await store.move(job.name, JobState.JOB_STATE_CANCELLED, null, JobState.JOB_STATE_QUEUED, { requester });
       } catch (error) {
         // It was taken up meanwhile.
         if (!isReason(error, 'INVALID_STATE')) throw error;
@@ -167,7 +170,10 @@ export class JobRunner {
   /** Stores how a job ended. */
   async #end(log: EventLog, name: string, to: JobState, cause: FailureCause | null): Promise<void> {
     const failure = cause && { reason: cause.reason, message: cause.message };
-    await this.#untilStored('the end of a job could not be stored', { job: name }, () => log.move(name, to, failure));
+    const requester = to === JobState.JOB_STATE_CANCELLED ? this.#running.get(name)?.requester : undefined;
+    await this.#untilStored('the end of a job could not be stored', { job: name }, () =>
+      log.move(name, to, failure, undefined, { requester }),
+    );
   }
 
   /**

@@ -1,14 +1,23 @@
 /** The jobs and their events in SQLite. Watchers in this process are told of every change; nothing is polled. */
 import { createHash, randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import {
+  type AuditEntry,
+  JobState,
+  TrainingEvent,
+  TrainingJob,
+  TrainingSpec,
+} from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
+import { SqliteJobAudit } from './job-audit-sqlite.ts';
 import { SqliteJobLeases } from './job-leases-sqlite.ts';
 import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
 import type {
   Actor,
+  AuditLog,
   EventBody,
   EventLog,
   FailureCause,
@@ -48,9 +57,16 @@ export const JOB_LABEL_TABLE = `CREATE TABLE job_labels (
 export const JOB_PRIORITY_COLUMN = `ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX jobs_by_state ON jobs (state, priority DESC, number)`;
 
+/** Deleted jobs whose events are still there. */
+export const JOB_DELETION_TABLE = 'CREATE TABLE job_deletions (job TEXT PRIMARY KEY) STRICT, WITHOUT ROWID';
+
 const PREFIX = 'trainingJobs/';
 /** Events read at once for a watcher. */
 const PAGE = 256;
+/** Events deleted by one transaction. */
+const DELETED_AT_ONCE = 1000;
+
+const fullName = (name: string): string => (name.startsWith(PREFIX) ? name : `${PREFIX}${name}`);
 
 const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as Uint8Array);
 
@@ -58,10 +74,11 @@ const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as 
 const hashOf = (spec: TrainingSpec): string =>
   createHash('sha256').update(TrainingSpec.encode(spec).finish()).digest('hex');
 
-export class SqliteJobStore implements JobStore, EventLog, JobLeases {
+export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   readonly #database: Database;
   readonly #changes = new EventEmitter().setMaxListeners(0);
   readonly #leases: SqliteJobLeases;
+  readonly #audit: SqliteJobAudit;
   readonly #get;
   readonly #byRequest;
   readonly #list;
@@ -72,6 +89,9 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
   readonly #delete;
   readonly #insertEvent;
   readonly #deleteEvents;
+  readonly #deletions;
+  readonly #beginDeletion;
+  readonly #endDeletion;
   readonly #insertLabel;
   readonly #deleteLabels;
   readonly #event;
@@ -81,6 +101,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
   constructor(database: Database, clock: () => number = () => performance.now()) {
     this.#database = database;
     this.#leases = new SqliteJobLeases(database, clock);
+    this.#audit = new SqliteJobAudit(database);
     this.#get = database.prepare('SELECT payload FROM jobs WHERE name = ?');
     this.#byRequest = database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?');
     this.#list = database.prepare(
@@ -98,7 +119,13 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
     );
     this.#update = database.prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?');
     this.#delete = database.prepare('DELETE FROM jobs WHERE name = ?');
-    this.#deleteEvents = database.prepare('DELETE FROM job_events WHERE job = ?');
+    this.#deleteEvents = database.prepare(
+      `DELETE FROM job_events WHERE job = ? AND sequence IN
+       (SELECT sequence FROM job_events WHERE job = ? ORDER BY sequence LIMIT ${DELETED_AT_ONCE})`,
+    );
+    this.#deletions = database.prepare('SELECT job FROM job_deletions');
+    this.#beginDeletion = database.prepare('INSERT INTO job_deletions VALUES (?)');
+    this.#endDeletion = database.prepare('DELETE FROM job_deletions WHERE job = ?');
     this.#insertLabel = database.prepare('INSERT INTO job_labels VALUES (?, ?, ?)');
     this.#deleteLabels = database.prepare('DELETE FROM job_labels WHERE job = ?');
     this.#insertEvent = database.prepare('INSERT INTO job_events VALUES (?, ?, ?)');
@@ -108,7 +135,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
     );
   }
 
-  async create(spec: TrainingSpec, requestId: string): Promise<TrainingJob> {
+  async create(spec: TrainingSpec, requestId: string, actor: Actor = {}): Promise<TrainingJob> {
     const earlier = this.#findRequest(spec, requestId);
     if (earlier) return earlier;
     const job = TrainingJob.create({ name: `${PREFIX}${randomUUID()}`, spec, createTime: new Date() });
@@ -116,7 +143,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
       const id = requestId === '' ? null : requestId;
       this.#insert.run(job.name, job.state, spec.priority, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
-      this.#store(job, (time) => stateChange(job.state, JobState.JOB_STATE_QUEUED, null, time));
+      this.#store(job, actor, (time) => stateChange(job.state, JobState.JOB_STATE_QUEUED, null, time));
     });
     return this.#read(job.name);
   }
@@ -140,15 +167,27 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
   }
 
-  async delete(name: string): Promise<void> {
-    this.#transaction(() => {
+  async delete(name: string, actor: Actor = {}): Promise<void> {
+    const deleted = this.#transaction(() => {
       const job = this.#read(name);
       checkEnded(job.name, job.state);
-      this.#deleteEvents.run(job.name);
+      this.#note(job.name, new Date(), job.state, JobState.JOB_STATE_UNSPECIFIED, actor);
+      this.#beginDeletion.run(job.name);
       this.#deleteLabels.run(job.name);
       this.#leases.delete(job.name);
       this.#delete.run(job.name);
+      return job.name;
     });
+    this.#changes.emit(deleted);
+    await this.#finishDeletion(deleted);
+  }
+
+  async finishDeletions(): Promise<void> {
+    for (const { job } of this.#deletions.all()) await this.#finishDeletion(String(job));
+  }
+
+  async auditEntries(before: number | null, count: number, job: string): Promise<readonly AuditEntry[]> {
+    return this.#audit.list(before ?? Number.MAX_SAFE_INTEGER, count, job === '' ? '' : fullName(job));
   }
 
   async countByState(): Promise<ReadonlyMap<JobState, number>> {
@@ -190,7 +229,9 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
       if (!row) return null;
       const job = decode(row.payload);
       const lease = this.#leases.take(job.name, runner, ttlMilliseconds);
-      const next = this.#store(job, (time) => stateChange(job.state, JobState.JOB_STATE_VALIDATING, null, time));
+      const next = this.#store(job, { lease }, (time) =>
+        stateChange(job.state, JobState.JOB_STATE_VALIDATING, null, time),
+      );
       return { job: next, lease };
     });
     if (taken) this.#changes.emit(taken.job.name);
@@ -252,7 +293,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
   }
 
   #read(name: string): TrainingJob {
-    const row = this.#get.get(name.startsWith(PREFIX) ? name : `${PREFIX}${name}`);
+    const row = this.#get.get(fullName(name));
     if (row) return decode(row.payload);
     throw new LuthierError('JOB_NOT_FOUND', `there is no job ${JSON.stringify(name)}`, {
       resource: { type: 'training job', name },
@@ -260,17 +301,17 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
   }
 
   /** One event, made of the job as it is stored at that moment. */
-  #change(name: string, { lease }: Actor, event: (job: TrainingJob, time: Date) => EventBody): void {
+  #change(name: string, actor: Actor, event: (job: TrainingJob, time: Date) => EventBody): void {
     const job = this.#transaction(() => {
       const found = this.#read(name);
-      if (lease) this.#leases.check(lease, found.name);
-      return this.#store(found, (time) => event(found, time));
+      if (actor.lease) this.#leases.check(actor.lease, found.name);
+      return this.#store(found, actor, (time) => event(found, time));
     });
     this.#changes.emit(job.name);
   }
 
   /** @returns The job as it is now. */
-  #store(job: TrainingJob, body: (time: Date) => EventBody): TrainingJob {
+  #store(job: TrainingJob, actor: Actor, body: (time: Date) => EventBody): TrainingJob {
     const time = this.#nextTime(job);
     const event = body(time);
     const sequence = job.lastSequence + 1;
@@ -278,7 +319,20 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases {
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
     if (hasEnded(next.state)) this.#leases.end(job.name);
+    if (event.$case === 'stateChange')
+      this.#note(job.name, time, job.state, next.state, actor, event.value.failure?.reason);
     return next;
+  }
+
+  #note(job: string, time: Date, from: JobState, to: JobState, { requester, reason }: Actor, failure = ''): void {
+    const { peer = '', callId = '' } = requester ?? {};
+    this.#audit.add({ time, job, from, to, reason: reason ?? failure, peer, callId });
+  }
+
+  /** Takes a deleted job's events away, a few at a time: others wait for each transaction. */
+  async #finishDeletion(job: string): Promise<void> {
+    while (this.#deleteEvents.run(job, job).changes > 0) await setImmediate();
+    this.#endDeletion.run(job);
   }
 
   /** Now, or the time of the job's last event where the clock was set back since. */

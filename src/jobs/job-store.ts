@@ -2,7 +2,13 @@
  * What is kept of training jobs. Interfaces, so that another database can take SQLite's place; asynchronous for the same reason. Every
  * implementation must pass `job-store.test.ts`.
  */
-import type { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type {
+  AuditEntry,
+  JobState,
+  TrainingEvent,
+  TrainingJob,
+  TrainingSpec,
+} from '../gen/luthier/v1/training_service.ts';
 
 /** What an event says. */
 export type EventBody = NonNullable<TrainingEvent['event']>;
@@ -33,10 +39,22 @@ export interface Lease {
   readonly token: number;
 }
 
-/** Who changes a job. */
+/** The call that asked for a change. */
+export interface Requester {
+  /** The client's address as the transport gives it. */
+  readonly peer: string;
+  /** In the server's log. */
+  readonly callId: string;
+}
+
+/** Who changes a job, and why. */
 export interface Actor {
   /** Of the runner that does it; left out: no runner does. */
   readonly lease?: Lease;
+  /** Left out: no call asked for it. */
+  readonly requester?: Requester | undefined;
+  /** For the audit; left out: as a failure says, or nothing. */
+  readonly reason?: string;
 }
 
 /** Which jobs are listed. */
@@ -54,7 +72,7 @@ export interface JobStore {
    * @param requestId Empty: always a new job. A repeated one returns the first job.
    * @throws LuthierError REQUEST_ID_REUSED where the id stands for another spec
    */
-  create(spec: TrainingSpec, requestId: string): Promise<TrainingJob>;
+  create(spec: TrainingSpec, requestId: string, actor?: Actor): Promise<TrainingJob>;
   /** The job that a request id stands for; null: none. @throws LuthierError REQUEST_ID_REUSED */
   findRequest(spec: TrainingSpec, requestId: string): Promise<TrainingJob | null>;
   /** @throws LuthierError JOB_NOT_FOUND */
@@ -62,16 +80,25 @@ export interface JobStore {
   /** Newest first. @param before Only jobs with a lower number; null: all. */
   list(before: number | null, count: number, filter: JobFilter): Promise<readonly NumberedJob[]>;
   /**
-   * Forgets a job that has ended: its events, and the request id that it was created with, too.
+   * Forgets a job that has ended: its events, and the request id that it was created with, too; its audit entries stay. The job is gone at
+   * once, its events are taken away by and by.
    * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
    */
-  delete(name: string): Promise<void>;
+  delete(name: string, actor?: Actor): Promise<void>;
+  /** Takes away what deletions left behind that a crash cut short. */
+  finishDeletions(): Promise<void>;
   /** How many jobs are in each state; states that none is in may be left out. */
   countByState(): Promise<ReadonlyMap<JobState, number>>;
   /** Jobs that wait, in the order in which they run: by priority, the highest first, then the oldest first. */
   queued(): Promise<readonly TrainingJob[]>;
   /** Jobs that have not ended, oldest first. */
   unfinished(): Promise<readonly TrainingJob[]>;
+}
+
+/** What happened to jobs: every creation, transition and deletion, stored with the change itself. Nothing is ever taken away. */
+export interface AuditLog {
+  /** Newest first. @param before Only entries with a lower number; null: all. @param job Empty: of all jobs. */
+  auditEntries(before: number | null, count: number, job: string): Promise<readonly AuditEntry[]>;
 }
 
 /** Who runs which job: of any number of runners, one at a time. */

@@ -10,15 +10,17 @@ import {
   TrainingJob,
   type TrainingServiceService,
 } from '../gen/luthier/v1/training_service.ts';
+import { deleteJob } from '../jobs/delete-job.ts';
 import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
-import type { EventLog, JobStore } from '../jobs/job-store.ts';
+import type { AuditLog, EventLog, JobStore, Requester } from '../jobs/job-store.ts';
 import type { MetricFiles } from '../metrics/metric-files.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
+import type { CallContext } from '../rpc/handlers.ts';
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
-import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
+import { optionalName, page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { labelsField } from './validate/labels.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
@@ -33,7 +35,7 @@ import {
 
 export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly engine: EstimateJobDependencies['engine'] & Pick<Engine, 'checkTargets'>;
-  readonly store: JobStore & EventLog;
+  readonly store: JobStore & EventLog & AuditLog;
   readonly runner: JobRunner;
   readonly requestLog: RequestLog;
   readonly maxQueuedJobs: number;
@@ -47,12 +49,17 @@ const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
+const auditSchema = z.object({ ...page, job: optionalName });
 const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
 const listSchema = z.object({
   ...page,
   states: z.array(z.custom<JobState>((value) => typeof value === 'number')),
   labels: labelsField,
 });
+
+const requesterOf = ({ peer, callId }: CallContext): Requester => ({ peer, callId });
+
+const tokenOfNumber = (number: number | undefined): string => Buffer.from(String(number ?? '')).toString('base64url');
 
 function numberOfToken(token: string): number | null {
   if (token === '') return null;
@@ -114,7 +121,7 @@ export function createTrainingService(
     }
   }
 
-  async function create(spec: CheckedSpec, request: string): Promise<TrainingJob> {
+  async function create(spec: CheckedSpec, request: string, requester: Requester): Promise<TrainingJob> {
     const message = specMessage(spec);
     const earlier = await store.findRequest(message, request);
     if (earlier) return earlier;
@@ -123,7 +130,7 @@ export function createTrainingService(
     if (queued >= dependencies.maxQueuedJobs) {
       throw new LuthierError('QUEUE_FULL', `${queued} jobs are waiting, which is this server's limit; repeat later`);
     }
-    const job = await store.create(message, request);
+    const job = await store.create(message, request, { requester });
     runner.wake();
     return store.get(job.name);
   }
@@ -138,15 +145,17 @@ export function createTrainingService(
   const shownOne = async (job: TrainingJob): Promise<TrainingJob> => (await shown([job]))[0] ?? job;
 
   return {
-    train: async function* (request, { signal }) {
+    train: async function* (request, context) {
+      const { signal } = context;
       const { target, requestId: id, afterSequence } = parseRequest(trainSchema, request);
-      const job = target.$case === 'job' ? await store.get(target.value) : await create(target.value, id);
+      const job =
+        target.$case === 'job' ? await store.get(target.value) : await create(target.value, id, requesterOf(context));
       for await (const event of store.watch(job.name, afterSequence, signal)) yield { event };
     },
 
-    createTrainingJob: async (request) => {
+    createTrainingJob: async (request, context) => {
       const { spec, requestId: id, validateOnly } = parseRequest(createSchema, request);
-      if (!validateOnly) return { job: await shownOne(await create(spec, id)) };
+      if (!validateOnly) return { job: await shownOne(await create(spec, id, requesterOf(context))) };
       await check(spec);
       return { job: TrainingJob.create({ spec: specMessage(spec) }) };
     },
@@ -166,9 +175,8 @@ export function createTrainingService(
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
       const found = await store.list(numberOfToken(pageToken), size + 1, { states, labels });
       const items = found.slice(0, size);
-      const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
       const jobs = await shown(items.map(({ job }) => job));
-      return { jobs, nextPageToken: Buffer.from(last).toString('base64url') };
+      return { jobs, nextPageToken: found.length > size ? tokenOfNumber(items.at(-1)?.number) : '' };
     },
 
     watchTrainingJob: async function* (request, { signal }) {
@@ -177,19 +185,26 @@ export function createTrainingService(
     },
 
     // Cancelling what has ended changes nothing, so `request_id` has nothing to remember.
-    cancelTrainingJob: async (request) => ({
-      job: await runner.cancel(parseRequest(cancelSchema, request).name),
+    cancelTrainingJob: async (request, context) => ({
+      job: await runner.cancel(parseRequest(cancelSchema, request).name, requesterOf(context)),
     }),
 
-    deleteTrainingJob: async (request) => {
+    deleteTrainingJob: async (request, context) => {
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
       return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
-        await store.delete(job);
-        await metricFiles?.remove(job);
+        await deleteJob({ store, metricFiles }, job, { requester: requesterOf(context) });
         return {};
       });
+    },
+
+    listAuditEntries: async (request) => {
+      const { pageSize, pageToken, job } = parseRequest(auditSchema, request);
+      const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
+      const found = await store.auditEntries(numberOfToken(pageToken), size + 1, job);
+      const entries = found.slice(0, size);
+      return { entries, nextPageToken: found.length > size ? tokenOfNumber(entries.at(-1)?.number) : '' };
     },
   };
 }

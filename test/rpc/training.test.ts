@@ -225,6 +225,40 @@ test('a job is deleted once it has ended; its adapter stays, also by the name of
   expect(await client.getAdapter(name)).toMatchObject({ name: 'adapters/mine' });
 });
 
+test('what happened to jobs is kept, with whose call asked for it, also when they are deleted', async () => {
+  const { beforeStep, reached, open } = gate(2);
+  const { client, upload } = await start({ beforeStep });
+  const dataset = await upload();
+  const { name } = await client.createTrainingJob({ spec: spec(dataset) });
+  const waiting = await client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  await client.cancelTrainingJob(waiting.name);
+  const cancelling = client.cancelTrainingJob(name);
+  open();
+  await cancelling;
+  await client.deleteTrainingJob(name);
+  const { entries } = await client.listAuditEntries({ job: name });
+  const { JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING } = JobState;
+  const { JOB_STATE_UNSPECIFIED, JOB_STATE_CANCELLED } = JobState;
+  const path = [JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING, JOB_STATE_CANCELLED];
+  expect(entries.map(({ from, to }) => [from, to]).toReversed()).toEqual(
+    [...path, JOB_STATE_UNSPECIFIED].map((to, index) => [path[index - 1] ?? JOB_STATE_UNSPECIFIED, to]),
+  );
+  const asked = entries.filter(({ peer, callId }) => /^127\.0\.0\.1:\d+$/.test(peer) && /^[0-9a-f-]{36}$/.test(callId));
+  expect(asked.map(({ to }) => to).toReversed()).toEqual([
+    JOB_STATE_QUEUED,
+    JOB_STATE_CANCELLED,
+    JOB_STATE_UNSPECIFIED,
+  ]);
+  expect(entries.filter(({ peer, callId }) => peer === '' && callId === '')).toHaveLength(3);
+  const everything = await client.listAuditEntries();
+  expect(everything.entries.map(({ number }) => number)).toEqual([8, 7, 6, 5, 4, 3, 2, 1]);
+  const first = await client.listAuditEntries({ pageSize: 5 });
+  const rest = await client.listAuditEntries({ pageSize: 5, pageToken: first.nextPageToken });
+  expect([...first.entries, ...rest.entries]).toEqual(everything.entries);
+  expect(rest.nextPageToken).toBe('');
+});
+
 test('a request id makes one job; for another spec it is refused', async () => {
   const { client, upload } = await start();
   const dataset = await upload();

@@ -8,6 +8,7 @@ import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/ge
 import { ModelServiceService } from '../../typescript/src/gen/luthier/v1/model_service.ts';
 import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
 import {
+  AuditEntry,
   DatasetContainer,
   type EstimateTrainingJobRequest,
   EstimateTrainingJobResponse,
@@ -17,6 +18,9 @@ import {
   GetModelResponse,
   type GetTrainingJobRequest,
   GetTrainingJobResponse,
+  JobState,
+  type ListAuditEntriesRequest,
+  ListAuditEntriesResponse,
   type ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoadIn,
@@ -77,6 +81,11 @@ const methods = {
   // Goes on after the event that the job had last: whoever wants only the past must leave.
   watchTrainingJob: (call: ServerWritableStream<WatchTrainingJobRequest, WatchTrainingJobResponse>) => {
     for (const event of eventsOf(JOB, 3).slice(0, 3)) call.write({ event });
+  },
+  listAuditEntries: (call: ServerUnaryCall<ListAuditEntriesRequest, object>, done: sendUnaryData<object>) => {
+    const [from, to] = [JobState.JOB_STATE_FAILED, JobState.JOB_STATE_UNSPECIFIED];
+    const entry = { number: 7, time: new Date(0), job: call.request.job, from, to, reason: 'RETENTION' };
+    done(null, ListAuditEntriesResponse.create({ entries: [AuditEntry.fromPartial(entry)] }));
   },
   listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
     requests.listed = call.request.labels;
@@ -362,6 +371,13 @@ test('jobs delete takes a name or an id', async () => {
   expect(out()).toBe(`deleted ${JOB}\n`);
   expect(json((await luthier(['jobs', 'delete', JOB, '--json'])).out())).toEqual([{}]);
   expect(requests.deleted.slice(-2)).toEqual([JOB, JOB]);
+});
+
+test('jobs audit says what happened to a job, and why', async () => {
+  const { code, out } = await luthier(['jobs', 'audit', 't']);
+  expect(code).toBe(0);
+  expect(out()).toMatch(/^TIME .*\n1970-01-01T00:00:00.000Z +trainingJobs\/t +failed -> deleted +RETENTION/);
+  expect(json((await luthier(['jobs', 'audit', '--json'])).out())).toMatchObject([{ number: 7, job: '' }]);
 });
 
 test('messages are read from a file, with or without a frame', async () => {

@@ -198,6 +198,15 @@ export class LuthierClient {
     await this.#change(method, training.DeleteTrainingJobRequest, { name }, options);
   }
 
+  /** One page of what happened to jobs, deleted ones too, newest first. */
+  listAuditEntries(
+    request: DeepPartial<training.ListAuditEntriesRequest> = {},
+    options: CallOptions = {},
+  ): Promise<training.ListAuditEntriesResponse> {
+    const method = training.TrainingServiceService.listAuditEntries;
+    return this.#read(method, training.ListAuditEntriesRequest, request, options);
+  }
+
   // Generation.
 
   /** Yields `started`, then `delta`s, then `finished`. Leaving the loop stops the computation. */

@@ -119,6 +119,7 @@ export {
 } from './gen/luthier/v1/tokenizer_service.ts';
 export {
   AdapterSaved,
+  AuditEntry,
   CancelTrainingJobRequest,
   CancelTrainingJobResponse,
   CreateTrainingJobRequest,
@@ -130,6 +131,8 @@ export {
   GetTrainingJobRequest,
   GetTrainingJobResponse,
   JobState,
+  ListAuditEntriesRequest,
+  ListAuditEntriesResponse,
   ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoraSpec,

@@ -1,7 +1,8 @@
-/** `luthier jobs`: list, get, watch, report, cancel, delete. */
+/** `luthier jobs`: list, get, watch, report, cancel, delete, audit. */
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import {
+  AuditEntry,
   DeleteTrainingJobResponse,
   eachPage,
   JobState,
@@ -138,6 +139,28 @@ function reportCommand(io: Io): Command {
   );
 }
 
+function auditCommand(io: Io): Command {
+  const command = new Command('audit')
+    .argument('[job]')
+    .description('what happened to jobs, deleted ones too, and who asked for it; newest first');
+  return withConnection(command).action((name: string | undefined, options: ConnectionOptions) =>
+    withSession(io, options, async (session) => {
+      const rows: string[][] = [];
+      const job = name === undefined ? '' : jobName(name);
+      for await (const { entries } of eachPage((pageToken) => session.client.listAuditEntries({ pageToken, job }))) {
+        for (const entry of entries) {
+          if (session.json) await printJson(session, AuditEntry, entry);
+          const { time, from, to, reason, peer, callId } = entry;
+          const change = `${from === 0 ? 'created' : stateName(from)} -> ${to === 0 ? 'deleted' : stateName(to)}`;
+          rows.push([time?.toISOString() ?? '', entry.job, change, reason, peer, callId]);
+        }
+      }
+      const header = ['TIME', 'JOB', 'CHANGE', 'REASON', 'PEER', 'CALL'];
+      if (!session.json) await printLines(session, formatTable(header, rows));
+    }),
+  );
+}
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
   const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
@@ -156,5 +179,6 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(watchCommand(io, setExitCode))
     .addCommand(reportCommand(io))
     .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'))
-    .addCommand(deleteCommand(io));
+    .addCommand(deleteCommand(io))
+    .addCommand(auditCommand(io));
 }
