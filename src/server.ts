@@ -33,7 +33,7 @@ import { createGenerationService } from './services/generation-service.ts';
 import { GenerationSlots } from './services/generation-slots.ts';
 import { createModelService } from './services/model-service.ts';
 import { createTokenizerService } from './services/tokenizer-service.ts';
-import { createTrainingService, usedByJobs } from './services/training-service.ts';
+import { createTrainingService, resumeAfter, usedByJobs } from './services/training-service.ts';
 import { openDataFolder } from './store/data-folder.ts';
 import { openDatabase } from './store/database.ts';
 import { createRequestLog } from './store/sqlite-request-log.ts';
@@ -236,7 +236,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
   const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles };
-  rpc.add(TrainingServiceService, createTrainingService(training));
+  rpc.add(TrainingServiceService, createTrainingService(training), {
+    resumable: { train: resumeAfter, watchTrainingJob: resumeAfter },
+  });
 
   return {
     start: async () => {

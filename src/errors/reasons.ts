@@ -75,6 +75,7 @@ export const REASONS = {
   INVALID_STATE: entry('FAILED_PRECONDITION'),
   QUEUE_FULL: entry('RESOURCE_EXHAUSTED', true),
   LEASE_LOST: entry('ABORTED'),
+  SLOW_CONSUMER: entry('ABORTED', true),
   INTERRUPTED: entry('ABORTED', true),
   NON_FINITE_LOSS: entry('INTERNAL'),
   // The server and its machine.

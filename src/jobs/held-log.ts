@@ -4,5 +4,5 @@ import type { EventLog, Lease } from './job-store.ts';
 export const heldLog = (log: EventLog, lease: Lease): EventLog => ({
   append: (name, event) => log.append(name, event, { lease }),
   move: (name, to, failure, from, actor) => log.move(name, to, failure, from, { ...actor, lease }),
-  watch: (name, after, signal) => log.watch(name, after, signal),
+  watch: (...parameters) => log.watch(...parameters),
 });

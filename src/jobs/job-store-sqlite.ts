@@ -70,6 +70,21 @@ const fullName = (name: string): string => (name.startsWith(PREFIX) ? name : `${
 
 const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as Uint8Array);
 
+const decodeEvent = ({ payload }: Record<string, unknown>): TrainingEvent =>
+  TrainingEvent.decode(payload as Uint8Array);
+
+/** One after another: a slow reader costs no more than what is stored. */
+function* decoded(rows: readonly Record<string, unknown>[]): Generator<TrainingEvent, void, undefined> {
+  for (const row of rows) yield decodeEvent(row);
+}
+
+/** All but the steps that a later one follows. */
+function withLatestStep(rows: readonly Record<string, unknown>[]): TrainingEvent[] {
+  const events = rows.map(decodeEvent);
+  const latest = events.findLastIndex(({ event }) => event?.$case === 'step');
+  return events.filter(({ event }, index) => event?.$case !== 'step' || index === latest);
+}
+
 /** What a request id is bound to: SHA-256 of the encoded spec; hex. */
 const hashOf = (spec: TrainingSpec): string =>
   createHash('sha256').update(TrainingSpec.encode(spec).finish()).digest('hex');
@@ -255,7 +270,12 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     this.#leases.endAll();
   }
 
-  async *watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined> {
+  async *watch(
+    name: string,
+    after: number,
+    signal: AbortSignal,
+    coalesceSteps = false,
+  ): AsyncGenerator<TrainingEvent, void, undefined> {
     const job = this.#read(name).name;
     let last = after;
     for (;;) {
@@ -267,10 +287,10 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
       signal.addEventListener('abort', wakeUp);
       try {
         const rows = this.#eventsAfter.all(job, last);
-        for (const row of rows) {
+        for (const event of coalesceSteps ? withLatestStep(rows) : decoded(rows)) {
           signal.throwIfAborted();
-          last = Number(row.sequence);
-          yield TrainingEvent.decode(row.payload as Uint8Array);
+          last = event.sequence;
+          yield event;
         }
         if (rows.length > 0) continue;
         if (ended) return;

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
-import { JobState, type TrainingEvent, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import { JobState, type TrainingEvent, TrainingSpec, TrainingStep } from '../gen/luthier/v1/training_service.ts';
 import { openDatabase } from '../store/database.ts';
 import type { EventLog, JobStore } from './job-store.ts';
 import { SqliteJobStore } from './job-store-sqlite.ts';
@@ -218,6 +218,33 @@ test('watchers see every event once and in order, however they and the writer ta
     }),
     { numRuns: 30 },
   );
+});
+
+test('a reader that is behind gets the latest step of what it missed, and every other event', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), '');
+  await run(store, name);
+  for (let globalStep = 1; globalStep <= 600; globalStep++) {
+    await store.append(name, { $case: 'step', value: TrainingStep.create({ globalStep }) });
+    if (globalStep % 100 === 0) await store.append(name, warning(String(globalStep)));
+  }
+  await store.move(name, JOB_STATE_SUCCEEDED);
+  const whole = await all(store.watch(name, 0, never));
+  const merged = await all(store.watch(name, 0, never, true));
+  const isStep = ({ event }: TrainingEvent): boolean => event?.$case === 'step';
+  expect(merged.filter((event) => !isStep(event))).toEqual(whole.filter((event) => !isStep(event)));
+  expect(merged.filter(isStep).length).toBeLessThan(5);
+  expect(merged.filter(isStep).at(-1)?.event?.value).toMatchObject({ globalStep: 600 });
+  expect(merged).toEqual(whole.filter(({ sequence }) => merged.some((event) => event.sequence === sequence)));
+  // A reader that keeps up misses none.
+  const other = await store.create(spec(), '');
+  const watching = store.watch(other.name, 1, never, true);
+  for (let globalStep = 1; globalStep <= 3; globalStep++) {
+    const next = watching.next();
+    await store.append(other.name, { $case: 'step', value: TrainingStep.create({ globalStep }) });
+    expect((await next).value).toMatchObject({ event: { value: { globalStep } } });
+  }
+  await watching.return();
 });
 
 test('jobs are counted by their state', async () => {

@@ -136,8 +136,15 @@ export interface EventLog {
    */
   move(name: string, to: JobState, failure?: FailureCause | null, from?: JobState, actor?: Actor): Promise<void>;
   /**
-   * Every event after a sequence number, once and in order, until the job has ended.
+   * Every event after a sequence number, once and in order, until the job has ended. A reader that does not ask for the next one costs a page of
+   * events and nothing else.
+   * @param coalesceSteps Of the steps that the reader is behind, only the latest of each page.
    * @throws LuthierError JOB_NOT_FOUND, also where the job is deleted before its last event was read; the signal's reason
    */
-  watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined>;
+  watch(
+    name: string,
+    after: number,
+    signal: AbortSignal,
+    coalesceSteps?: boolean,
+  ): AsyncGenerator<TrainingEvent, void, undefined>;
 }

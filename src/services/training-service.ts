@@ -9,6 +9,7 @@ import {
   JobState,
   TrainingJob,
   type TrainingServiceService,
+  type WatchTrainingJobResponse,
 } from '../gen/luthier/v1/training_service.ts';
 import { deleteJob } from '../jobs/delete-job.ts';
 import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
@@ -20,6 +21,7 @@ import type { HandlersOf } from '../rpc/adapter.ts';
 import type { CallContext } from '../rpc/handlers.ts';
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
+import { withHeartbeats } from './heartbeats.ts';
 import { optionalName, page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { labelsField } from './validate/labels.ts';
 import { parseRequest } from './validate/parse-request.ts';
@@ -50,7 +52,12 @@ const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
 const auditSchema = z.object({ ...page, job: optionalName });
-const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
+const watchSchema = z.object({
+  name,
+  afterSequence: wholeNumber(0, 2 ** 32 - 1),
+  coalesceSteps: z.boolean(),
+  heartbeatSeconds: wholeNumber(0, 3600),
+});
 const listSchema = z.object({
   ...page,
   states: z.array(z.custom<JobState>((value) => typeof value === 'number')),
@@ -180,8 +187,10 @@ export function createTrainingService(
     },
 
     watchTrainingJob: async function* (request, { signal }) {
-      const { name: job, afterSequence } = parseRequest(watchSchema, request);
-      for await (const event of store.watch(job, afterSequence, signal)) yield { event };
+      const { name: job, afterSequence, coalesceSteps, heartbeatSeconds } = parseRequest(watchSchema, request);
+      const open = (until: AbortSignal) => store.watch(job, afterSequence, until, coalesceSteps);
+      for await (const event of withHeartbeats(open, signal, heartbeatSeconds * 1000))
+        yield { event: event ?? undefined };
     },
 
     // Cancelling what has ended changes nothing, so `request_id` has nothing to remember.
@@ -207,6 +216,12 @@ export function createTrainingService(
       return { entries, nextPageToken: found.length > size ? tokenOfNumber(entries.at(-1)?.number) : '' };
     },
   };
+}
+
+/** Where a stream of events is to be opened again; for `ServiceOptions.resumable`. */
+export function resumeAfter(response: unknown): Readonly<Record<string, string>> {
+  const { event } = response as WatchTrainingJobResponse;
+  return event ? { after_sequence: String(event.sequence) } : {};
 }
 
 /** Whether a job that has not ended names a model, a data set or an adapter so. */

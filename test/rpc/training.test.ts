@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client, credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
-import { unary } from '../../clients/typescript/src/call.ts';
+import { serverStream, unary } from '../../clients/typescript/src/call.ts';
 import { DatasetFormat, JobState, LuthierClient, type TrainingEvent } from '../../clients/typescript/src/index.ts';
 import { serverConfigSchema } from '../../src/config/schema.ts';
 import { EngineError } from '../../src/engine/errors.ts';
@@ -112,6 +112,29 @@ test('a job goes through its states, keeps its adapter, and every event has its 
   expect(ended.spec).toMatchObject({ learningRate: 5e-5, seed: 42, dataSeed: 42, lora: { r: 8, loraAlpha: 16 } });
   expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: job.name, baseModel: 'models/fake' });
   expect(await all(client.watchTrainingJob(job.name, { afterSequence: 3 }))).toEqual(events.slice(3));
+});
+
+test('a watcher may ask for heartbeats, and for the latest step only where it is behind', async () => {
+  const { beforeStep, reached, open } = gate(2);
+  const { address, client, upload } = await start({ beforeStep });
+  const { name } = await client.createTrainingJob({ spec: spec(await upload()) });
+  await reached;
+  const grpc = new Client(address, credentials.createInsecure());
+  onTestFinished(() => grpc.close());
+  const method = TrainingServiceService.watchTrainingJob;
+  const request = { name, afterSequence: 0, coalesceSteps: false, heartbeatSeconds: 1 };
+  let events = 0;
+  for await (const { event } of serverStream(grpc, method, request, {})) {
+    if (event === undefined) break;
+    events += 1;
+  }
+  expect(events).toBe((await client.getTrainingJob(name)).lastSequence);
+  open();
+  const whole = await all(client.watchTrainingJob(name, { heartbeatSeconds: 1 }));
+  const merged = await all(client.watchTrainingJob(name, { coalesceSteps: true }));
+  const isStep = ({ event }: TrainingEvent): boolean => event?.$case === 'step';
+  expect(merged.filter((event) => !isStep(event))).toEqual(whole.filter((event) => !isStep(event)));
+  expect(merged.filter(isStep)).toEqual(whole.filter(isStep).slice(-1));
 });
 
 test('without evaluations held-out examples are left alone', async () => {

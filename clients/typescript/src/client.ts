@@ -3,7 +3,7 @@
 import { createReadStream } from 'node:fs';
 import { type ChannelCredentials, Client, type ClientOptions, credentials } from '@grpc/grpc-js';
 import { adapterFiles, adapterMessages, receiveAdapter } from './adapter-files.ts';
-import { type AttachOptions, attach } from './attach.ts';
+import { type AttachOptions, attach, type WatchOptions } from './attach.ts';
 import { Backoff, type RetryOptions } from './backoff.ts';
 import { bidiStream, type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
 import { LuthierError } from './error.ts';
@@ -147,7 +147,7 @@ export class LuthierClient {
   }
 
   /** Yields a job's events after `options.afterSequence`, until it ends; re-attaches as `train` does. */
-  watchTrainingJob(name: string, options: AttachOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
+  watchTrainingJob(name: string, options: WatchOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
     const open = (after: number) => this.#watch(name, after, options);
     return attach(open, { retry: this.#options.retry, ...options, signal: this.#signal(options) });
   }
@@ -466,9 +466,11 @@ export class LuthierClient {
     return serverStream(this.#client, method, request, this.#callOptions(options));
   }
 
-  #watch(name: string, afterSequence: number, options: CallOptions) {
+  #watch(name: string, afterSequence: number, options: WatchOptions) {
     const method = training.TrainingServiceService.watchTrainingJob;
-    return this.#stream(method, training.WatchTrainingJobRequest.create({ name, afterSequence }), options);
+    const { coalesceSteps = false, heartbeatSeconds = 0 } = options;
+    const request = { name, afterSequence, coalesceSteps, heartbeatSeconds };
+    return this.#stream(method, training.WatchTrainingJobRequest.create(request), options);
   }
 
   async #repeat<T>(options: CallOptions, once: () => Promise<T>): Promise<T> {

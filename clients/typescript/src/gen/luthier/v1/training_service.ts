@@ -688,9 +688,21 @@ export interface WatchTrainingJobRequest {
   name: string;
   /** Events after this sequence number; 0: all. */
   afterSequence: number;
+  /**
+   * Of the steps that a reader is behind, only the latest of about every 256 events are sent: sequence numbers then have gaps. All other
+   * events are always sent.
+   */
+  coalesceSteps: boolean;
+  /** An empty response whenever nothing was sent for so many seconds, so that no proxy takes the stream for dead. 0: never. At most 3600. */
+  heartbeatSeconds: number;
 }
 
+/**
+ * A reader that takes nothing for five minutes although there is something loses the stream with ABORTED, SLOW_CONSUMER and the sequence number to go
+ * on from in ErrorInfo.metadata.after_sequence (absent behind a heartbeat). No reader slows the job.
+ */
 export interface WatchTrainingJobResponse {
+  /** Absent in a heartbeat. */
   event: TrainingEvent | undefined;
 }
 
@@ -5962,7 +5974,7 @@ export const ListTrainingJobsResponse: MessageFns<ListTrainingJobsResponse> = {
 };
 
 function createBaseWatchTrainingJobRequest(): WatchTrainingJobRequest {
-  return { name: "", afterSequence: 0 };
+  return { name: "", afterSequence: 0, coalesceSteps: false, heartbeatSeconds: 0 };
 }
 
 export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
@@ -5972,6 +5984,12 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     }
     if (message.afterSequence !== 0) {
       writer.uint32(16).uint32(message.afterSequence);
+    }
+    if (message.coalesceSteps !== false) {
+      writer.uint32(24).bool(message.coalesceSteps);
+    }
+    if (message.heartbeatSeconds !== 0) {
+      writer.uint32(32).uint32(message.heartbeatSeconds);
     }
     return writer;
   },
@@ -6005,6 +6023,22 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
             message.afterSequence = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.coalesceSteps = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.heartbeatSeconds = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6025,6 +6059,16 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
         : isSet(object.after_sequence)
         ? globalThis.Number(object.after_sequence)
         : 0,
+      coalesceSteps: isSet(object.coalesceSteps)
+        ? globalThis.Boolean(object.coalesceSteps)
+        : isSet(object.coalesce_steps)
+        ? globalThis.Boolean(object.coalesce_steps)
+        : false,
+      heartbeatSeconds: isSet(object.heartbeatSeconds)
+        ? globalThis.Number(object.heartbeatSeconds)
+        : isSet(object.heartbeat_seconds)
+        ? globalThis.Number(object.heartbeat_seconds)
+        : 0,
     };
   },
 
@@ -6036,6 +6080,12 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     if (message.afterSequence !== undefined) {
       obj.afterSequence = Math.round(message.afterSequence);
     }
+    if (message.coalesceSteps !== undefined) {
+      obj.coalesceSteps = message.coalesceSteps;
+    }
+    if (message.heartbeatSeconds !== undefined) {
+      obj.heartbeatSeconds = Math.round(message.heartbeatSeconds);
+    }
     return obj;
   },
 
@@ -6046,6 +6096,8 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     const message = createBaseWatchTrainingJobRequest();
     message.name = object.name ?? "";
     message.afterSequence = object.afterSequence ?? 0;
+    message.coalesceSteps = object.coalesceSteps ?? false;
+    message.heartbeatSeconds = object.heartbeatSeconds ?? 0;
     return message;
   },
 };
