@@ -32,7 +32,7 @@ export class SqliteJobAudit {
     );
   }
 
-  add({ time, job, from, to, reason, peer, callId }: Omit<AuditEntry, 'number'>): void {
+  add({ time, job, from, to, reason, peer, callId }: Omit<AuditEntry, 'entryNumber'>): void {
     this.#insert.run(time?.getTime() ?? 0, job, from, to, reason, peer, callId);
   }
 
@@ -41,7 +41,7 @@ export class SqliteJobAudit {
     const rows = job === '' ? this.#list.all(before, count) : this.#listJob.all(before, job, count);
     return rows.map((row) =>
       AuditEntry.create({
-        number: Number(row.number),
+        entryNumber: Number(row.number),
         time: new Date(Number(row.time)),
         job: String(row.job),
         from: Number(row.from_state) as JobState,

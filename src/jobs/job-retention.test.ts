@@ -13,7 +13,13 @@ function setUp(limits: { maxEndedJobs?: number; maxEndedJobDays?: number }) {
   const logger = { info: vi.fn(), warn: vi.fn() };
   const remove = vi.fn(async (_name: string) => undefined);
   const options = { maxEndedJobs: null, maxEndedJobDays: null, ...limits };
-  const retention = new JobRetention({ store, metricFiles: { remove }, ...options, logger });
+  const retention = new JobRetention({
+    store,
+    metricFiles: { remove },
+    checkpoints: { remove: async () => undefined },
+    ...options,
+    logger,
+  });
   onTestFinished(() => retention.close());
   const create = async (end: JobState | null, days = 0): Promise<string> => {
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - days * DAY });

@@ -61,6 +61,9 @@ CREATE INDEX jobs_by_state ON jobs (state, priority DESC, number)`;
 export const JOB_DELETION_TABLE = 'CREATE TABLE job_deletions (job TEXT PRIMARY KEY) STRICT, WITHOUT ROWID';
 
 const PREFIX = 'trainingJobs/';
+/** States in which nobody works on a job. */
+const RESTING: readonly JobState[] = [JobState.JOB_STATE_QUEUED, JobState.JOB_STATE_PAUSED, ...ENDED];
+
 /** Events read at once for a watcher. */
 const PAGE = 256;
 /** Events deleted by one transaction. */
@@ -256,8 +259,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   async takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null> {
     return this.#transaction(() => {
       const job = this.#read(name);
-      const waits = job.state === JobState.JOB_STATE_QUEUED;
-      if (waits || hasEnded(job.state) || !this.#leases.isFree(job.name)) return null;
+      if (RESTING.includes(job.state) || !this.#leases.isFree(job.name)) return null;
       return this.#leases.take(job.name, runner, ttlMilliseconds);
     });
   }
@@ -338,7 +340,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     const next = applyEvent(job, event, sequence, time);
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
-    if (hasEnded(next.state)) this.#leases.end(job.name);
+    if (RESTING.includes(next.state)) this.#leases.end(job.name);
     if (event.$case === 'stateChange')
       this.#note(job.name, time, job.state, next.state, actor, event.value.failure?.reason);
     return next;

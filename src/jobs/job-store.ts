@@ -104,12 +104,13 @@ export interface AuditLog {
 /** Who runs which job: of any number of runners, one at a time. */
 export interface JobLeases {
   /**
-   * Gives the next job of the queue to a runner and moves it to VALIDATING, as one change; null: none waits. The lease ends with the job.
+   * Gives the next job of the queue to a runner and moves it to VALIDATING, as one change; null: none waits. The lease ends where the
+   * job ends, is paused, or goes back into the queue.
    * @param ttlMilliseconds How long the runner may go without renewing it before another one may have the job.
    */
   lease(runner: string, ttlMilliseconds: number): Promise<{ readonly job: TrainingJob; readonly lease: Lease } | null>;
   /**
-   * Gives a job that was taken up and has not ended to a runner, where nobody holds it; else null. Somebody does whose lease was renewed
+   * Gives a job that is worked on to a runner, where nobody holds it; else null. Somebody does whose lease was renewed
    * within its time, which is counted from when this store first saw that renewal, by a clock that no change of the date moves: ask again.
    * @throws LuthierError JOB_NOT_FOUND
    */

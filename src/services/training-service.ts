@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import { defaultTemplate } from '../datasets/formats.ts';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
@@ -7,6 +8,10 @@ import {
   DeleteTrainingJobRequest,
   DeleteTrainingJobResponse,
   JobState,
+  PauseTrainingJobRequest,
+  PauseTrainingJobResponse,
+  ResumeTrainingJobRequest,
+  ResumeTrainingJobResponse,
   TrainingJob,
   type TrainingServiceService,
   type WatchTrainingJobResponse,
@@ -43,6 +48,7 @@ export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly maxQueuedJobs: number;
   /** Null: none are written. */
   readonly metricFiles: Pick<MetricFiles, 'remove'> | null;
+  readonly checkpoints: Pick<CheckpointStore, 'remove'>;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -51,6 +57,8 @@ const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
+const pauseSchema = z.object({ name, requestId });
+const resumeSchema = z.object({ name, requestId });
 const auditSchema = z.object({ ...page, job: optionalName });
 const watchSchema = z.object({
   name,
@@ -107,7 +115,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, requestLog, registry, datasets, adapters, metricFiles } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters, metricFiles, checkpoints } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -198,12 +206,30 @@ export function createTrainingService(
       job: await runner.cancel(parseRequest(cancelSchema, request).name, requesterOf(context)),
     }),
 
+    pauseTrainingJob: async (request, context) => {
+      const { name: job, requestId: id } = parseRequest(pauseSchema, request);
+      const bytes = PauseTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'PauseTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, PauseTrainingJobResponse, async () => ({
+        job: await runner.pause(job, requesterOf(context)),
+      }));
+    },
+
+    resumeTrainingJob: async (request, context) => {
+      const { name: job, requestId: id } = parseRequest(resumeSchema, request);
+      const bytes = ResumeTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'ResumeTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, ResumeTrainingJobResponse, async () => ({
+        job: await shownOne(await runner.resume(job, requesterOf(context))),
+      }));
+    },
+
     deleteTrainingJob: async (request, context) => {
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
       return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
-        await deleteJob({ store, metricFiles }, job, { requester: requesterOf(context) });
+        await deleteJob({ store, metricFiles, checkpoints }, job, { requester: requesterOf(context) });
         return {};
       });
     },
@@ -213,7 +239,7 @@ export function createTrainingService(
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
       const found = await store.auditEntries(numberOfToken(pageToken), size + 1, job);
       const entries = found.slice(0, size);
-      return { entries, nextPageToken: found.length > size ? tokenOfNumber(entries.at(-1)?.number) : '' };
+      return { entries, nextPageToken: found.length > size ? tokenOfNumber(entries.at(-1)?.entryNumber) : '' };
     },
   };
 }
