@@ -15,6 +15,8 @@ import { readAnnounced } from './logged-events.ts';
 import type { MeasuredRates } from './measured-rates.ts';
 import { type PreparedJob, type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
 import { startRun } from './start-run.ts';
+import { limitTime, type TimeLimit } from './time-limit.ts';
+import { trainingTime } from './training-time.ts';
 
 export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly log: EventLog;
@@ -74,7 +76,13 @@ async function trainPrepared(
     const { run } = started;
     try {
       await log.move(name, JobState.JOB_STATE_RUNNING);
+      using limit =
+        spec.maxDurationSeconds === undefined ? null : await beginLimit(log, job, run, spec.maxDurationSeconds, signal);
       const globalStep = await followRun(dependencies, { ...started, job, announced, prepared, model }, signal);
+      if (limit?.reached) {
+        const message = `the job may train for ${spec.maxDurationSeconds} seconds: the step after which they were over was its last one`;
+        await warn('MAX_DURATION', message);
+      }
       await keep(dependencies, job, run, globalStep, prepared, lease.registered.name, model.metadata);
     } finally {
       run.close();
@@ -82,6 +90,17 @@ async function trainPrepared(
   } finally {
     lease.release();
   }
+}
+
+/** Counts what earlier attempts trained, too. */
+async function beginLimit(
+  log: EventLog,
+  job: TrainingJob,
+  run: TrainingRun,
+  seconds: number,
+  signal: AbortSignal,
+): Promise<TimeLimit> {
+  return limitTime(run, seconds * 1000 - (await trainingTime(log, job, signal)));
 }
 
 /** The step whose adapter a job stores, once its last event is there. */

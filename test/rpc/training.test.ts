@@ -2,6 +2,7 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import { serverStream, unary } from '../../clients/typescript/src/call.ts';
@@ -135,6 +136,32 @@ test('a watcher may ask for heartbeats, and for the latest step only where it is
   const isStep = ({ event }: TrainingEvent): boolean => event?.$case === 'step';
   expect(merged.filter((event) => !isStep(event))).toEqual(whole.filter((event) => !isStep(event)));
   expect(merged.filter(isStep)).toEqual(whole.filter(isStep).slice(-1));
+});
+
+test('a job whose time is up ends after the step under way, as after its last one', async () => {
+  const waiting = Promise.withResolvers<void>();
+  const { client, upload } = await start({
+    // The second step takes longer than the job may.
+    beforeStep: (step) => (step === 2 ? sleep(1200).then(() => waiting.resolve()) : undefined),
+  });
+  const job = spec(await upload(), { numTrainEpochs: 50, maxDurationSeconds: 1, validationSplit: 0.4 });
+  const { name } = await client.createTrainingJob({ spec: job });
+  const events = await all(client.watchTrainingJob(name));
+  await waiting.promise;
+  const steps = events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value.globalStep] : []));
+  expect(steps).toEqual([1, 2]);
+  const ended = await client.getTrainingJob(name);
+  expect(ended).toMatchObject({ state: JobState.JOB_STATE_SUCCEEDED, lastEvaluation: { globalStep: 2 } });
+  expect(ended.adapter).not.toBe('');
+  const warnings = events.flatMap(({ event }) => (event?.$case === 'warning' ? [event.value] : []));
+  expect(warnings).toMatchObject([{ reason: 'MAX_DURATION', message: expect.stringContaining('1 seconds') }]);
+  await expect(client.createTrainingJob({ spec: { ...job, maxDurationSeconds: 0 } })).rejects.toMatchObject({
+    violations: [{ field: 'spec.max_duration_seconds' }],
+  });
+  // Time enough changes nothing.
+  const calm = await client.createTrainingJob({ spec: { ...job, numTrainEpochs: 0.5, maxDurationSeconds: 3600 } });
+  const rest = await all(client.watchTrainingJob(calm.name));
+  expect(rest.some(({ event }) => event?.$case === 'warning')).toBe(false);
 });
 
 test('without evaluations held-out examples are left alone', async () => {

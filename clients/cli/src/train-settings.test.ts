@@ -27,6 +27,7 @@ test('flags become the contract, in its types', () => {
     'load-in': '4bit',
     output: 'adapters/facts',
     priority: '-5',
+    'max-duration-seconds': '3600',
   });
   expect(spec).toEqual({
     model: 'models/m',
@@ -40,6 +41,7 @@ test('flags become the contract, in its types', () => {
     loadIn: LoadIn.LOAD_IN_4BIT,
     output: 'facts',
     priority: -5,
+    maxDurationSeconds: 3600,
   });
   expect(run).toEqual({ data: 'd.jsonl' });
 });

@@ -102,6 +102,14 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('label', 'labels', 'name=value, to find the job again; may be repeated', (spec, v) => {
     spec.labels = v;
   }),
+  flag(
+    'max-duration-seconds',
+    'integer',
+    'training time after which the job ends as after its last step',
+    (spec, v) => {
+      spec.maxDurationSeconds = v;
+    },
+  ),
   flag('priority', 'integer', 'waiting jobs with the highest run first, -100 to 100 (default 0)', (spec, v) => {
     spec.priority = v;
   }),

@@ -179,6 +179,7 @@ const specSchema = z
       saveTotalLimit: wholeNumber(1, UINT32).default(2),
       saveIntervalSeconds: wholeNumber(1, MAX_INTERVAL_SECONDS).optional(),
       labels: labelsField,
+      maxDurationSeconds: wholeNumber(1, UINT32).optional(),
       priority: wholeNumber(-100, 100),
       shuffle: z.boolean().default(true),
       seed: wholeNumber(0, UINT32).default(42),
@@ -231,6 +232,7 @@ const specSchema = z
       recomputeLayers: spec.recomputeLayers,
       lrSchedulerKwargs: spec.lrSchedulerKwargs,
       earlyStoppingPatience: spec.earlyStoppingPatience,
+      maxDurationSeconds: spec.maxDurationSeconds,
     };
   });
 

@@ -422,6 +422,13 @@ export interface TrainingSpec {
    */
   labels: { [key: string]: string };
   /**
+   * Training time after which the job ends as after its last step, with its last evaluation, its best or last adapter and a warning MAX_DURATION:
+   * the step within which the time is up is the last one, and the first of a run in any case. Loading and pauses do not count. Absent: none.
+   */
+  maxDurationSeconds?:
+    | number
+    | undefined;
+  /**
    * When checkpoints are written: `interval`: every save_interval_seconds; `steps`: every save_steps; `epoch`: at each epoch's end; `no`: only when
    * the job is paused or the server ends. Absent: steps with save_steps, interval without.
    */
@@ -1771,6 +1778,7 @@ function createBaseTrainingSpec(): TrainingSpec {
     earlyStoppingThreshold: undefined,
     maxNonFiniteSteps: undefined,
     labels: {},
+    maxDurationSeconds: undefined,
     saveStrategy: undefined,
     saveSteps: undefined,
     saveTotalLimit: undefined,
@@ -1925,6 +1933,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
       TrainingSpec_LabelsEntry.encode({ key: key as any, value }, writer.uint32(418).fork()).join();
     });
+    if (message.maxDurationSeconds !== undefined) {
+      writer.uint32(424).uint32(message.maxDurationSeconds);
+    }
     if (message.saveStrategy !== undefined) {
       writer.uint32(434).string(message.saveStrategy);
     }
@@ -2343,6 +2354,14 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             }
             continue;
           }
+          case 53: {
+            if (tag !== 424) {
+              break;
+            }
+
+            message.maxDurationSeconds = reader.uint32();
+            continue;
+          }
           case 54: {
             if (tag !== 434) {
               break;
@@ -2610,6 +2629,11 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
           {},
         )
         : {},
+      maxDurationSeconds: isSet(object.maxDurationSeconds)
+        ? globalThis.Number(object.maxDurationSeconds)
+        : isSet(object.max_duration_seconds)
+        ? globalThis.Number(object.max_duration_seconds)
+        : undefined,
       saveStrategy: isSet(object.saveStrategy)
         ? globalThis.String(object.saveStrategy)
         : isSet(object.save_strategy)
@@ -2786,6 +2810,9 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         });
       }
     }
+    if (message.maxDurationSeconds !== undefined) {
+      obj.maxDurationSeconds = Math.round(message.maxDurationSeconds);
+    }
     if (message.saveStrategy !== undefined) {
       obj.saveStrategy = message.saveStrategy;
     }
@@ -2867,6 +2894,7 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
       },
       {},
     );
+    message.maxDurationSeconds = object.maxDurationSeconds ?? undefined;
     message.saveStrategy = object.saveStrategy ?? undefined;
     message.saveSteps = object.saveSteps ?? undefined;
     message.saveTotalLimit = object.saveTotalLimit ?? undefined;
