@@ -1,6 +1,7 @@
 /** Puts the parts together. This is the only file that knows all of them. */
 import { isIPv6 } from 'node:net';
 import { openAdapterStore } from './adapters/adapter-store-sqlite.ts';
+import { CheckpointStore } from './checkpoints/checkpoint-store.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
 import { openDatasetStore } from './datasets/dataset-store.ts';
 import { openTokenCache } from './datasets/token-cache.ts';
@@ -14,6 +15,7 @@ import { GenerationServiceService } from './gen/luthier/v1/generation_service.ts
 import { ModelServiceService } from './gen/luthier/v1/model_service.ts';
 import { TokenizerServiceService } from './gen/luthier/v1/tokenizer_service.ts';
 import { JobState, TrainingServiceService } from './gen/luthier/v1/training_service.ts';
+import { JobRetention } from './jobs/job-retention.ts';
 import { JobRunner } from './jobs/job-runner.ts';
 import { SqliteJobStore } from './jobs/job-store-sqlite.ts';
 import { MeasuredRates } from './jobs/measured-rates.ts';
@@ -32,7 +34,7 @@ import { createGenerationService } from './services/generation-service.ts';
 import { GenerationSlots } from './services/generation-slots.ts';
 import { createModelService } from './services/model-service.ts';
 import { createTokenizerService } from './services/tokenizer-service.ts';
-import { createTrainingService, usedByJobs } from './services/training-service.ts';
+import { createTrainingService, resumeAfter, usedByJobs } from './services/training-service.ts';
 import { openDataFolder } from './store/data-folder.ts';
 import { openDatabase } from './store/database.ts';
 import { createRequestLog } from './store/sqlite-request-log.ts';
@@ -131,6 +133,8 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   const engine = overrides.engine ?? (await openEngine(options));
   parts.add(() => engine.close());
   const jobs = new SqliteJobStore(database);
+  // Whoever held a job had the data folder, which is this server's now.
+  await jobs.endLeases();
   const inUse = usedByJobs(jobs);
   const imports = new ImportedModels(database);
   const registry = createModelRegistry({
@@ -159,6 +163,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   });
   const { modelRoots } = options;
   const rates = new MeasuredRates();
+  const checkpoints = new CheckpointStore(folder.checkpoints);
   const metricFiles = options.metricFiles ? new MetricFiles({ folder: folder.runs, store: jobs, logger }) : null;
   if (metricFiles) parts.add(() => metricFiles.close());
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
@@ -176,6 +181,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   if (metrics) parts.add(() => metrics.close());
   const tracing = options.otlpEndpoint ? await openTracing(options.otlpEndpoint, version, jobs, logger) : null;
   if (tracing) parts.add(() => tracing.close());
+  const { maxEndedJobs, maxEndedJobDays } = options;
+  const retention = new JobRetention({ store: jobs, metricFiles, checkpoints, maxEndedJobs, maxEndedJobDays, logger });
+  parts.add(() => retention.close());
   const runner = new JobRunner({
     store: jobs,
     engine,
@@ -184,9 +192,11 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     tokenCache,
     adapters,
     folder: folder.jobs,
+    checkpoints,
     modelRoots,
     rates,
     logger,
+    maxConcurrentJobs: options.maxConcurrentJobs,
     onTakenUp: (name) => {
       metricFiles?.follow(name);
       metrics?.follow(name);
@@ -218,8 +228,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     writing,
     jobCounts: async () => {
       const unfinished = await jobs.unfinished();
-      const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
-      return { queued, running: unfinished.length - queued };
+      const count = (wanted: JobState): number => unfinished.filter(({ state }) => state === wanted).length;
+      const queued = count(JobState.JOB_STATE_QUEUED);
+      return { queued, running: unfinished.length - queued - count(JobState.JOB_STATE_PAUSED) };
     },
     activeGenerations: () => slots.active,
   });
@@ -239,8 +250,10 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
-  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles };
-  rpc.add(TrainingServiceService, createTrainingService(training));
+  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles, checkpoints };
+  rpc.add(TrainingServiceService, createTrainingService(training), {
+    resumable: { train: resumeAfter, watchTrainingJob: resumeAfter },
+  });
 
   return {
     start: async () => {
@@ -257,6 +270,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
       logger.info({ device, deviceName, computeDtype, attention, reason: deviceReason, gpus }, 'device');
       logger.info({ address: bound, version }, 'listening');
       metricFiles?.catchUp();
+      retention.start();
       if (metricsAddress !== null) logger.info({ address: metricsAddress }, 'serving metrics');
       return { address: bound, metricsAddress };
     },

@@ -180,7 +180,25 @@ export const serverConfigSchema = z
       'N',
       'Generate and ScoreTokens calls at once.',
     ),
+    maxConcurrentJobs: setting(
+      count(1, 64).default(1),
+      'number',
+      'N',
+      'Training jobs that run at the same time on the device; what does not fit into its memory beside them fails.',
+    ),
     maxQueuedJobs: setting(count(1, 100_000).default(1000), 'number', 'N', 'Training jobs waiting at once.'),
+    maxEndedJobs: setting(
+      count(1, 10_000_000).nullable().default(null),
+      'number',
+      'N',
+      'Ended training jobs that are kept, the latest ones; others are deleted, their adapters are not. Default: all.',
+    ),
+    maxEndedJobDays: setting(
+      count(1, 36_500).nullable().default(null),
+      'number',
+      'DAYS',
+      'Days that ended training jobs are kept; then they are deleted, their adapters are not. Default: for ever.',
+    ),
     metricsAddress: setting(
       hostAndPort.nullable().default(null),
       'text',

@@ -1,12 +1,33 @@
 /** The jobs and their events in SQLite. Watchers in this process are told of every change; nothing is polled. */
 import { createHash, randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import {
+  type AuditEntry,
+  JobState,
+  TrainingEvent,
+  TrainingJob,
+  TrainingSpec,
+} from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
 import { applyEvent } from './apply-event.ts';
+import { SqliteJobAudit } from './job-audit-sqlite.ts';
+import { SqliteJobLeases } from './job-leases-sqlite.ts';
 import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
-import type { EventBody, EventLog, FailureCause, JobFilter, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
+import type {
+  Actor,
+  AuditLog,
+  EventBody,
+  EventLog,
+  FailureCause,
+  JobFilter,
+  JobLeases,
+  JobStore,
+  Lease,
+  LoggedEvent,
+  NumberedJob,
+} from './job-store.ts';
 
 /** The tables, for the database's list of migrations. `payload`: an encoded TrainingJob or TrainingEvent. */
 export const JOB_TABLES = `CREATE TABLE jobs (
@@ -32,34 +53,73 @@ export const JOB_LABEL_TABLE = `CREATE TABLE job_labels (
   PRIMARY KEY (job, name)
 ) STRICT, WITHOUT ROWID`;
 
+/** `TrainingSpec.priority`, for the order of the queue. */
+export const JOB_PRIORITY_COLUMN = `ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX jobs_by_state ON jobs (state, priority DESC, number)`;
+
+/** Deleted jobs whose events are still there. */
+export const JOB_DELETION_TABLE = 'CREATE TABLE job_deletions (job TEXT PRIMARY KEY) STRICT, WITHOUT ROWID';
+
 const PREFIX = 'trainingJobs/';
+/** States in which nobody works on a job. */
+const RESTING: readonly JobState[] = [JobState.JOB_STATE_QUEUED, JobState.JOB_STATE_PAUSED, ...ENDED];
+
 /** Events read at once for a watcher. */
 const PAGE = 256;
+/** Events deleted by one transaction. */
+const DELETED_AT_ONCE = 1000;
+
+const fullName = (name: string): string => (name.startsWith(PREFIX) ? name : `${PREFIX}${name}`);
 
 const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as Uint8Array);
+
+const decodeEvent = ({ payload }: Record<string, unknown>): TrainingEvent =>
+  TrainingEvent.decode(payload as Uint8Array);
+
+/** One after another: a slow reader costs no more than what is stored. */
+function* decoded(rows: readonly Record<string, unknown>[]): Generator<TrainingEvent, void, undefined> {
+  for (const row of rows) yield decodeEvent(row);
+}
+
+/** All but the steps that a later one follows. */
+function withLatestStep(rows: readonly Record<string, unknown>[]): TrainingEvent[] {
+  const events = rows.map(decodeEvent);
+  const latest = events.findLastIndex(({ event }) => event?.$case === 'step');
+  return events.filter(({ event }, index) => event?.$case !== 'step' || index === latest);
+}
 
 /** What a request id is bound to: SHA-256 of the encoded spec; hex. */
 const hashOf = (spec: TrainingSpec): string =>
   createHash('sha256').update(TrainingSpec.encode(spec).finish()).digest('hex');
 
-export class SqliteJobStore implements JobStore, EventLog {
+export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   readonly #database: Database;
   readonly #changes = new EventEmitter().setMaxListeners(0);
+  readonly #leases: SqliteJobLeases;
+  readonly #audit: SqliteJobAudit;
   readonly #get;
   readonly #byRequest;
   readonly #list;
+  readonly #queue;
   readonly #counts;
   readonly #insert;
   readonly #update;
   readonly #delete;
   readonly #insertEvent;
   readonly #deleteEvents;
+  readonly #deletions;
+  readonly #beginDeletion;
+  readonly #endDeletion;
   readonly #insertLabel;
   readonly #deleteLabels;
+  readonly #event;
   readonly #eventsAfter;
 
-  constructor(database: Database) {
+  /** @param clock For leases: milliseconds that never go back, from any origin. */
+  constructor(database: Database, clock: () => number = () => performance.now()) {
     this.#database = database;
+    this.#leases = new SqliteJobLeases(database, clock);
+    this.#audit = new SqliteJobAudit(database);
     this.#get = database.prepare('SELECT payload FROM jobs WHERE name = ?');
     this.#byRequest = database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?');
     this.#list = database.prepare(
@@ -68,30 +128,40 @@ export class SqliteJobStore implements JobStore, EventLog {
          SELECT 1 FROM job_labels WHERE job = jobs.name AND job_labels.name = wanted.key AND job_labels.value = wanted.value))
        ORDER BY number DESC LIMIT ?`,
     );
+    this.#queue = database.prepare(
+      `SELECT payload FROM jobs WHERE state = ${JobState.JOB_STATE_QUEUED} ORDER BY priority DESC, number LIMIT ?`,
+    );
     this.#counts = database.prepare('SELECT state, COUNT(*) AS count FROM jobs GROUP BY state');
     this.#insert = database.prepare(
-      'INSERT INTO jobs (name, state, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?)',
+      'INSERT INTO jobs (name, state, priority, request_id, request_hash, payload) VALUES (?, ?, ?, ?, ?, ?)',
     );
     this.#update = database.prepare('UPDATE jobs SET state = ?, payload = ? WHERE name = ?');
     this.#delete = database.prepare('DELETE FROM jobs WHERE name = ?');
-    this.#deleteEvents = database.prepare('DELETE FROM job_events WHERE job = ?');
+    this.#deleteEvents = database.prepare(
+      `DELETE FROM job_events WHERE job = ? AND sequence IN
+       (SELECT sequence FROM job_events WHERE job = ? ORDER BY sequence LIMIT ${DELETED_AT_ONCE})`,
+    );
+    this.#deletions = database.prepare('SELECT job FROM job_deletions');
+    this.#beginDeletion = database.prepare('INSERT INTO job_deletions VALUES (?)');
+    this.#endDeletion = database.prepare('DELETE FROM job_deletions WHERE job = ?');
     this.#insertLabel = database.prepare('INSERT INTO job_labels VALUES (?, ?, ?)');
     this.#deleteLabels = database.prepare('DELETE FROM job_labels WHERE job = ?');
     this.#insertEvent = database.prepare('INSERT INTO job_events VALUES (?, ?, ?)');
+    this.#event = database.prepare('SELECT payload FROM job_events WHERE job = ? AND sequence = ?');
     this.#eventsAfter = database.prepare(
       `SELECT sequence, payload FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ${PAGE}`,
     );
   }
 
-  async create(spec: TrainingSpec, requestId: string): Promise<TrainingJob> {
+  async create(spec: TrainingSpec, requestId: string, actor: Actor = {}): Promise<TrainingJob> {
     const earlier = this.#findRequest(spec, requestId);
     if (earlier) return earlier;
     const job = TrainingJob.create({ name: `${PREFIX}${randomUUID()}`, spec, createTime: new Date() });
     this.#transaction(() => {
       const id = requestId === '' ? null : requestId;
-      this.#insert.run(job.name, job.state, id, hashOf(spec), TrainingJob.encode(job).finish());
+      this.#insert.run(job.name, job.state, spec.priority, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
-      this.#store(job, stateChange(job.state, JobState.JOB_STATE_QUEUED, null));
+      this.#store(job, actor, (time) => stateChange(job.state, JobState.JOB_STATE_QUEUED, null, time));
     });
     return this.#read(job.name);
   }
@@ -115,14 +185,27 @@ export class SqliteJobStore implements JobStore, EventLog {
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
   }
 
-  async delete(name: string): Promise<void> {
-    this.#transaction(() => {
+  async delete(name: string, actor: Actor = {}): Promise<void> {
+    const deleted = this.#transaction(() => {
       const job = this.#read(name);
       checkEnded(job.name, job.state);
-      this.#deleteEvents.run(job.name);
+      this.#note(job.name, new Date(), job.state, JobState.JOB_STATE_UNSPECIFIED, actor);
+      this.#beginDeletion.run(job.name);
       this.#deleteLabels.run(job.name);
+      this.#leases.delete(job.name);
       this.#delete.run(job.name);
+      return job.name;
     });
+    this.#changes.emit(deleted);
+    await this.#finishDeletion(deleted);
+  }
+
+  async finishDeletions(): Promise<void> {
+    for (const { job } of this.#deletions.all()) await this.#finishDeletion(String(job));
+  }
+
+  async auditEntries(before: number | null, count: number, job: string): Promise<readonly AuditEntry[]> {
+    return this.#audit.list(before ?? Number.MAX_SAFE_INTEGER, count, job === '' ? '' : fullName(job));
   }
 
   async countByState(): Promise<ReadonlyMap<JobState, number>> {
@@ -130,27 +213,71 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 
   async queued(): Promise<readonly TrainingJob[]> {
-    return this.#oldestFirst([JobState.JOB_STATE_QUEUED]);
+    return this.#queue.all(-1).map((row) => decode(row.payload));
   }
 
   async unfinished(): Promise<readonly TrainingJob[]> {
     const states = Object.values(JobState).filter((state): state is JobState => typeof state === 'number');
-    return this.#oldestFirst(states.filter((state) => !ENDED.includes(state)));
+    const wanted = JSON.stringify(states.filter((state) => !ENDED.includes(state)));
+    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, '{}', -1);
+    return rows.map((row) => decode(row.payload)).reverse();
   }
 
-  async append(name: string, event: LoggedEvent): Promise<void> {
-    this.#change(name, () => event);
+  async append(name: string, event: LoggedEvent, actor: Actor = {}): Promise<void> {
+    this.#change(name, actor, () => event);
   }
 
-  async move(name: string, to: JobState, failure: FailureCause | null = null, from?: JobState): Promise<void> {
-    this.#change(name, (job) => {
+  async move(
+    name: string,
+    to: JobState,
+    failure: FailureCause | null = null,
+    from?: JobState,
+    actor: Actor = {},
+  ): Promise<void> {
+    this.#change(name, actor, (job, time) => {
       if (from !== undefined) checkState(job.name, job.state, from);
       checkTransition(job.name, job.state, to);
-      return stateChange(job.state, to, failure);
+      return stateChange(job.state, to, failure, time);
     });
   }
 
-  async *watch(name: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent, void, undefined> {
+  async lease(runner: string, ttlMilliseconds: number): Promise<{ job: TrainingJob; lease: Lease } | null> {
+    const taken = this.#transaction(() => {
+      const row = this.#queue.get(1);
+      if (!row) return null;
+      const job = decode(row.payload);
+      const lease = this.#leases.take(job.name, runner, ttlMilliseconds);
+      const next = this.#store(job, { lease }, (time) =>
+        stateChange(job.state, JobState.JOB_STATE_VALIDATING, null, time),
+      );
+      return { job: next, lease };
+    });
+    if (taken) this.#changes.emit(taken.job.name);
+    return taken;
+  }
+
+  async takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null> {
+    return this.#transaction(() => {
+      const job = this.#read(name);
+      if (RESTING.includes(job.state) || !this.#leases.isFree(job.name)) return null;
+      return this.#leases.take(job.name, runner, ttlMilliseconds);
+    });
+  }
+
+  async renew(lease: Lease): Promise<void> {
+    this.#leases.renew(lease);
+  }
+
+  async endLeases(): Promise<void> {
+    this.#leases.endAll();
+  }
+
+  async *watch(
+    name: string,
+    after: number,
+    signal: AbortSignal,
+    coalesceSteps = false,
+  ): AsyncGenerator<TrainingEvent, void, undefined> {
     const job = this.#read(name).name;
     let last = after;
     for (;;) {
@@ -162,10 +289,10 @@ export class SqliteJobStore implements JobStore, EventLog {
       signal.addEventListener('abort', wakeUp);
       try {
         const rows = this.#eventsAfter.all(job, last);
-        for (const row of rows) {
+        for (const event of coalesceSteps ? withLatestStep(rows) : decoded(rows)) {
           signal.throwIfAborted();
-          last = Number(row.sequence);
-          yield TrainingEvent.decode(row.payload as Uint8Array);
+          last = event.sequence;
+          yield event;
         }
         if (rows.length > 0) continue;
         if (ended) return;
@@ -187,14 +314,8 @@ export class SqliteJobStore implements JobStore, EventLog {
     });
   }
 
-  #oldestFirst(states: readonly JobState[]): TrainingJob[] {
-    const wanted = JSON.stringify(states);
-    const rows = this.#list.all(Number.MAX_SAFE_INTEGER, wanted, wanted, '{}', -1);
-    return rows.map((row) => decode(row.payload)).reverse();
-  }
-
   #read(name: string): TrainingJob {
-    const row = this.#get.get(name.startsWith(PREFIX) ? name : `${PREFIX}${name}`);
+    const row = this.#get.get(fullName(name));
     if (row) return decode(row.payload);
     throw new LuthierError('JOB_NOT_FOUND', `there is no job ${JSON.stringify(name)}`, {
       resource: { type: 'training job', name },
@@ -202,21 +323,45 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 
   /** One event, made of the job as it is stored at that moment. */
-  #change(name: string, event: (job: TrainingJob) => EventBody): void {
+  #change(name: string, actor: Actor, event: (job: TrainingJob, time: Date) => EventBody): void {
     const job = this.#transaction(() => {
       const found = this.#read(name);
-      this.#store(found, event(found));
-      return found;
+      if (actor.lease) this.#leases.check(actor.lease, found.name);
+      return this.#store(found, actor, (time) => event(found, time));
     });
     this.#changes.emit(job.name);
   }
 
-  #store(job: TrainingJob, event: EventBody): void {
-    const time = new Date();
+  /** @returns The job as it is now. */
+  #store(job: TrainingJob, actor: Actor, body: (time: Date) => EventBody): TrainingJob {
+    const time = this.#nextTime(job);
+    const event = body(time);
     const sequence = job.lastSequence + 1;
     const next = applyEvent(job, event, sequence, time);
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
+    if (RESTING.includes(next.state)) this.#leases.end(job.name);
+    if (event.$case === 'stateChange')
+      this.#note(job.name, time, job.state, next.state, actor, event.value.failure?.reason);
+    return next;
+  }
+
+  #note(job: string, time: Date, from: JobState, to: JobState, { requester, reason }: Actor, failure = ''): void {
+    const { peer = '', callId = '' } = requester ?? {};
+    this.#audit.add({ time, job, from, to, reason: reason ?? failure, peer, callId });
+  }
+
+  /** Takes a deleted job's events away, a few at a time: others wait for each transaction. */
+  async #finishDeletion(job: string): Promise<void> {
+    while (this.#deleteEvents.run(job, job).changes > 0) await setImmediate();
+    this.#endDeletion.run(job);
+  }
+
+  /** Now, or the time of the job's last event where the clock was set back since. */
+  #nextTime({ name, lastSequence, createTime }: TrainingJob): Date {
+    const row = this.#event.get(name, lastSequence);
+    const last = row ? TrainingEvent.decode(row.payload as Uint8Array).time : createTime;
+    return new Date(Math.max(Date.now(), last?.getTime() ?? 0));
   }
 
   #transaction<Result>(action: () => Result): Result {
@@ -233,7 +378,6 @@ export class SqliteJobStore implements JobStore, EventLog {
   }
 }
 
-function stateChange(from: JobState, to: JobState, failure: FailureCause | null): EventBody {
-  const value = { from, to, failure: failure === null ? undefined : { ...failure, time: new Date() } };
-  return { $case: 'stateChange', value };
+function stateChange(from: JobState, to: JobState, failure: FailureCause | null, time: Date): EventBody {
+  return { $case: 'stateChange', value: { from, to, failure: failure === null ? undefined : { ...failure, time } } };
 }

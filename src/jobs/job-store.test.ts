@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
-import { JobState, type TrainingEvent, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import { JobState, type TrainingEvent, TrainingSpec, TrainingStep } from '../gen/luthier/v1/training_service.ts';
 import { openDatabase } from '../store/database.ts';
 import type { EventLog, JobStore } from './job-store.ts';
 import { SqliteJobStore } from './job-store-sqlite.ts';
@@ -57,7 +57,7 @@ test('what the state machine does not have is refused, and nothing is stored', a
   const { name } = await store.create(spec(), '');
   await expect(store.move(name, JOB_STATE_RUNNING)).rejects.toMatchObject({
     reason: 'INVALID_STATE',
-    message: `${name} is QUEUED: expected VALIDATING, FAILED, CANCELLED; found RUNNING`,
+    message: `${name} is QUEUED: expected VALIDATING, PAUSED, FAILED, CANCELLED; found RUNNING`,
   });
   await expect(store.move(name, JOB_STATE_CANCELLED, null, JOB_STATE_RUNNING)).rejects.toMatchObject({
     message: `${name} is QUEUED; expected RUNNING`,
@@ -100,6 +100,24 @@ test('the queue is in order of creation; lists are newest first, by page and sta
   expect((await store.list(null, 10, { states: [JOB_STATE_CANCELLED] })).map(({ job }) => job.name)).toEqual([
     names[1],
   ]);
+});
+
+test('the queue goes by priority, then by age; other states have no order of their own', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.integer({ min: -100, max: 100 }), { maxLength: 12 }), async (priorities) => {
+      const store = open();
+      const jobs: { name: string; priority: number }[] = [];
+      for (const priority of priorities) {
+        jobs.push({ name: (await store.create({ ...spec(), priority }, '')).name, priority });
+      }
+      const names = jobs.map(({ name }) => name);
+      // `toSorted` is stable: the oldest of equals stays first.
+      const expected = jobs.toSorted((one, other) => other.priority - one.priority).map(({ name }) => name);
+      expect((await store.queued()).map(({ name }) => name)).toEqual(expected);
+      expect((await store.unfinished()).map(({ name }) => name)).toEqual(names);
+    }),
+    { numRuns: 30 },
+  );
 });
 
 test('a job that has ended is deleted with its events and its request id; others stay, and one that has not ended', async () => {
@@ -200,6 +218,33 @@ test('watchers see every event once and in order, however they and the writer ta
     }),
     { numRuns: 30 },
   );
+});
+
+test('a reader that is behind gets the latest step of what it missed, and every other event', async () => {
+  const store = open();
+  const { name } = await store.create(spec(), '');
+  await run(store, name);
+  for (let globalStep = 1; globalStep <= 600; globalStep++) {
+    await store.append(name, { $case: 'step', value: TrainingStep.create({ globalStep }) });
+    if (globalStep % 100 === 0) await store.append(name, warning(String(globalStep)));
+  }
+  await store.move(name, JOB_STATE_SUCCEEDED);
+  const whole = await all(store.watch(name, 0, never));
+  const merged = await all(store.watch(name, 0, never, true));
+  const isStep = ({ event }: TrainingEvent): boolean => event?.$case === 'step';
+  expect(merged.filter((event) => !isStep(event))).toEqual(whole.filter((event) => !isStep(event)));
+  expect(merged.filter(isStep).length).toBeLessThan(5);
+  expect(merged.filter(isStep).at(-1)?.event?.value).toMatchObject({ globalStep: 600 });
+  expect(merged).toEqual(whole.filter(({ sequence }) => merged.some((event) => event.sequence === sequence)));
+  // A reader that keeps up misses none.
+  const other = await store.create(spec(), '');
+  const watching = store.watch(other.name, 1, never, true);
+  for (let globalStep = 1; globalStep <= 3; globalStep++) {
+    const next = watching.next();
+    await store.append(other.name, { $case: 'step', value: TrainingStep.create({ globalStep }) });
+    expect((await next).value).toMatchObject({ event: { value: { globalStep } } });
+  }
+  await watching.return();
 });
 
 test('jobs are counted by their state', async () => {

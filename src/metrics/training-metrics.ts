@@ -13,15 +13,20 @@ export interface TrainingMetricsOptions {
   readonly logger: Pick<Logger, 'warn'>;
 }
 
-/** What training did since the server started, and where the running job is. Knows jobs by their events only. */
+/** A running job's latest step and evaluation. */
+interface Latest {
+  readonly step?: TrainingStep;
+  readonly evaluation?: TrainingEvaluation;
+}
+
+/** What training did since the server started, and where the running jobs are. Knows jobs by their events only. */
 export class TrainingMetrics {
   readonly #options: TrainingMetricsOptions;
   readonly #closing = new AbortController();
   readonly #followed = new Map<string, Promise<void>>();
   readonly #totals = { steps: 0, skippedSteps: 0, tokens: 0, labelTokens: 0, seconds: 0 };
-  /** Of the job that runs; a device runs one at a time. */
-  #step: TrainingStep | null = null;
-  #evaluation: TrainingEvaluation | null = null;
+  /** Of the jobs that run, the one that had an event last at the end. */
+  readonly #running = new Map<string, Latest>();
 
   constructor(options: TrainingMetricsOptions) {
     this.#options = options;
@@ -46,7 +51,7 @@ export class TrainingMetrics {
 
   families(): Family[] {
     const { steps, skippedSteps, tokens, labelTokens, seconds } = this.#totals;
-    const [step, evaluation] = [this.#step, this.#evaluation];
+    const { step, evaluation } = [...this.#running.values()].at(-1) ?? {};
     return [
       counter('luthier_training_steps_total', 'Optimizer steps since the server started.', steps),
       counter('luthier_training_skipped_steps_total', 'Steps of these that updated nothing.', skippedSteps),
@@ -73,22 +78,24 @@ export class TrainingMetrics {
     try {
       for await (const event of store.watch(name, lastSequence, this.#closing.signal)) this.#count(event);
     } finally {
-      this.#forget();
+      this.#running.delete(name);
     }
   }
 
-  #forget(): void {
-    this.#step = null;
-    this.#evaluation = null;
+  /** What a running job's latest is now; the job becomes the last one. */
+  #note(job: string, latest: Latest): void {
+    const before = this.#running.get(job);
+    this.#running.delete(job);
+    this.#running.set(job, { ...before, ...latest });
   }
 
-  #count({ event }: TrainingEvent): void {
-    if (event?.$case === 'evaluation') this.#evaluation = event.value;
-    if (event?.$case === 'stateChange' && event.value.to !== JobState.JOB_STATE_RUNNING) this.#forget();
+  #count({ job, event }: TrainingEvent): void {
+    if (event?.$case === 'evaluation') this.#note(job, { evaluation: event.value });
+    if (event?.$case === 'stateChange' && event.value.to !== JobState.JOB_STATE_RUNNING) this.#running.delete(job);
     if (event?.$case !== 'step') return;
+    this.#note(job, { step: event.value });
     const { skipped, tokens, labelTokens, tokensPerSecond } = event.value;
     const totals = this.#totals;
-    this.#step = event.value;
     totals.steps += 1;
     totals.skippedSteps += skipped ? 1 : 0;
     totals.tokens += tokens;

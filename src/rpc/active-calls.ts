@@ -91,7 +91,7 @@ export class ActiveCalls {
       if (!this.#busy()) for (const wake of this.#waiting.splice(0)) wake();
     };
     const active: ActiveCall = {
-      context: { signal: controller.signal, deadline, metadata: textMetadata(call), peer },
+      context: { signal: controller.signal, deadline, metadata: textMetadata(call), peer, callId },
       policy,
       succeed: () => settle(null),
       fail: (thrown) => {

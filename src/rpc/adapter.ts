@@ -13,7 +13,7 @@ import type {
   ServerStreamHandler,
   UnaryHandler,
 } from './handlers.ts';
-import { readAll, writeAll } from './streams.ts';
+import { readAll, type StallPolicy, writeAll } from './streams.ts';
 
 /** One method of a generated service definition. */
 interface MethodDefinition<Request, Response> {
@@ -48,6 +48,8 @@ export interface ServiceOptions<Definition> {
   readonly finishOnDrain?: readonly (keyof Definition)[];
   /** New calls are answered while the server drains. Default false. */
   readonly acceptWhileDraining?: boolean;
+  /** Server streams whose clients lose them with SLOW_CONSUMER where they stop reading: what is to be known to go on after a response. */
+  readonly resumable?: { readonly [Name in keyof Definition]?: (last: unknown) => Readonly<Record<string, string>> };
 }
 
 /** A request as decoded; grpc-js hands it through unseen. */
@@ -102,10 +104,11 @@ async function answerMany(
   method: AnyMethod,
   call: grpc.ServerWritableStream<Decoded, Buffer>,
   respond: () => AsyncIterable<unknown>,
+  stall: StallPolicy<unknown> | null,
 ): Promise<void> {
   try {
     active.context.signal.throwIfAborted();
-    await writeAll(call, respond(), method.responseSerialize, active.context.signal);
+    await writeAll(call, respond(), method.responseSerialize, active.context.signal, stall);
   } catch (error) {
     // `destroy(error)` would send no status at all.
     call.emit('error', active.fail(error));
@@ -126,7 +129,13 @@ const notBuilt = (path: string): Handler => {
 };
 
 /** The grpc-js function of one method. */
-function connect(method: AnyMethod, handler: Handler, calls: ActiveCalls, policy: DrainPolicy): grpc.UntypedHandleCall {
+function connect(
+  method: AnyMethod,
+  handler: Handler,
+  calls: ActiveCalls,
+  policy: DrainPolicy,
+  stall: StallPolicy<unknown> | null,
+): grpc.UntypedHandleCall {
   const { path } = method;
   if (method.responseStream) {
     const input = (call: grpc.ServerDuplexStream<Decoded, Buffer>, context: CallContext): unknown =>
@@ -137,7 +146,7 @@ function connect(method: AnyMethod, handler: Handler, calls: ActiveCalls, policy
       const active = calls.begin(call, path, policy);
       const respond = (): AsyncIterable<unknown> =>
         handler(input(call, active.context), active.context) as AsyncIterable<unknown>;
-      void answerMany(active, method, call as unknown as grpc.ServerWritableStream<Decoded, Buffer>, respond);
+      void answerMany(active, method, call as unknown as grpc.ServerWritableStream<Decoded, Buffer>, respond, stall);
     };
   }
   if (method.requestStream) {
@@ -153,17 +162,28 @@ function connect(method: AnyMethod, handler: Handler, calls: ActiveCalls, policy
   };
 }
 
+const slowConsumer =
+  (resume: (last: unknown) => Readonly<Record<string, string>>, milliseconds: number) =>
+  (last: unknown): LuthierError =>
+    new LuthierError(
+      'SLOW_CONSUMER',
+      `nothing was read for ${milliseconds / 1000} seconds; open the stream again after what was read last`,
+      { metadata: resume(last) },
+    );
+
 /** What the services of one server share. */
 export interface Transport {
   readonly server: grpc.Server;
   readonly calls: ActiveCalls;
   /** Largest request message, bytes. grpc-js should let more than that through: what it refuses has no details. */
   readonly maxReceiveBytes: number;
+  /** How long a client of a resumable stream may read nothing. */
+  readonly stallMilliseconds: number;
 }
 
 /** Adds a generated service to a grpc-js server. */
 export function addService<Definition extends object>(
-  { server, calls, maxReceiveBytes }: Transport,
+  { server, calls, maxReceiveBytes, stallMilliseconds }: Transport,
   definition: Definition,
   handlers: HandlersOf<Definition>,
   options: ServiceOptions<Definition> = {},
@@ -185,7 +205,9 @@ export function addService<Definition extends object>(
     };
     const handler = (handlers as Record<string, Handler | undefined>)[name] ?? notBuilt(method.path);
     const policy = { accept: options.acceptWhileDraining === true, finish };
-    implementation[name] = connect(method, handler, calls, policy);
+    const resume = options.resumable?.[name as keyof Definition];
+    const stall = resume ? { milliseconds: stallMilliseconds, error: slowConsumer(resume, stallMilliseconds) } : null;
+    implementation[name] = connect(method, handler, calls, policy, stall);
   }
   server.addService(raw, implementation);
 }

@@ -12,6 +12,8 @@ export interface CallContext {
   readonly metadata: ReadonlyMap<string, string>;
   /** The client's address as the transport gives it. */
   readonly peer: string;
+  /** The call's id in the log. */
+  readonly callId: string;
 }
 
 export type UnaryHandler<Request, Response> = (request: Request, context: CallContext) => Promise<Response>;

@@ -10,7 +10,11 @@ export interface RpcServerOptions {
   /** Largest message the server accepts, bytes. */
   readonly maxReceiveBytes: number;
   readonly onCallEnd: (record: CallRecord) => void;
+  /** How long a client of a resumable stream may read nothing. Default 5 minutes. */
+  readonly stallMilliseconds?: number;
 }
+
+const STALL_MILLISECONDS = 5 * 60_000;
 
 /** Every 2 minutes a silent connection is asked whether it still lives; a dead one ends its calls 20 seconds later. */
 const KEEPALIVE_MILLISECONDS = 120_000;
@@ -47,8 +51,8 @@ export class RpcServer {
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MILLISECONDS,
     });
     this.#calls = new ActiveCalls(options.onCallEnd);
-    const { maxReceiveBytes } = options;
-    this.#transport = { server: this.#server, calls: this.#calls, maxReceiveBytes };
+    const { maxReceiveBytes, stallMilliseconds = STALL_MILLISECONDS } = options;
+    this.#transport = { server: this.#server, calls: this.#calls, maxReceiveBytes, stallMilliseconds };
   }
 
   /** Before `listen`. Handlers left out answer UNIMPLEMENTED by name. */

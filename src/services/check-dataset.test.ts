@@ -48,7 +48,7 @@ async function setUp(signal: AbortSignal = new AbortController().signal) {
   const requestLog = createRequestLog(database);
   const dependencies = { datasets, registry, requestLog, maxDatasetBytes: 2 ** 30, logger };
   const service = createDatasetService(dependencies);
-  const context = { signal, deadline: null, metadata: new Map<string, string>(), peer: 'test' };
+  const context = { signal, deadline: null, metadata: new Map<string, string>(), peer: 'test', callId: 'call' };
   const files = (): string[] => readdirSync(store.folder);
 
   const upload = async (bytes: Uint8Array | string, header: Partial<UploadDatasetHeader> = {}) => {

@@ -31,6 +31,7 @@ const context: CallContext = {
   deadline: null,
   metadata: new Map(),
   peer: 'test',
+  callId: 'call',
 };
 
 async function setUp(options: { readonly maxDatasetBytes?: number; readonly used?: string } = {}) {

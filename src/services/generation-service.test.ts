@@ -19,7 +19,7 @@ const tokenizer = tinyTokenizer();
 const silent = { warn: () => undefined, info: () => undefined };
 
 function context(signal: AbortSignal = new AbortController().signal): CallContext {
-  return { signal, deadline: null, metadata: new Map(), peer: 'test' };
+  return { signal, deadline: null, metadata: new Map(), peer: 'test', callId: 'call' };
 }
 
 interface Setup extends ScriptedEngineOptions {

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import { defaultTemplate } from '../datasets/formats.ts';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
@@ -7,18 +8,26 @@ import {
   DeleteTrainingJobRequest,
   DeleteTrainingJobResponse,
   JobState,
+  PauseTrainingJobRequest,
+  PauseTrainingJobResponse,
+  ResumeTrainingJobRequest,
+  ResumeTrainingJobResponse,
   TrainingJob,
   type TrainingServiceService,
+  type WatchTrainingJobResponse,
 } from '../gen/luthier/v1/training_service.ts';
+import { deleteJob } from '../jobs/delete-job.ts';
 import { findInitAdapter, loraConfig } from '../jobs/engine-config.ts';
 import { type EstimateJobDependencies, estimateJob } from '../jobs/estimate-job.ts';
 import type { JobRunner } from '../jobs/job-runner.ts';
-import type { EventLog, JobStore } from '../jobs/job-store.ts';
+import type { AuditLog, EventLog, JobStore, Requester } from '../jobs/job-store.ts';
 import type { MetricFiles } from '../metrics/metric-files.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
+import type { CallContext } from '../rpc/handlers.ts';
 import type { RequestLog } from '../store/request-log.ts';
 import { answerOnce } from './answer-once.ts';
-import { page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
+import { withHeartbeats } from './heartbeats.ts';
+import { optionalName, page, requestId, resourceName, wholeNumber } from './validate/fields.ts';
 import { labelsField } from './validate/labels.ts';
 import { parseRequest } from './validate/parse-request.ts';
 import {
@@ -33,12 +42,13 @@ import {
 
 export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly engine: EstimateJobDependencies['engine'] & Pick<Engine, 'checkTargets'>;
-  readonly store: JobStore & EventLog;
+  readonly store: JobStore & EventLog & AuditLog;
   readonly runner: JobRunner;
   readonly requestLog: RequestLog;
   readonly maxQueuedJobs: number;
   /** Null: none are written. */
   readonly metricFiles: Pick<MetricFiles, 'remove'> | null;
+  readonly checkpoints: Pick<CheckpointStore, 'remove'>;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -47,12 +57,24 @@ const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
-const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
+const pauseSchema = z.object({ name, requestId });
+const resumeSchema = z.object({ name, requestId });
+const auditSchema = z.object({ ...page, job: optionalName });
+const watchSchema = z.object({
+  name,
+  afterSequence: wholeNumber(0, 2 ** 32 - 1),
+  coalesceSteps: z.boolean(),
+  heartbeatSeconds: wholeNumber(0, 3600),
+});
 const listSchema = z.object({
   ...page,
   states: z.array(z.custom<JobState>((value) => typeof value === 'number')),
   labels: labelsField,
 });
+
+const requesterOf = ({ peer, callId }: CallContext): Requester => ({ peer, callId });
+
+const tokenOfNumber = (number: number | undefined): string => Buffer.from(String(number ?? '')).toString('base64url');
 
 function numberOfToken(token: string): number | null {
   if (token === '') return null;
@@ -93,7 +115,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, requestLog, registry, datasets, adapters, metricFiles } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters, metricFiles, checkpoints } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -114,7 +136,7 @@ export function createTrainingService(
     }
   }
 
-  async function create(spec: CheckedSpec, request: string): Promise<TrainingJob> {
+  async function create(spec: CheckedSpec, request: string, requester: Requester): Promise<TrainingJob> {
     const message = specMessage(spec);
     const earlier = await store.findRequest(message, request);
     if (earlier) return earlier;
@@ -123,7 +145,7 @@ export function createTrainingService(
     if (queued >= dependencies.maxQueuedJobs) {
       throw new LuthierError('QUEUE_FULL', `${queued} jobs are waiting, which is this server's limit; repeat later`);
     }
-    const job = await store.create(message, request);
+    const job = await store.create(message, request, { requester });
     runner.wake();
     return store.get(job.name);
   }
@@ -138,15 +160,17 @@ export function createTrainingService(
   const shownOne = async (job: TrainingJob): Promise<TrainingJob> => (await shown([job]))[0] ?? job;
 
   return {
-    train: async function* (request, { signal }) {
+    train: async function* (request, context) {
+      const { signal } = context;
       const { target, requestId: id, afterSequence } = parseRequest(trainSchema, request);
-      const job = target.$case === 'job' ? await store.get(target.value) : await create(target.value, id);
+      const job =
+        target.$case === 'job' ? await store.get(target.value) : await create(target.value, id, requesterOf(context));
       for await (const event of store.watch(job.name, afterSequence, signal)) yield { event };
     },
 
-    createTrainingJob: async (request) => {
+    createTrainingJob: async (request, context) => {
       const { spec, requestId: id, validateOnly } = parseRequest(createSchema, request);
-      if (!validateOnly) return { job: await shownOne(await create(spec, id)) };
+      if (!validateOnly) return { job: await shownOne(await create(spec, id, requesterOf(context))) };
       await check(spec);
       return { job: TrainingJob.create({ spec: specMessage(spec) }) };
     },
@@ -166,32 +190,64 @@ export function createTrainingService(
       const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
       const found = await store.list(numberOfToken(pageToken), size + 1, { states, labels });
       const items = found.slice(0, size);
-      const last = found.length > size ? String(items.at(-1)?.number ?? '') : '';
       const jobs = await shown(items.map(({ job }) => job));
-      return { jobs, nextPageToken: Buffer.from(last).toString('base64url') };
+      return { jobs, nextPageToken: found.length > size ? tokenOfNumber(items.at(-1)?.number) : '' };
     },
 
     watchTrainingJob: async function* (request, { signal }) {
-      const { name: job, afterSequence } = parseRequest(watchSchema, request);
-      for await (const event of store.watch(job, afterSequence, signal)) yield { event };
+      const { name: job, afterSequence, coalesceSteps, heartbeatSeconds } = parseRequest(watchSchema, request);
+      const open = (until: AbortSignal) => store.watch(job, afterSequence, until, coalesceSteps);
+      for await (const event of withHeartbeats(open, signal, heartbeatSeconds * 1000))
+        yield { event: event ?? undefined };
     },
 
     // Cancelling what has ended changes nothing, so `request_id` has nothing to remember.
-    cancelTrainingJob: async (request) => ({
-      job: await runner.cancel(parseRequest(cancelSchema, request).name),
+    cancelTrainingJob: async (request, context) => ({
+      job: await runner.cancel(parseRequest(cancelSchema, request).name, requesterOf(context)),
     }),
 
-    deleteTrainingJob: async (request) => {
+    pauseTrainingJob: async (request, context) => {
+      const { name: job, requestId: id } = parseRequest(pauseSchema, request);
+      const bytes = PauseTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'PauseTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, PauseTrainingJobResponse, async () => ({
+        job: await runner.pause(job, requesterOf(context)),
+      }));
+    },
+
+    resumeTrainingJob: async (request, context) => {
+      const { name: job, requestId: id } = parseRequest(resumeSchema, request);
+      const bytes = ResumeTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'ResumeTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, ResumeTrainingJobResponse, async () => ({
+        job: await shownOne(await runner.resume(job, requesterOf(context))),
+      }));
+    },
+
+    deleteTrainingJob: async (request, context) => {
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
       return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
-        await store.delete(job);
-        await metricFiles?.remove(job);
+        await deleteJob({ store, metricFiles, checkpoints }, job, { requester: requesterOf(context) });
         return {};
       });
     },
+
+    listAuditEntries: async (request) => {
+      const { pageSize, pageToken, job } = parseRequest(auditSchema, request);
+      const size = pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
+      const found = await store.auditEntries(numberOfToken(pageToken), size + 1, job);
+      const entries = found.slice(0, size);
+      return { entries, nextPageToken: found.length > size ? tokenOfNumber(entries.at(-1)?.entryNumber) : '' };
+    },
   };
+}
+
+/** Where a stream of events is to be opened again; for `ServiceOptions.resumable`. */
+export function resumeAfter(response: unknown): Readonly<Record<string, string>> {
+  const { event } = response as WatchTrainingJobResponse;
+  return event ? { after_sequence: String(event.sequence) } : {};
 }
 
 /** Whether a job that has not ended names a model, a data set or an adapter so. */

@@ -15,6 +15,8 @@ export interface DataFolder {
   readonly tokenCache: string;
   /** What running jobs write; on the same file system as the rest, so that results are moved and not copied. */
   readonly jobs: string;
+  /** States of jobs that they can go on from. */
+  readonly checkpoints: string;
   /** Metrics of jobs, to be read by people and other programs; can be made again from the events. */
   readonly runs: string;
   /** Lets another server use the folder. Idempotent. */
@@ -22,6 +24,8 @@ export interface DataFolder {
 }
 
 const SQLITE_BUSY = 5;
+/** What the system says of a folder that others own, or that is on a disk mounted without writing. */
+const READ_ONLY = new Set(['EACCES', 'EPERM', 'EROFS']);
 
 /** Who wrote the file, for the message only: the lock decides. */
 function processIn(owner: string): string {
@@ -68,6 +72,7 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
     adapters: join(path, 'adapters'),
     tokenCache: join(path, 'token-cache'),
     jobs: join(path, 'jobs'),
+    checkpoints: join(path, 'checkpoints'),
     runs: join(path, 'runs'),
   };
   let locked: DatabaseSync;
@@ -80,10 +85,11 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
     for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true, mode: 0o700 });
   } catch (error) {
     if (error instanceof ServerStartError) throw error;
-    throw new ServerStartError(
-      `the data folder ${path} cannot be used: ${(error as Error).message}; name another one with --data-dir`,
-      { cause: error },
-    );
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = READ_ONLY.has(code ?? '') ? `this process may not write there (${message})` : message;
+    throw new ServerStartError(`the data folder ${path} cannot be used: ${why}; name another one with --data-dir`, {
+      cause: error,
+    });
   }
   let open = true;
   return {

@@ -2,6 +2,9 @@ import { DatabaseSync } from 'node:sqlite';
 import { ServerStartError } from '../errors/server-start-error.ts';
 import { MIGRATIONS } from './migrations.ts';
 
+/** How long a transaction of another process is waited for. */
+const BUSY_MILLISECONDS = 5000;
+
 /** The server's database. Synchronous: keep transactions short. */
 export type Database = DatabaseSync;
 
@@ -39,7 +42,7 @@ function migrate(database: Database, file: string, migrations: readonly string[]
  * @throws ServerStartError for a file of a newer version, or one that is no database
  */
 export function openDatabase(file: string, migrations: readonly string[] = MIGRATIONS): Database {
-  const database = new DatabaseSync(file);
+  const database = new DatabaseSync(file, { timeout: BUSY_MILLISECONDS });
   try {
     database.exec('PRAGMA journal_mode = WAL');
     database.exec('PRAGMA synchronous = FULL');

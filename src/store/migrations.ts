@@ -1,6 +1,8 @@
 import { ADAPTER_FOLDER_COLUMN, ADAPTER_TABLE } from '../adapters/adapter-rows.ts';
 import { DATASET_LAYOUT_COLUMNS, DATASET_TABLE } from '../datasets/dataset-store.ts';
-import { JOB_LABEL_TABLE, JOB_TABLES } from '../jobs/job-store-sqlite.ts';
+import { JOB_AUDIT_TABLE } from '../jobs/job-audit-sqlite.ts';
+import { JOB_LEASE_TABLE } from '../jobs/job-leases-sqlite.ts';
+import { JOB_DELETION_TABLE, JOB_LABEL_TABLE, JOB_PRIORITY_COLUMN, JOB_TABLES } from '../jobs/job-store-sqlite.ts';
 import { IMPORTED_MODEL_TABLE } from '../models/imported-models.ts';
 import { REQUEST_TABLE } from './sqlite-request-log.ts';
 import { WRITING_FOLDER_TABLE } from './writing-folders.ts';
@@ -19,4 +21,8 @@ export const MIGRATIONS: readonly string[] = [
   IMPORTED_MODEL_TABLE,
   WRITING_FOLDER_TABLE,
   JOB_LABEL_TABLE,
+  JOB_PRIORITY_COLUMN,
+  JOB_LEASE_TABLE,
+  JOB_AUDIT_TABLE,
+  JOB_DELETION_TABLE,
 ];

@@ -1,6 +1,7 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, onTestFinished, test } from 'vitest';
 import { openDataFolder } from './data-folder.ts';
@@ -31,6 +32,24 @@ test('a data folder that cannot be made says why', async () => {
   await expect(openDataFolder(join(file, 'data'))).rejects.toThrow(
     /cannot be used: .*; name another one with --data-dir/,
   );
+});
+
+test('a data folder that is read-only is refused and left as it is', async () => {
+  const path = join(scratch(), 'data');
+  mkdirSync(path);
+  chmodSync(dirname(path), 0o755);
+  chmodSync(path, 0o555);
+  const module = new URL('./data-folder.ts', import.meta.url).href;
+  const script = `import(${JSON.stringify(module)})
+    .then(({ openDataFolder }) => openDataFolder(${JSON.stringify(path)}))
+    .then(() => console.log('opened'), ({ name, message }) => console.log(name, message));`;
+  // Nothing is read-only for root.
+  const other = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
+  const output = execFileSync(process.execPath, ['-e', script], { ...other, encoding: 'utf8' });
+  expect(output).toMatch(
+    /^ServerStartError the data folder \S+ cannot be used: this process may not write there \(EACCES: .*\); name another one with --data-dir\n$/,
+  );
+  expect(readdirSync(path)).toEqual([]);
 });
 
 test('migrations run once each, in order; a step that fails leaves the version before it', () => {

@@ -7,7 +7,11 @@ import { Status } from '../../src/gen/google/rpc/status.ts';
 import { HealthClient } from '../../src/gen/grpc/health/v1/health.ts';
 import { ServerReflectionClient } from '../../src/gen/grpc/reflection/v1/reflection.ts';
 import { DatasetServiceClient, DatasetServiceService } from '../../src/gen/luthier/v1/dataset_service.ts';
-import { GenerationServiceClient, GenerationServiceService } from '../../src/gen/luthier/v1/generation_service.ts';
+import {
+  type GenerateResponse,
+  GenerationServiceClient,
+  GenerationServiceService,
+} from '../../src/gen/luthier/v1/generation_service.ts';
 import { TokenizerServiceClient, TokenizerServiceService } from '../../src/gen/luthier/v1/tokenizer_service.ts';
 import type { CallRecord } from '../../src/rpc/active-calls.ts';
 import type { HandlersOf } from '../../src/rpc/adapter.ts';
@@ -19,6 +23,9 @@ export interface LoopbackHandlers {
   readonly dataset?: HandlersOf<typeof DatasetServiceService>;
   readonly maxReceiveBytes?: number;
   readonly finishOnDrain?: readonly 'generate'[];
+  /** What is to be known to go on with `generate`; left out: it is no resumable stream. */
+  readonly resumable?: (last: GenerateResponse) => Readonly<Record<string, string>>;
+  readonly stallMilliseconds?: number;
 }
 
 /** One server and a client of each service; closed when the test ends. */
@@ -27,9 +34,14 @@ export async function startLoopback(handlers: LoopbackHandlers) {
   const server = new RpcServer({
     maxReceiveBytes: handlers.maxReceiveBytes ?? 4 * 2 ** 20,
     onCallEnd: (record) => records.push(record),
+    ...(handlers.stallMilliseconds === undefined ? {} : { stallMilliseconds: handlers.stallMilliseconds }),
   });
+  const { resumable } = handlers;
   server.add(TokenizerServiceService, handlers.tokenizer ?? {});
-  server.add(GenerationServiceService, handlers.generation ?? {}, { finishOnDrain: handlers.finishOnDrain ?? [] });
+  server.add(GenerationServiceService, handlers.generation ?? {}, {
+    finishOnDrain: handlers.finishOnDrain ?? [],
+    ...(resumable ? { resumable: { generate: (last) => resumable(last as GenerateResponse) } } : {}),
+  });
   server.add(DatasetServiceService, handlers.dataset ?? {});
   const address = `127.0.0.1:${await server.listen('127.0.0.1:0')}`;
   const clients: Client[] = [];

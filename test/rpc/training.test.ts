@@ -2,9 +2,10 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
-import { unary } from '../../clients/typescript/src/call.ts';
+import { serverStream, unary } from '../../clients/typescript/src/call.ts';
 import { DatasetFormat, JobState, LuthierClient, type TrainingEvent } from '../../clients/typescript/src/index.ts';
 import { serverConfigSchema } from '../../src/config/schema.ts';
 import { EngineError } from '../../src/engine/errors.ts';
@@ -19,6 +20,7 @@ interface Options {
   readonly beforeStep?: (step: number) => void | Promise<void>;
   readonly dataDir?: string;
   readonly maxQueuedJobs?: number;
+  readonly maxConcurrentJobs?: number;
 }
 
 function scratch(): string {
@@ -27,7 +29,8 @@ function scratch(): string {
   return folder;
 }
 
-async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs = 10 }: Options = {}) {
+async function start(options: Options = {}) {
+  const { beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs = 10, maxConcurrentJobs = 1 } = options;
   const settings = serverConfigSchema.parse({
     port: 0,
     dataDir,
@@ -35,6 +38,7 @@ async function start({ beforeStep, freeBytes, dataDir = scratch(), maxQueuedJobs
     models: { fake: '/models/fake' },
     drainSeconds: 0,
     maxQueuedJobs,
+    maxConcurrentJobs,
   });
   const engine = createFakeEngine({ freeBytes: freeBytes ?? null, ...(beforeStep ? { beforeStep } : {}) });
   const logger = createLogger({ level: 'silent', format: 'json' });
@@ -111,6 +115,55 @@ test('a job goes through its states, keeps its adapter, and every event has its 
   expect(await all(client.watchTrainingJob(job.name, { afterSequence: 3 }))).toEqual(events.slice(3));
 });
 
+test('a watcher may ask for heartbeats, and for the latest step only where it is behind', async () => {
+  const { beforeStep, reached, open } = gate(2);
+  const { address, client, upload } = await start({ beforeStep });
+  const { name } = await client.createTrainingJob({ spec: spec(await upload()) });
+  await reached;
+  const grpc = new Client(address, credentials.createInsecure());
+  onTestFinished(() => grpc.close());
+  const method = TrainingServiceService.watchTrainingJob;
+  const request = { name, afterSequence: 0, coalesceSteps: false, heartbeatSeconds: 1 };
+  let events = 0;
+  for await (const { event } of serverStream(grpc, method, request, {})) {
+    if (event === undefined) break;
+    events += 1;
+  }
+  expect(events).toBe((await client.getTrainingJob(name)).lastSequence);
+  open();
+  const whole = await all(client.watchTrainingJob(name, { heartbeatSeconds: 1 }));
+  const merged = await all(client.watchTrainingJob(name, { coalesceSteps: true }));
+  const isStep = ({ event }: TrainingEvent): boolean => event?.$case === 'step';
+  expect(merged.filter((event) => !isStep(event))).toEqual(whole.filter((event) => !isStep(event)));
+  expect(merged.filter(isStep)).toEqual(whole.filter(isStep).slice(-1));
+});
+
+test('a job whose time is up ends after the step under way, as after its last one', async () => {
+  const waiting = Promise.withResolvers<void>();
+  const { client, upload } = await start({
+    // The second step takes longer than the job may.
+    beforeStep: (step) => (step === 2 ? sleep(1200).then(() => waiting.resolve()) : undefined),
+  });
+  const job = spec(await upload(), { numTrainEpochs: 50, maxDurationSeconds: 1, validationSplit: 0.4 });
+  const { name } = await client.createTrainingJob({ spec: job });
+  const events = await all(client.watchTrainingJob(name));
+  await waiting.promise;
+  const steps = events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value.globalStep] : []));
+  expect(steps).toEqual([1, 2]);
+  const ended = await client.getTrainingJob(name);
+  expect(ended).toMatchObject({ state: JobState.JOB_STATE_SUCCEEDED, lastEvaluation: { globalStep: 2 } });
+  expect(ended.adapter).not.toBe('');
+  const warnings = events.flatMap(({ event }) => (event?.$case === 'warning' ? [event.value] : []));
+  expect(warnings).toMatchObject([{ reason: 'MAX_DURATION', message: expect.stringContaining('1 seconds') }]);
+  await expect(client.createTrainingJob({ spec: { ...job, maxDurationSeconds: 0 } })).rejects.toMatchObject({
+    violations: [{ field: 'spec.max_duration_seconds' }],
+  });
+  // Time enough changes nothing.
+  const calm = await client.createTrainingJob({ spec: { ...job, numTrainEpochs: 0.5, maxDurationSeconds: 3600 } });
+  const rest = await all(client.watchTrainingJob(calm.name));
+  expect(rest.some(({ event }) => event?.$case === 'warning')).toBe(false);
+});
+
 test('without evaluations held-out examples are left alone', async () => {
   const { client, upload } = await start();
   const settings = { evalStrategy: 'no', validationSplit: 0.5 };
@@ -144,6 +197,61 @@ test('jobs run one after another; a waiting one is cancelled at once, a running 
   expect((await client.cancelTrainingJob(third.name)).state).toBe(JobState.JOB_STATE_SUCCEEDED);
 });
 
+test('waiting jobs run by priority, and their places in the queue say so', async () => {
+  const { beforeStep, reached, open } = gate();
+  const { client, upload } = await start({ beforeStep });
+  const dataset = await upload();
+  await client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  const create = async (priority: number) =>
+    (await client.createTrainingJob({ spec: spec(dataset, { priority }) })).name;
+  const names = [await create(0), await create(-100), await create(7), await create(0)];
+  const [usual = '', low = '', high = '', later = ''] = names;
+  const places = await Promise.all(names.map(async (name) => (await client.getTrainingJob(name)).queuePosition));
+  expect(places).toEqual([2, 4, 1, 3]);
+  open();
+  for (const name of names) await all(client.watchTrainingJob(name));
+  const { jobs } = await client.listTrainingJobs();
+  const started = jobs
+    .toSorted((one, other) => Number(one.startTime) - Number(other.startTime))
+    .map(({ name }) => name);
+  expect(started.slice(1)).toEqual([high, usual, later, low]);
+  await expect(create(101)).rejects.toMatchObject({ violations: [{ field: 'spec.priority' }] });
+});
+
+test('as many jobs run at the same time as the server may have; one that ends makes room for the next', async () => {
+  const [opened, both] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  onTestFinished(() => opened.resolve());
+  let standing = 0;
+  const { client, upload } = await start({
+    maxConcurrentJobs: 2,
+    beforeStep: async (step) => {
+      if (step !== 2) return;
+      standing += 1;
+      if (standing === 2) both.resolve();
+      await opened.promise;
+    },
+  });
+  const dataset = await upload();
+  const names: string[] = [];
+  for (let index = 0; index < 4; index++) names.push((await client.createTrainingJob({ spec: spec(dataset) })).name);
+  const [first = '', second = '', third = '', fourth = ''] = names;
+  await both.promise;
+  expect(await client.getServerInfo()).toMatchObject({ queuedJobs: 2, runningJobs: 2 });
+  expect((await client.getTrainingJob(third)).queuePosition).toBe(1);
+  // Ends one of the two; the other stands where it was.
+  const cancelling = client.cancelTrainingJob(first);
+  await cancelling;
+  for await (const { event } of client.watchTrainingJob(third)) if (event?.$case === 'step') break;
+  expect((await client.getTrainingJob(second)).state).toBe(JobState.JOB_STATE_RUNNING);
+  expect((await client.getTrainingJob(fourth)).queuePosition).toBe(1);
+  opened.resolve();
+  for (const name of [second, third, fourth]) {
+    const seen = states(await all(client.watchTrainingJob(name)));
+    expect(seen.at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
+  }
+});
+
 test('a job is deleted once it has ended; its adapter stays, also by the name of the job', async () => {
   const { beforeStep, reached, open } = gate();
   const { address, client, upload } = await start({ beforeStep });
@@ -165,6 +273,40 @@ test('a job is deleted once it has ended; its adapter stays, also by the name of
   expect((await client.listTrainingJobs()).jobs).toEqual([]);
   expect(await client.getAdapter('adapters/mine')).toMatchObject({ trainingJob: name });
   expect(await client.getAdapter(name)).toMatchObject({ name: 'adapters/mine' });
+});
+
+test('what happened to jobs is kept, with whose call asked for it, also when they are deleted', async () => {
+  const { beforeStep, reached, open } = gate(2);
+  const { client, upload } = await start({ beforeStep });
+  const dataset = await upload();
+  const { name } = await client.createTrainingJob({ spec: spec(dataset) });
+  const waiting = await client.createTrainingJob({ spec: spec(dataset) });
+  await reached;
+  await client.cancelTrainingJob(waiting.name);
+  const cancelling = client.cancelTrainingJob(name);
+  open();
+  await cancelling;
+  await client.deleteTrainingJob(name);
+  const { entries } = await client.listAuditEntries({ job: name });
+  const { JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING } = JobState;
+  const { JOB_STATE_UNSPECIFIED, JOB_STATE_CANCELLED } = JobState;
+  const path = [JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING, JOB_STATE_CANCELLED];
+  expect(entries.map(({ from, to }) => [from, to]).toReversed()).toEqual(
+    [...path, JOB_STATE_UNSPECIFIED].map((to, index) => [path[index - 1] ?? JOB_STATE_UNSPECIFIED, to]),
+  );
+  const asked = entries.filter(({ peer, callId }) => /^127\.0\.0\.1:\d+$/.test(peer) && /^[0-9a-f-]{36}$/.test(callId));
+  expect(asked.map(({ to }) => to).toReversed()).toEqual([
+    JOB_STATE_QUEUED,
+    JOB_STATE_CANCELLED,
+    JOB_STATE_UNSPECIFIED,
+  ]);
+  expect(entries.filter(({ peer, callId }) => peer === '' && callId === '')).toHaveLength(3);
+  const everything = await client.listAuditEntries();
+  expect(everything.entries.map(({ entryNumber }) => entryNumber)).toEqual([8, 7, 6, 5, 4, 3, 2, 1]);
+  const first = await client.listAuditEntries({ pageSize: 5 });
+  const rest = await client.listAuditEntries({ pageSize: 5, pageToken: first.nextPageToken });
+  expect([...first.entries, ...rest.entries]).toEqual(everything.entries);
+  expect(rest.nextPageToken).toBe('');
 });
 
 test('a request id makes one job; for another spec it is refused', async () => {
@@ -207,24 +349,6 @@ test("a run that fails ends its job with the engine's reason, and the next job r
     failure: { reason: 'NON_FINITE_LOSS', message: 'the loss of step 1 is NaN' },
   });
   expect(states(await all(client.watchTrainingJob(good.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
-});
-
-test('a server that ends interrupts the running job; the next server runs the waiting one', async () => {
-  const { beforeStep, reached, open } = gate();
-  const first = await start({ beforeStep });
-  const dataset = await first.upload();
-  const running = await first.client.createTrainingJob({ spec: spec(dataset) });
-  const waiting = await first.client.createTrainingJob({ spec: spec(dataset) });
-  await reached;
-  const stopping = first.stop();
-  open();
-  await stopping;
-  const second = await start({ dataDir: first.dataDir });
-  expect(await second.client.getTrainingJob(running.name)).toMatchObject({
-    state: JobState.JOB_STATE_FAILED,
-    failure: { reason: 'INTERRUPTED' },
-  });
-  expect(states(await all(second.client.watchTrainingJob(waiting.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
 });
 
 test('jobs are listed newest first, page by page, and by state', async () => {

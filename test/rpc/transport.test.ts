@@ -120,6 +120,40 @@ test('cancelling aborts the signal and runs the finally block of a generator tha
   expect(records[0]).toMatchObject({ status: 'CANCELLED', reason: 'CANCELLED' });
 });
 
+test('who stops reading a resumable stream loses it with where to go on, behind what was written', async () => {
+  let written = 0;
+  let closed = false;
+  const { generation, records } = await startLoopback({
+    stallMilliseconds: 50,
+    resumable: (last) => ({ after_sequence: textOf(last).slice(0, 8).trim() }),
+    generation: {
+      generate: async function* () {
+        try {
+          for (;;) {
+            written += 1;
+            yield delta(String(written).padEnd(10_000));
+          }
+        } finally {
+          closed = true;
+        }
+      },
+    },
+  });
+  const call = generation.generate(GenerateRequest.create({}));
+  await until(() => closed && records.length === 1);
+  expect(records[0]).toMatchObject({ status: 'ABORTED', reason: 'SLOW_CONSUMER' });
+  const texts: string[] = [];
+  const error = await (async () => {
+    for await (const response of call) texts.push(textOf(response).trim());
+    return null;
+  })().catch((thrown: unknown) => thrown);
+  expect(texts).toEqual(Array.from({ length: texts.length }, (_, index) => String(index + 1)));
+  const { code, info, retry } = decodeError(error as Parameters<typeof decodeError>[0]);
+  expect(code).toBe(status.ABORTED);
+  expect(info).toMatchObject({ reason: 'SLOW_CONSUMER', metadata: { after_sequence: String(texts.length) } });
+  expect(retry).not.toBeNull();
+});
+
 test('cancelling ends a stream that is held back by its reader', async () => {
   let cleaned = false;
   const { generation } = await startLoopback({

@@ -9,6 +9,7 @@ export const UINT64_FIELDS: ReadonlySet<string> = new Set([
   'adapterBytes',
   'allocatedBytes',
   'deviceMemoryBytes',
+  'entryNumber',
   'evaluationBytes',
   'freeBytes',
   'heldBytes',

@@ -8,6 +8,7 @@ import { GenerationServiceService } from '../../typescript/src/gen/luthier/v1/ge
 import { ModelServiceService } from '../../typescript/src/gen/luthier/v1/model_service.ts';
 import { TrainingServiceService } from '../../typescript/src/gen/luthier/v1/training_service.ts';
 import {
+  AuditEntry,
   DatasetContainer,
   type EstimateTrainingJobRequest,
   EstimateTrainingJobResponse,
@@ -17,11 +18,18 @@ import {
   GetModelResponse,
   type GetTrainingJobRequest,
   GetTrainingJobResponse,
+  JobState,
+  type ListAuditEntriesRequest,
+  ListAuditEntriesResponse,
   type ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoadIn,
+  type PauseTrainingJobRequest,
+  PauseTrainingJobResponse,
   type PreviewExamplesRequest,
   PreviewExamplesResponse,
+  type ResumeTrainingJobRequest,
+  ResumeTrainingJobResponse,
   type TrainRequest,
   type TrainResponse,
   type UploadDatasetHeader,
@@ -74,9 +82,32 @@ const methods = {
       null,
       GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts', lastSequence: 2 } }),
     ),
+  pauseTrainingJob: (call: ServerUnaryCall<PauseTrainingJobRequest, object>, done: sendUnaryData<object>) =>
+    done(
+      null,
+      PauseTrainingJobResponse.create({
+        job: {
+          name: call.request.name,
+          state: JobState.JOB_STATE_PAUSED,
+          lastCheckpoint: { globalStep: 7, sizeBytes: 2048 },
+        },
+      }),
+    ),
+  resumeTrainingJob: (call: ServerUnaryCall<ResumeTrainingJobRequest, object>, done: sendUnaryData<object>) =>
+    done(
+      null,
+      ResumeTrainingJobResponse.create({
+        job: { name: call.request.name, state: JobState.JOB_STATE_QUEUED, queuePosition: 1 },
+      }),
+    ),
   // Goes on after the event that the job had last: whoever wants only the past must leave.
   watchTrainingJob: (call: ServerWritableStream<WatchTrainingJobRequest, WatchTrainingJobResponse>) => {
     for (const event of eventsOf(JOB, 3).slice(0, 3)) call.write({ event });
+  },
+  listAuditEntries: (call: ServerUnaryCall<ListAuditEntriesRequest, object>, done: sendUnaryData<object>) => {
+    const [from, to] = [JobState.JOB_STATE_FAILED, JobState.JOB_STATE_UNSPECIFIED];
+    const entry = { entryNumber: 7, time: new Date(0), job: call.request.job, from, to, reason: 'RETENTION' };
+    done(null, ListAuditEntriesResponse.create({ entries: [AuditEntry.fromPartial(entry)] }));
   },
   listTrainingJobs: (call: ServerUnaryCall<ListTrainingJobsRequest, object>, done: sendUnaryData<object>) => {
     requests.listed = call.request.labels;
@@ -285,6 +316,17 @@ test('what the server does not answer is said by name', async () => {
   expect(err()).toContain('UNIMPLEMENTED');
 });
 
+test('a job is paused and resumed', async () => {
+  const paused = await luthier(['jobs', 'pause', 'x']);
+  expect([paused.code, paused.out()]).toEqual([0, expect.stringMatching(/name +trainingJobs\/x\nstate +paused\n/)]);
+  expect(paused.out()).toMatch(/checkpoint +step 7, 2\.0 KiB/);
+  const resumed = await luthier(['jobs', 'resume', 'x']);
+  expect([resumed.code, resumed.out()]).toEqual([
+    0,
+    expect.stringMatching(/state +queued\n(.*\n)*queue position +1\n/),
+  ]);
+});
+
 test.each([
   [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cuda or cuda:N'],
   [['estimate', '--model', 'models/m'], 2, '--data is missing'],
@@ -293,7 +335,6 @@ test.each([
     2,
     '--recompute-layers: expected auto, all or a number, found "some"',
   ],
-  [['jobs', 'pause', 'x'], 22, 'luthier jobs pause is not built yet'],
   [['adapters', 'load', 'a'], 22, 'luthier adapters load is not built yet'],
   [['train', '--bf16'], 22, '--bf16 is not built yet'],
   [
@@ -362,6 +403,13 @@ test('jobs delete takes a name or an id', async () => {
   expect(out()).toBe(`deleted ${JOB}\n`);
   expect(json((await luthier(['jobs', 'delete', JOB, '--json'])).out())).toEqual([{}]);
   expect(requests.deleted.slice(-2)).toEqual([JOB, JOB]);
+});
+
+test('jobs audit says what happened to a job, and why', async () => {
+  const { code, out } = await luthier(['jobs', 'audit', 't']);
+  expect(code).toBe(0);
+  expect(out()).toMatch(/^TIME .*\n1970-01-01T00:00:00.000Z +trainingJobs\/t +failed -> deleted +RETENTION/);
+  expect(json((await luthier(['jobs', 'audit', '--json'])).out())).toMatchObject([{ entryNumber: '7', job: '' }]);
 });
 
 test('messages are read from a file, with or without a frame', async () => {

@@ -26,6 +26,8 @@ test('flags become the contract, in its types', () => {
     shuffle: false,
     'load-in': '4bit',
     output: 'adapters/facts',
+    priority: '-5',
+    'max-duration-seconds': '3600',
   });
   expect(spec).toEqual({
     model: 'models/m',
@@ -38,6 +40,8 @@ test('flags become the contract, in its types', () => {
     shuffle: false,
     loadIn: LoadIn.LOAD_IN_4BIT,
     output: 'facts',
+    priority: -5,
+    maxDurationSeconds: 3600,
   });
   expect(run).toEqual({ data: 'd.jsonl' });
 });
@@ -83,7 +87,7 @@ test.each([
   expect(() => settings({ [name]: value })).toThrow(message);
 });
 
-test.each(['bf16', 'use-dora', 'warmup-ratio', 'save-steps'])('--%s is known and refused by name', (name) => {
+test.each(['bf16', 'use-dora', 'warmup-ratio', 'eval-delay'])('--%s is known and refused by name', (name) => {
   expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
 });
 

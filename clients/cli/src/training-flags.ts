@@ -102,6 +102,17 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('label', 'labels', 'name=value, to find the job again; may be repeated', (spec, v) => {
     spec.labels = v;
   }),
+  flag(
+    'max-duration-seconds',
+    'integer',
+    'training time after which the job ends as after its last step',
+    (spec, v) => {
+      spec.maxDurationSeconds = v;
+    },
+  ),
+  flag('priority', 'integer', 'waiting jobs with the highest run first, -100 to 100 (default 0)', (spec, v) => {
+    spec.priority = v;
+  }),
   flag('init-adapter', 'text', 'adapter to start from: a registered name or a PEFT folder', (spec, v) => {
     spec.initAdapter = v;
   }),
@@ -250,6 +261,23 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   }),
   flag('early-stopping-threshold', 'number', 'an improvement must be larger (default 0)', (spec, v) => {
     spec.earlyStoppingThreshold = v;
+  }),
+  flag(
+    'save-strategy',
+    'text',
+    'when checkpoints are written: interval, steps, epoch or no (default: steps with --save-steps, else interval)',
+    (spec, v) => {
+      spec.saveStrategy = v;
+    },
+  ),
+  flag('save-steps', 'integer', 'write a checkpoint every n steps', (spec, v) => {
+    spec.saveSteps = v;
+  }),
+  flag('save-interval-seconds', 'integer', 'write a checkpoint every n seconds (default 60)', (spec, v) => {
+    spec.saveIntervalSeconds = v;
+  }),
+  flag('save-total-limit', 'integer', 'checkpoints that are kept (default 2)', (spec, v) => {
+    spec.saveTotalLimit = v;
   }),
   flag('seed', 'integer', "seed of the adapter's first weights, of dropout and of noise (default 42)", (spec, v) => {
     spec.seed = v;

@@ -24,15 +24,26 @@ export interface AttachOptions extends CallOptions {
   readonly onReattach?: ReattachListener | undefined;
 }
 
+/** What only watching has. */
+export interface WatchOptions extends AttachOptions {
+  /** Where this reader is behind, leave out steps that later ones follow: sequence numbers then have gaps. */
+  readonly coalesceSteps?: boolean;
+  /** Have the server write something at least so often, where proxies cut silent streams; 0: not. Nothing of it is yielded. */
+  readonly heartbeatSeconds?: number;
+}
+
 /**
  * The error as one to repeat, where the stream was reset rather than answered: a server that is closed by force resets its
- * streams, which arrives as CANCELLED or INTERNAL without a reason.
+ * streams, which arrives as CANCELLED or INTERNAL without a reason. A stream that was read too slowly is lost, too.
  */
 function asLost(error: LuthierError, signal: AbortSignal | undefined): LuthierError {
   const reset =
     error.reason === '' &&
     ((error.code === Status.CANCELLED && !signal?.aborted) ||
       (error.code === Status.INTERNAL && error.message.includes('RST_STREAM')));
+  if (error.reason === 'SLOW_CONSUMER') {
+    return new LuthierError(error.message, { code: Status.UNAVAILABLE, reason: error.reason, cause: error });
+  }
   return reset ? new LuthierError('the stream was reset', { code: Status.UNAVAILABLE, cause: error }) : error;
 }
 
@@ -43,10 +54,7 @@ type OpenStream = (afterSequence: number, job: string) => AsyncIterable<{ readon
  * Yields every event after `afterSequence` once and in order, until the job has ended. A stream that is lost
  * is opened again after the last event that arrived. Leaving the loop cancels the stream, not the job.
  */
-export async function* attach(
-  open: OpenStream,
-  options: AttachOptions,
-): AsyncGenerator<TrainingEvent, void, undefined> {
+export async function* attach(open: OpenStream, options: WatchOptions): AsyncGenerator<TrainingEvent, void, undefined> {
   const backoff = new Backoff(options.retry);
   let last = options.afterSequence ?? 0;
   let job = '';
@@ -56,7 +64,7 @@ export async function* attach(
     try {
       for await (const { event } of open(last, job)) {
         if (event === undefined || event.sequence <= last) continue;
-        if (event.sequence !== last + 1) {
+        if (event.sequence !== last + 1 && !options.coalesceSteps) {
           throw new LuthierError(`expected event ${last + 1} of ${event.job}, found ${event.sequence}`, {
             code: Status.DATA_LOSS,
             reason: 'EVENT_GAP',
@@ -65,7 +73,8 @@ export async function* attach(
         last = event.sequence;
         job = event.job;
         backoff.reset();
-        ended ||= event.event?.$case === 'stateChange' && isTerminal(event.event.value.to);
+        // A job that failed may have been resumed after.
+        if (event.event?.$case === 'stateChange') ended = isTerminal(event.event.value.to);
         yield event;
       }
       // The server ends a stream well only behind a job's last event; one that drains ends it as UNAVAILABLE.

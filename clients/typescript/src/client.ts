@@ -3,7 +3,7 @@
 import { createReadStream } from 'node:fs';
 import { type ChannelCredentials, Client, type ClientOptions, credentials } from '@grpc/grpc-js';
 import { adapterFiles, adapterMessages, receiveAdapter } from './adapter-files.ts';
-import { type AttachOptions, attach } from './attach.ts';
+import { type AttachOptions, attach, type WatchOptions } from './attach.ts';
 import { Backoff, type RetryOptions } from './backoff.ts';
 import { bidiStream, type CallOptions, clientStream, type Method, serverStream, unary } from './call.ts';
 import { LuthierError } from './error.ts';
@@ -147,7 +147,7 @@ export class LuthierClient {
   }
 
   /** Yields a job's events after `options.afterSequence`, until it ends; re-attaches as `train` does. */
-  watchTrainingJob(name: string, options: AttachOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
+  watchTrainingJob(name: string, options: WatchOptions = {}): AsyncGenerator<training.TrainingEvent, void, undefined> {
     const open = (after: number) => this.#watch(name, after, options);
     return attach(open, { retry: this.#options.retry, ...options, signal: this.#signal(options) });
   }
@@ -192,10 +192,33 @@ export class LuthierClient {
     return required(job, 'job');
   }
 
+  /** Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk. */
+  async pauseTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.pauseTrainingJob;
+    const { job } = await this.#change(method, training.PauseTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
+  /** Puts a paused job, or a failed one that has a checkpoint, back into the queue, to go on from its newest checkpoint. */
+  async resumeTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.resumeTrainingJob;
+    const { job } = await this.#change(method, training.ResumeTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
   /** Forgets a job that has ended, with its events; its adapter stays. */
   async deleteTrainingJob(name: string, options: CallOptions = {}): Promise<void> {
     const method = training.TrainingServiceService.deleteTrainingJob;
     await this.#change(method, training.DeleteTrainingJobRequest, { name }, options);
+  }
+
+  /** One page of what happened to jobs, deleted ones too, newest first. */
+  listAuditEntries(
+    request: DeepPartial<training.ListAuditEntriesRequest> = {},
+    options: CallOptions = {},
+  ): Promise<training.ListAuditEntriesResponse> {
+    const method = training.TrainingServiceService.listAuditEntries;
+    return this.#read(method, training.ListAuditEntriesRequest, request, options);
   }
 
   // Generation.
@@ -457,9 +480,11 @@ export class LuthierClient {
     return serverStream(this.#client, method, request, this.#callOptions(options));
   }
 
-  #watch(name: string, afterSequence: number, options: CallOptions) {
+  #watch(name: string, afterSequence: number, options: WatchOptions) {
     const method = training.TrainingServiceService.watchTrainingJob;
-    return this.#stream(method, training.WatchTrainingJobRequest.create({ name, afterSequence }), options);
+    const { coalesceSteps = false, heartbeatSeconds = 0 } = options;
+    const request = { name, afterSequence, coalesceSteps, heartbeatSeconds };
+    return this.#stream(method, training.WatchTrainingJobRequest.create(request), options);
   }
 
   async #repeat<T>(options: CallOptions, once: () => Promise<T>): Promise<T> {

@@ -1,6 +1,6 @@
 /** The public interface of the client. */
 export { adapterWeightsFile } from './adapter-files.ts';
-export { type AttachOptions, isTerminal, type ReattachListener } from './attach.ts';
+export { type AttachOptions, isTerminal, type ReattachListener, type WatchOptions } from './attach.ts';
 export type { RetryOptions } from './backoff.ts';
 export type { CallOptions } from './call.ts';
 export {

@@ -119,8 +119,11 @@ export {
 } from './gen/luthier/v1/tokenizer_service.ts';
 export {
   AdapterSaved,
+  AuditEntry,
   CancelTrainingJobRequest,
   CancelTrainingJobResponse,
+  Checkpoint,
+  CheckpointSaved,
   CreateTrainingJobRequest,
   CreateTrainingJobResponse,
   DeleteTrainingJobRequest,
@@ -129,7 +132,10 @@ export {
   EstimateTrainingJobResponse,
   GetTrainingJobRequest,
   GetTrainingJobResponse,
+  JobResumed,
   JobState,
+  ListAuditEntriesRequest,
+  ListAuditEntriesResponse,
   ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoraSpec,

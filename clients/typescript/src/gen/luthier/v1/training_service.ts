@@ -421,6 +421,34 @@ export interface TrainingSpec {
    * digit. Values: at most 256 characters.
    */
   labels: { [key: string]: string };
+  /**
+   * Training time after which the job ends as after its last step, with its last evaluation, its best or last adapter and a warning MAX_DURATION:
+   * the step within which the time is up is the last one, and the first of a run in any case. Loading and pauses do not count. Absent: none.
+   */
+  maxDurationSeconds?:
+    | number
+    | undefined;
+  /**
+   * When checkpoints are written: `interval`: every save_interval_seconds; `steps`: every save_steps; `epoch`: at each epoch's end; `no`: only when
+   * the job is paused or the server ends. Absent: steps with save_steps, interval without.
+   */
+  saveStrategy?:
+    | string
+    | undefined;
+  /** Absent: 500 with save_strategy `steps`. Refused with the other ones. */
+  saveSteps?:
+    | number
+    | undefined;
+  /** Checkpoints that are kept; older ones are deleted once a newer one is on the disk. At least 1. Absent: 2. */
+  saveTotalLimit?:
+    | number
+    | undefined;
+  /** At least 1. Absent: 60 with save_strategy `interval`. Refused with the other ones. */
+  saveIntervalSeconds?:
+    | number
+    | undefined;
+  /** Of the jobs that wait, those with the highest run first, and of these the oldest. Between -100 and 100. A running job is never put off. */
+  priority: number;
 }
 
 export interface TrainingSpec_LabelsEntry {
@@ -458,7 +486,20 @@ export interface TrainingJob {
     | Date
     | undefined;
   /** The best one after a step so far. */
-  bestEvaluation: TrainingEvaluation | undefined;
+  bestEvaluation:
+    | TrainingEvaluation
+    | undefined;
+  /** The newest that was written. Absent before the first, and once the job has SUCCEEDED or was CANCELLED: they are deleted then. */
+  lastCheckpoint: Checkpoint | undefined;
+}
+
+/** A state of a job on the server's disk that it can go on from. */
+export interface Checkpoint {
+  /** Steps done. */
+  globalStep: number;
+  /** Below 2^53. */
+  sizeBytes: number;
+  createTime: Date | undefined;
 }
 
 /** One event of a job. Stored before it is sent. */
@@ -477,6 +518,8 @@ export interface TrainingEvent {
     | { $case: "evaluation"; value: TrainingEvaluation }
     | { $case: "adapterSaved"; value: AdapterSaved }
     | { $case: "warning"; value: Warning }
+    | { $case: "checkpointSaved"; value: CheckpointSaved }
+    | { $case: "jobResumed"; value: JobResumed }
     | undefined;
 }
 
@@ -484,7 +527,7 @@ export interface TrainingEvent {
 export interface StateChange {
   from: JobState;
   to: JobState;
-  /** With FAILED. */
+  /** With FAILED: why. From another state than PAUSED and FAILED to QUEUED: why the job waits again, such as INTERRUPTED where its server ended. */
   failure: Failure | undefined;
 }
 
@@ -618,6 +661,30 @@ export interface AdapterSaved {
   globalStep: number;
 }
 
+/** A checkpoint is on the disk. */
+export interface CheckpointSaved {
+  checkpoint:
+    | Checkpoint
+    | undefined;
+  /** What writing it took, beside the training. */
+  seconds: number;
+}
+
+/** A job that ran before runs again. Steps and evaluations that its events have already are computed again, compared with them, and not told twice. */
+export interface JobResumed {
+  /** What it goes on from. Absent: it runs from the start. */
+  checkpoint:
+    | Checkpoint
+    | undefined;
+  /**
+   * What differs from where the checkpoint was taken, for people. Not empty: the last digits of what follows may differ from a run that was never
+   * stopped.
+   */
+  differences: string[];
+  /** Newer checkpoints that could not be used, for people. */
+  skippedCheckpoints: string[];
+}
+
 /** Something to know that did not stop the job. */
 export interface Warning {
   reason: string;
@@ -686,9 +753,21 @@ export interface WatchTrainingJobRequest {
   name: string;
   /** Events after this sequence number; 0: all. */
   afterSequence: number;
+  /**
+   * Of the steps that a reader is behind, only the latest of about every 256 events are sent: sequence numbers then have gaps. All other
+   * events are always sent.
+   */
+  coalesceSteps: boolean;
+  /** An empty response whenever nothing was sent for so many seconds, so that no proxy takes the stream for dead. 0: never. At most 3600. */
+  heartbeatSeconds: number;
 }
 
+/**
+ * A reader that takes nothing for five minutes although there is something loses the stream with ABORTED, SLOW_CONSUMER and the sequence number to go
+ * on from in ErrorInfo.metadata.after_sequence (absent behind a heartbeat). No reader slows the job.
+ */
 export interface WatchTrainingJobResponse {
+  /** Absent in a heartbeat. */
   event: TrainingEvent | undefined;
 }
 
@@ -755,6 +834,36 @@ export interface DeleteTrainingJobRequest {
 }
 
 export interface DeleteTrainingJobResponse {
+}
+
+/** A job that came to be, went from one state to another, or was deleted. Kept when the job is deleted. */
+export interface AuditEntry {
+  /** Grows with every entry. Below 2^53. */
+  entryNumber: number;
+  time: Date | undefined;
+  job: string;
+  /** Unspecified where the job was created. */
+  from: JobState;
+  /** Unspecified where the job was deleted. */
+  to: JobState;
+  /** Why a job failed, or RETENTION where the server's settings had it deleted; else empty. */
+  reason: string;
+  /** Whose call asked for it, as the transport gives the address, and that call's id in the server's log; empty where no call did. */
+  peer: string;
+  callId: string;
+}
+
+export interface ListAuditEntriesRequest {
+  /** 0: 50. At most 1000. */
+  pageSize: number;
+  pageToken: string;
+  /** Only those of this job, `trainingJobs/{id}`; empty: all. */
+  job: string;
+}
+
+export interface ListAuditEntriesResponse {
+  entries: AuditEntry[];
+  nextPageToken: string;
 }
 
 function createBaseLoraSpec(): LoraSpec {
@@ -1669,6 +1778,12 @@ function createBaseTrainingSpec(): TrainingSpec {
     earlyStoppingThreshold: undefined,
     maxNonFiniteSteps: undefined,
     labels: {},
+    maxDurationSeconds: undefined,
+    saveStrategy: undefined,
+    saveSteps: undefined,
+    saveTotalLimit: undefined,
+    saveIntervalSeconds: undefined,
+    priority: 0,
   };
 }
 
@@ -1818,6 +1933,24 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
       TrainingSpec_LabelsEntry.encode({ key: key as any, value }, writer.uint32(418).fork()).join();
     });
+    if (message.maxDurationSeconds !== undefined) {
+      writer.uint32(424).uint32(message.maxDurationSeconds);
+    }
+    if (message.saveStrategy !== undefined) {
+      writer.uint32(434).string(message.saveStrategy);
+    }
+    if (message.saveSteps !== undefined) {
+      writer.uint32(440).uint32(message.saveSteps);
+    }
+    if (message.saveTotalLimit !== undefined) {
+      writer.uint32(448).uint32(message.saveTotalLimit);
+    }
+    if (message.saveIntervalSeconds !== undefined) {
+      writer.uint32(456).uint32(message.saveIntervalSeconds);
+    }
+    if (message.priority !== 0) {
+      writer.uint32(464).sint32(message.priority);
+    }
     return writer;
   },
 
@@ -2221,6 +2354,54 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             }
             continue;
           }
+          case 53: {
+            if (tag !== 424) {
+              break;
+            }
+
+            message.maxDurationSeconds = reader.uint32();
+            continue;
+          }
+          case 54: {
+            if (tag !== 434) {
+              break;
+            }
+
+            message.saveStrategy = reader.string();
+            continue;
+          }
+          case 55: {
+            if (tag !== 440) {
+              break;
+            }
+
+            message.saveSteps = reader.uint32();
+            continue;
+          }
+          case 56: {
+            if (tag !== 448) {
+              break;
+            }
+
+            message.saveTotalLimit = reader.uint32();
+            continue;
+          }
+          case 57: {
+            if (tag !== 456) {
+              break;
+            }
+
+            message.saveIntervalSeconds = reader.uint32();
+            continue;
+          }
+          case 58: {
+            if (tag !== 464) {
+              break;
+            }
+
+            message.priority = reader.sint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2448,6 +2629,32 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
           {},
         )
         : {},
+      maxDurationSeconds: isSet(object.maxDurationSeconds)
+        ? globalThis.Number(object.maxDurationSeconds)
+        : isSet(object.max_duration_seconds)
+        ? globalThis.Number(object.max_duration_seconds)
+        : undefined,
+      saveStrategy: isSet(object.saveStrategy)
+        ? globalThis.String(object.saveStrategy)
+        : isSet(object.save_strategy)
+        ? globalThis.String(object.save_strategy)
+        : undefined,
+      saveSteps: isSet(object.saveSteps)
+        ? globalThis.Number(object.saveSteps)
+        : isSet(object.save_steps)
+        ? globalThis.Number(object.save_steps)
+        : undefined,
+      saveTotalLimit: isSet(object.saveTotalLimit)
+        ? globalThis.Number(object.saveTotalLimit)
+        : isSet(object.save_total_limit)
+        ? globalThis.Number(object.save_total_limit)
+        : undefined,
+      saveIntervalSeconds: isSet(object.saveIntervalSeconds)
+        ? globalThis.Number(object.saveIntervalSeconds)
+        : isSet(object.save_interval_seconds)
+        ? globalThis.Number(object.save_interval_seconds)
+        : undefined,
+      priority: isSet(object.priority) ? globalThis.Number(object.priority) : 0,
     };
   },
 
@@ -2603,6 +2810,24 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         });
       }
     }
+    if (message.maxDurationSeconds !== undefined) {
+      obj.maxDurationSeconds = Math.round(message.maxDurationSeconds);
+    }
+    if (message.saveStrategy !== undefined) {
+      obj.saveStrategy = message.saveStrategy;
+    }
+    if (message.saveSteps !== undefined) {
+      obj.saveSteps = Math.round(message.saveSteps);
+    }
+    if (message.saveTotalLimit !== undefined) {
+      obj.saveTotalLimit = Math.round(message.saveTotalLimit);
+    }
+    if (message.saveIntervalSeconds !== undefined) {
+      obj.saveIntervalSeconds = Math.round(message.saveIntervalSeconds);
+    }
+    if (message.priority !== undefined) {
+      obj.priority = Math.round(message.priority);
+    }
     return obj;
   },
 
@@ -2669,6 +2894,12 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
       },
       {},
     );
+    message.maxDurationSeconds = object.maxDurationSeconds ?? undefined;
+    message.saveStrategy = object.saveStrategy ?? undefined;
+    message.saveSteps = object.saveSteps ?? undefined;
+    message.saveTotalLimit = object.saveTotalLimit ?? undefined;
+    message.saveIntervalSeconds = object.saveIntervalSeconds ?? undefined;
+    message.priority = object.priority ?? 0;
     return message;
   },
 };
@@ -2773,6 +3004,7 @@ function createBaseTrainingJob(): TrainingJob {
     startTime: undefined,
     endTime: undefined,
     bestEvaluation: undefined,
+    lastCheckpoint: undefined,
   };
 }
 
@@ -2816,6 +3048,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     }
     if (message.bestEvaluation !== undefined) {
       TrainingEvaluation.encode(message.bestEvaluation, writer.uint32(106).fork()).join();
+    }
+    if (message.lastCheckpoint !== undefined) {
+      Checkpoint.encode(message.lastCheckpoint, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -2937,6 +3172,14 @@ export const TrainingJob: MessageFns<TrainingJob> = {
             message.bestEvaluation = TrainingEvaluation.decode(reader, reader.uint32());
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.lastCheckpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2996,6 +3239,11 @@ export const TrainingJob: MessageFns<TrainingJob> = {
         : isSet(object.best_evaluation)
         ? TrainingEvaluation.fromJSON(object.best_evaluation)
         : undefined,
+      lastCheckpoint: isSet(object.lastCheckpoint)
+        ? Checkpoint.fromJSON(object.lastCheckpoint)
+        : isSet(object.last_checkpoint)
+        ? Checkpoint.fromJSON(object.last_checkpoint)
+        : undefined,
     };
   },
 
@@ -3040,6 +3288,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     if (message.bestEvaluation !== undefined) {
       obj.bestEvaluation = TrainingEvaluation.toJSON(message.bestEvaluation);
     }
+    if (message.lastCheckpoint !== undefined) {
+      obj.lastCheckpoint = Checkpoint.toJSON(message.lastCheckpoint);
+    }
     return obj;
   },
 
@@ -3071,6 +3322,122 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     message.bestEvaluation = (object.bestEvaluation !== undefined && object.bestEvaluation !== null)
       ? TrainingEvaluation.fromPartial(object.bestEvaluation)
       : undefined;
+    message.lastCheckpoint = (object.lastCheckpoint !== undefined && object.lastCheckpoint !== null)
+      ? Checkpoint.fromPartial(object.lastCheckpoint)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseCheckpoint(): Checkpoint {
+  return { globalStep: 0, sizeBytes: 0, createTime: undefined };
+}
+
+export const Checkpoint: MessageFns<Checkpoint> = {
+  encode(message: Checkpoint, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.globalStep !== 0) {
+      writer.uint32(8).uint32(message.globalStep);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    if (message.createTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.createTime), writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Checkpoint {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpoint();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.globalStep = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Checkpoint {
+    return {
+      globalStep: isSet(object.globalStep)
+        ? globalThis.Number(object.globalStep)
+        : isSet(object.global_step)
+        ? globalThis.Number(object.global_step)
+        : 0,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      createTime: isSet(object.createTime)
+        ? fromJsonTimestamp(object.createTime)
+        : isSet(object.create_time)
+        ? fromJsonTimestamp(object.create_time)
+        : undefined,
+    };
+  },
+
+  toJSON(message: Checkpoint): unknown {
+    const obj: any = {};
+    if (message.globalStep !== undefined) {
+      obj.globalStep = Math.round(message.globalStep);
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.createTime !== undefined) {
+      obj.createTime = message.createTime.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Checkpoint>): Checkpoint {
+    return Checkpoint.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Checkpoint>): Checkpoint {
+    const message = createBaseCheckpoint();
+    message.globalStep = object.globalStep ?? 0;
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.createTime = object.createTime ?? undefined;
     return message;
   },
 };
@@ -3108,6 +3475,12 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
         break;
       case "warning":
         Warning.encode(message.event.value, writer.uint32(74).fork()).join();
+        break;
+      case "checkpointSaved":
+        CheckpointSaved.encode(message.event.value, writer.uint32(82).fork()).join();
+        break;
+      case "jobResumed":
+        JobResumed.encode(message.event.value, writer.uint32(90).fork()).join();
         break;
     }
     return writer;
@@ -3198,6 +3571,22 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
             message.event = { $case: "warning", value: Warning.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.event = { $case: "checkpointSaved", value: CheckpointSaved.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.event = { $case: "jobResumed", value: JobResumed.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3231,6 +3620,14 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
         ? { $case: "adapterSaved", value: AdapterSaved.fromJSON(object.adapter_saved) }
         : isSet(object.warning)
         ? { $case: "warning", value: Warning.fromJSON(object.warning) }
+        : isSet(object.checkpointSaved)
+        ? { $case: "checkpointSaved", value: CheckpointSaved.fromJSON(object.checkpointSaved) }
+        : isSet(object.checkpoint_saved)
+        ? { $case: "checkpointSaved", value: CheckpointSaved.fromJSON(object.checkpoint_saved) }
+        : isSet(object.jobResumed)
+        ? { $case: "jobResumed", value: JobResumed.fromJSON(object.jobResumed) }
+        : isSet(object.job_resumed)
+        ? { $case: "jobResumed", value: JobResumed.fromJSON(object.job_resumed) }
         : undefined,
     };
   },
@@ -3258,6 +3655,10 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
       obj.adapterSaved = AdapterSaved.toJSON(message.event.value);
     } else if (message.event?.$case === "warning") {
       obj.warning = Warning.toJSON(message.event.value);
+    } else if (message.event?.$case === "checkpointSaved") {
+      obj.checkpointSaved = CheckpointSaved.toJSON(message.event.value);
+    } else if (message.event?.$case === "jobResumed") {
+      obj.jobResumed = JobResumed.toJSON(message.event.value);
     }
     return obj;
   },
@@ -3304,6 +3705,18 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
       case "warning": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "warning", value: Warning.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "checkpointSaved": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "checkpointSaved", value: CheckpointSaved.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "jobResumed": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "jobResumed", value: JobResumed.fromPartial(object.event.value) };
         }
         break;
       }
@@ -4962,6 +5375,202 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
   },
 };
 
+function createBaseCheckpointSaved(): CheckpointSaved {
+  return { checkpoint: undefined, seconds: 0 };
+}
+
+export const CheckpointSaved: MessageFns<CheckpointSaved> = {
+  encode(message: CheckpointSaved, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.checkpoint !== undefined) {
+      Checkpoint.encode(message.checkpoint, writer.uint32(10).fork()).join();
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(17).double(message.seconds);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckpointSaved {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpointSaved();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.checkpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seconds = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckpointSaved {
+    return {
+      checkpoint: isSet(object.checkpoint) ? Checkpoint.fromJSON(object.checkpoint) : undefined,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+    };
+  },
+
+  toJSON(message: CheckpointSaved): unknown {
+    const obj: any = {};
+    if (message.checkpoint !== undefined) {
+      obj.checkpoint = Checkpoint.toJSON(message.checkpoint);
+    }
+    if (message.seconds !== undefined) {
+      obj.seconds = floatToJson(message.seconds);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckpointSaved>): CheckpointSaved {
+    return CheckpointSaved.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckpointSaved>): CheckpointSaved {
+    const message = createBaseCheckpointSaved();
+    message.checkpoint = (object.checkpoint !== undefined && object.checkpoint !== null)
+      ? Checkpoint.fromPartial(object.checkpoint)
+      : undefined;
+    message.seconds = object.seconds ?? 0;
+    return message;
+  },
+};
+
+function createBaseJobResumed(): JobResumed {
+  return { checkpoint: undefined, differences: [], skippedCheckpoints: [] };
+}
+
+export const JobResumed: MessageFns<JobResumed> = {
+  encode(message: JobResumed, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.checkpoint !== undefined) {
+      Checkpoint.encode(message.checkpoint, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.differences) {
+      writer.uint32(18).string(v!);
+    }
+    for (const v of message.skippedCheckpoints) {
+      writer.uint32(26).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobResumed {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobResumed();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.checkpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.differences.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.skippedCheckpoints.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobResumed {
+    return {
+      checkpoint: isSet(object.checkpoint) ? Checkpoint.fromJSON(object.checkpoint) : undefined,
+      differences: globalThis.Array.isArray(object?.differences)
+        ? object.differences.map((e: any) => globalThis.String(e))
+        : [],
+      skippedCheckpoints: globalThis.Array.isArray(object?.skippedCheckpoints)
+        ? object.skippedCheckpoints.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.skipped_checkpoints)
+        ? object.skipped_checkpoints.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: JobResumed): unknown {
+    const obj: any = {};
+    if (message.checkpoint !== undefined) {
+      obj.checkpoint = Checkpoint.toJSON(message.checkpoint);
+    }
+    if (message.differences?.length) {
+      obj.differences = message.differences;
+    }
+    if (message.skippedCheckpoints?.length) {
+      obj.skippedCheckpoints = message.skippedCheckpoints;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobResumed>): JobResumed {
+    return JobResumed.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobResumed>): JobResumed {
+    const message = createBaseJobResumed();
+    message.checkpoint = (object.checkpoint !== undefined && object.checkpoint !== null)
+      ? Checkpoint.fromPartial(object.checkpoint)
+      : undefined;
+    message.differences = object.differences?.map((e) => e) || [];
+    message.skippedCheckpoints = object.skippedCheckpoints?.map((e) => e) || [];
+    return message;
+  },
+};
+
 function createBaseWarning(): Warning {
   return { reason: "", message: "" };
 }
@@ -5913,7 +6522,7 @@ export const ListTrainingJobsResponse: MessageFns<ListTrainingJobsResponse> = {
 };
 
 function createBaseWatchTrainingJobRequest(): WatchTrainingJobRequest {
-  return { name: "", afterSequence: 0 };
+  return { name: "", afterSequence: 0, coalesceSteps: false, heartbeatSeconds: 0 };
 }
 
 export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
@@ -5923,6 +6532,12 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     }
     if (message.afterSequence !== 0) {
       writer.uint32(16).uint32(message.afterSequence);
+    }
+    if (message.coalesceSteps !== false) {
+      writer.uint32(24).bool(message.coalesceSteps);
+    }
+    if (message.heartbeatSeconds !== 0) {
+      writer.uint32(32).uint32(message.heartbeatSeconds);
     }
     return writer;
   },
@@ -5956,6 +6571,22 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
             message.afterSequence = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.coalesceSteps = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.heartbeatSeconds = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5976,6 +6607,16 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
         : isSet(object.after_sequence)
         ? globalThis.Number(object.after_sequence)
         : 0,
+      coalesceSteps: isSet(object.coalesceSteps)
+        ? globalThis.Boolean(object.coalesceSteps)
+        : isSet(object.coalesce_steps)
+        ? globalThis.Boolean(object.coalesce_steps)
+        : false,
+      heartbeatSeconds: isSet(object.heartbeatSeconds)
+        ? globalThis.Number(object.heartbeatSeconds)
+        : isSet(object.heartbeat_seconds)
+        ? globalThis.Number(object.heartbeat_seconds)
+        : 0,
     };
   },
 
@@ -5987,6 +6628,12 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     if (message.afterSequence !== undefined) {
       obj.afterSequence = Math.round(message.afterSequence);
     }
+    if (message.coalesceSteps !== undefined) {
+      obj.coalesceSteps = message.coalesceSteps;
+    }
+    if (message.heartbeatSeconds !== undefined) {
+      obj.heartbeatSeconds = Math.round(message.heartbeatSeconds);
+    }
     return obj;
   },
 
@@ -5997,6 +6644,8 @@ export const WatchTrainingJobRequest: MessageFns<WatchTrainingJobRequest> = {
     const message = createBaseWatchTrainingJobRequest();
     message.name = object.name ?? "";
     message.afterSequence = object.afterSequence ?? 0;
+    message.coalesceSteps = object.coalesceSteps ?? false;
+    message.heartbeatSeconds = object.heartbeatSeconds ?? 0;
     return message;
   },
 };
@@ -6971,6 +7620,393 @@ export const DeleteTrainingJobResponse: MessageFns<DeleteTrainingJobResponse> = 
   },
 };
 
+function createBaseAuditEntry(): AuditEntry {
+  return { entryNumber: 0, time: undefined, job: "", from: 0, to: 0, reason: "", peer: "", callId: "" };
+}
+
+export const AuditEntry: MessageFns<AuditEntry> = {
+  encode(message: AuditEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.entryNumber !== 0) {
+      writer.uint32(8).uint64(message.entryNumber);
+    }
+    if (message.time !== undefined) {
+      Timestamp.encode(toTimestamp(message.time), writer.uint32(18).fork()).join();
+    }
+    if (message.job !== "") {
+      writer.uint32(26).string(message.job);
+    }
+    if (message.from !== 0) {
+      writer.uint32(32).int32(message.from);
+    }
+    if (message.to !== 0) {
+      writer.uint32(40).int32(message.to);
+    }
+    if (message.reason !== "") {
+      writer.uint32(50).string(message.reason);
+    }
+    if (message.peer !== "") {
+      writer.uint32(58).string(message.peer);
+    }
+    if (message.callId !== "") {
+      writer.uint32(66).string(message.callId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AuditEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAuditEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.entryNumber = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.time = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.from = reader.int32() as any;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.to = reader.int32() as any;
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.peer = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.callId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AuditEntry {
+    return {
+      entryNumber: isSet(object.entryNumber)
+        ? globalThis.Number(object.entryNumber)
+        : isSet(object.entry_number)
+        ? globalThis.Number(object.entry_number)
+        : 0,
+      time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      from: isSet(object.from) ? jobStateFromJSON(object.from) : 0,
+      to: isSet(object.to) ? jobStateFromJSON(object.to) : 0,
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      peer: isSet(object.peer) ? globalThis.String(object.peer) : "",
+      callId: isSet(object.callId)
+        ? globalThis.String(object.callId)
+        : isSet(object.call_id)
+        ? globalThis.String(object.call_id)
+        : "",
+    };
+  },
+
+  toJSON(message: AuditEntry): unknown {
+    const obj: any = {};
+    if (message.entryNumber !== undefined) {
+      obj.entryNumber = Math.round(message.entryNumber);
+    }
+    if (message.time !== undefined) {
+      obj.time = message.time.toISOString();
+    }
+    if (message.job !== undefined) {
+      obj.job = message.job;
+    }
+    if (message.from !== undefined) {
+      obj.from = jobStateToJSON(message.from);
+    }
+    if (message.to !== undefined) {
+      obj.to = jobStateToJSON(message.to);
+    }
+    if (message.reason !== undefined) {
+      obj.reason = message.reason;
+    }
+    if (message.peer !== undefined) {
+      obj.peer = message.peer;
+    }
+    if (message.callId !== undefined) {
+      obj.callId = message.callId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AuditEntry>): AuditEntry {
+    return AuditEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AuditEntry>): AuditEntry {
+    const message = createBaseAuditEntry();
+    message.entryNumber = object.entryNumber ?? 0;
+    message.time = object.time ?? undefined;
+    message.job = object.job ?? "";
+    message.from = object.from ?? 0;
+    message.to = object.to ?? 0;
+    message.reason = object.reason ?? "";
+    message.peer = object.peer ?? "";
+    message.callId = object.callId ?? "";
+    return message;
+  },
+};
+
+function createBaseListAuditEntriesRequest(): ListAuditEntriesRequest {
+  return { pageSize: 0, pageToken: "", job: "" };
+}
+
+export const ListAuditEntriesRequest: MessageFns<ListAuditEntriesRequest> = {
+  encode(message: ListAuditEntriesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pageSize !== 0) {
+      writer.uint32(8).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(18).string(message.pageToken);
+    }
+    if (message.job !== "") {
+      writer.uint32(26).string(message.job);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListAuditEntriesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListAuditEntriesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListAuditEntriesRequest {
+    return {
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+    };
+  },
+
+  toJSON(message: ListAuditEntriesRequest): unknown {
+    const obj: any = {};
+    if (message.pageSize !== undefined) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== undefined) {
+      obj.pageToken = message.pageToken;
+    }
+    if (message.job !== undefined) {
+      obj.job = message.job;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListAuditEntriesRequest>): ListAuditEntriesRequest {
+    return ListAuditEntriesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListAuditEntriesRequest>): ListAuditEntriesRequest {
+    const message = createBaseListAuditEntriesRequest();
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    message.job = object.job ?? "";
+    return message;
+  },
+};
+
+function createBaseListAuditEntriesResponse(): ListAuditEntriesResponse {
+  return { entries: [], nextPageToken: "" };
+}
+
+export const ListAuditEntriesResponse: MessageFns<ListAuditEntriesResponse> = {
+  encode(message: ListAuditEntriesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.entries) {
+      AuditEntry.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListAuditEntriesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListAuditEntriesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.entries.push(AuditEntry.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListAuditEntriesResponse {
+    return {
+      entries: globalThis.Array.isArray(object?.entries) ? object.entries.map((e: any) => AuditEntry.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListAuditEntriesResponse): unknown {
+    const obj: any = {};
+    if (message.entries?.length) {
+      obj.entries = message.entries.map((e) => AuditEntry.toJSON(e));
+    }
+    if (message.nextPageToken !== undefined) {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListAuditEntriesResponse>): ListAuditEntriesResponse {
+    return ListAuditEntriesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListAuditEntriesResponse>): ListAuditEntriesResponse {
+    const message = createBaseListAuditEntriesResponse();
+    message.entries = object.entries?.map((e) => AuditEntry.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
 /** Fine-tuning jobs. A job outlives the stream that started it. */
 export type TrainingServiceService = typeof TrainingServiceService;
 export const TrainingServiceService = {
@@ -7031,7 +8067,7 @@ export const TrainingServiceService = {
       Buffer.from(WatchTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): WatchTrainingJobResponse => WatchTrainingJobResponse.decode(value),
   },
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob: {
     path: "/luthier.v1.TrainingService/CancelTrainingJob" as const,
     requestStream: false as const,
@@ -7043,7 +8079,10 @@ export const TrainingServiceService = {
       Buffer.from(CancelTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CancelTrainingJobResponse => CancelTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob: {
     path: "/luthier.v1.TrainingService/PauseTrainingJob" as const,
     requestStream: false as const,
@@ -7055,7 +8094,11 @@ export const TrainingServiceService = {
       Buffer.from(PauseTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): PauseTrainingJobResponse => PauseTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob: {
     path: "/luthier.v1.TrainingService/ResumeTrainingJob" as const,
     requestStream: false as const,
@@ -7097,6 +8140,18 @@ export const TrainingServiceService = {
       Buffer.from(DeleteTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): DeleteTrainingJobResponse => DeleteTrainingJobResponse.decode(value),
   },
+  /** What happened to jobs, deleted ones too, and who asked for it; newest first. */
+  listAuditEntries: {
+    path: "/luthier.v1.TrainingService/ListAuditEntries" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListAuditEntriesRequest): Buffer =>
+      Buffer.from(ListAuditEntriesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListAuditEntriesRequest => ListAuditEntriesRequest.decode(value),
+    responseSerialize: (value: ListAuditEntriesResponse): Buffer =>
+      Buffer.from(ListAuditEntriesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListAuditEntriesResponse => ListAuditEntriesResponse.decode(value),
+  },
 } as const;
 
 export interface TrainingServiceServer extends UntypedServiceImplementation {
@@ -7109,11 +8164,18 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
   listTrainingJobs: handleUnaryCall<ListTrainingJobsRequest, ListTrainingJobsResponse>;
   /** Every event after a sequence number, once, in order, until the job ends. */
   watchTrainingJob: handleServerStreamingCall<WatchTrainingJobRequest, WatchTrainingJobResponse>;
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob: handleUnaryCall<CancelTrainingJobRequest, CancelTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob: handleUnaryCall<PauseTrainingJobRequest, PauseTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob: handleUnaryCall<ResumeTrainingJobRequest, ResumeTrainingJobResponse>;
   /**
    * What a job would be and need: its data is rendered as the job would, its memory is priced as the server's device is now. Nothing is stored,
@@ -7125,6 +8187,8 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
    * request_id. The request_id that the job was created with is forgotten, too: repeated, it makes a new job.
    */
   deleteTrainingJob: handleUnaryCall<DeleteTrainingJobRequest, DeleteTrainingJobResponse>;
+  /** What happened to jobs, deleted ones too, and who asked for it; newest first. */
+  listAuditEntries: handleUnaryCall<ListAuditEntriesRequest, ListAuditEntriesResponse>;
 }
 
 export interface TrainingServiceClient extends Client {
@@ -7192,7 +8256,7 @@ export interface TrainingServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<WatchTrainingJobResponse>;
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob(
     request: CancelTrainingJobRequest,
     callback: (error: ServiceError | null, response: CancelTrainingJobResponse) => void,
@@ -7208,7 +8272,10 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CancelTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob(
     request: PauseTrainingJobRequest,
     callback: (error: ServiceError | null, response: PauseTrainingJobResponse) => void,
@@ -7224,7 +8291,11 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: PauseTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob(
     request: ResumeTrainingJobRequest,
     callback: (error: ServiceError | null, response: ResumeTrainingJobResponse) => void,
@@ -7277,6 +8348,22 @@ export interface TrainingServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: DeleteTrainingJobResponse) => void,
+  ): ClientUnaryCall;
+  /** What happened to jobs, deleted ones too, and who asked for it; newest first. */
+  listAuditEntries(
+    request: ListAuditEntriesRequest,
+    callback: (error: ServiceError | null, response: ListAuditEntriesResponse) => void,
+  ): ClientUnaryCall;
+  listAuditEntries(
+    request: ListAuditEntriesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListAuditEntriesResponse) => void,
+  ): ClientUnaryCall;
+  listAuditEntries(
+    request: ListAuditEntriesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListAuditEntriesResponse) => void,
   ): ClientUnaryCall;
 }
 
