@@ -5,7 +5,8 @@ import type { EventLog } from './job-store.ts';
 
 type Logged = Pick<TrainingJob, 'name' | 'lastSequence'>;
 
-async function* eventsOf(
+/** Its events as they were when `job` was read. */
+export async function* eventsOf(
   log: Pick<EventLog, 'watch'>,
   { name, lastSequence }: Logged,
   signal: AbortSignal,

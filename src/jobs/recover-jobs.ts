@@ -3,6 +3,7 @@ import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
+import { INTERRUPTED, INTERRUPTED_TOO_OFTEN, isInterruptedTooOften } from './interruptions.ts';
 import type { EventLog, JobStore } from './job-store.ts';
 import { adapterSaved, keptStep } from './train-job.ts';
 
@@ -34,16 +35,20 @@ export async function finishSaved(
   return true;
 }
 
-/** Puts jobs that were worked on back into the queue, where they keep their places, and deletes checkpoints that nothing needs. */
+/**
+ * Puts jobs that were worked on back into the queue, where they keep their places, unless servers die of them, and deletes
+ * checkpoints that nothing needs.
+ */
 export async function recoverJobs(dependencies: RecoverJobsDependencies): Promise<void> {
   const { store, checkpoints, logger } = dependencies;
   for (const job of await store.unfinished()) {
     if (RESTING.includes(job.state) || (await finishSaved(dependencies, job))) continue;
-    const cause = {
-      reason: 'INTERRUPTED',
-      message: 'the server ended while the job ran; it goes on from its checkpoint',
-    };
-    await store.move(job.name, JobState.JOB_STATE_QUEUED, cause);
+    if (await isInterruptedTooOften(store, job)) {
+      await store.move(job.name, JobState.JOB_STATE_FAILED, INTERRUPTED_TOO_OFTEN);
+      logger.warn({ job: job.name }, 'job was interrupted too often');
+      continue;
+    }
+    await store.move(job.name, JobState.JOB_STATE_QUEUED, INTERRUPTED);
     logger.warn({ job: job.name }, 'job was interrupted; it goes on');
   }
   await checkpoints.removeLeftovers(async (name) => {
