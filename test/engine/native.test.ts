@@ -486,7 +486,7 @@ describe('checkpoints', () => {
 
   it('a run that is paused anywhere goes on as if it had not been, twice', async () => {
     // So long that it does not end before it is paused.
-    const long = { numTrainEpochs: 100, evalSteps: 50 };
+    const long = { numTrainEpochs: 30, evalSteps: 20 };
     const uncut = await start(null, long);
     const expected = { all: await read(uncut), adapter: await adapterOf(uncut) };
     let resumeFrom: string | null = null;
@@ -510,7 +510,7 @@ describe('checkpoints', () => {
     told.push(...(await read(run)));
     expect(numbers(told)).toEqual(numbers(expected.all));
     expect((await adapterOf(run)).equals(expected.adapter)).toBe(true);
-  });
+  }, 60_000);
 
   it('one that is asked for is told of once; before that, there is none to save', async () => {
     const run = await start(null, { numTrainEpochs: 200 });
