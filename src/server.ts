@@ -1,6 +1,7 @@
 /** Puts the parts together. This is the only file that knows all of them. */
 import { isIPv6 } from 'node:net';
 import { openAdapterStore } from './adapters/adapter-store-sqlite.ts';
+import { CheckpointStore } from './checkpoints/checkpoint-store.ts';
 import { isLoopback, type ServerOptions } from './config/schema.ts';
 import { openDatasetStore } from './datasets/dataset-store.ts';
 import { openTokenCache } from './datasets/token-cache.ts';
@@ -152,6 +153,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   });
   const { modelRoots } = options;
   const rates = new MeasuredRates();
+  const checkpoints = new CheckpointStore(folder.checkpoints);
   const metricFiles = options.metricFiles ? new MetricFiles({ folder: folder.runs, store: jobs, logger }) : null;
   if (metricFiles) parts.add(() => metricFiles.close());
   const slots = new GenerationSlots(options.maxConcurrentGenerations);
@@ -175,6 +177,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     tokenCache,
     adapters,
     folder: folder.jobs,
+    checkpoints,
     modelRoots,
     rates,
     logger,
@@ -207,8 +210,9 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
     writing,
     jobCounts: async () => {
       const unfinished = await jobs.unfinished();
-      const queued = unfinished.filter(({ state }) => state === JobState.JOB_STATE_QUEUED).length;
-      return { queued, running: unfinished.length - queued };
+      const count = (wanted: JobState): number => unfinished.filter(({ state }) => state === wanted).length;
+      const queued = count(JobState.JOB_STATE_QUEUED);
+      return { queued, running: unfinished.length - queued - count(JobState.JOB_STATE_PAUSED) };
     },
     activeGenerations: () => slots.active,
   });
@@ -228,7 +232,7 @@ async function assemble(options: ServerOptions, overrides: ServerOverrides, part
   rpc.add(AdapterServiceService, createAdapterService({ adapters, requestLog, maxAdapterBytes, merge }));
   const { maxQueuedJobs } = options;
   const sources = { engine, registry, datasets, tokenCache, adapters, modelRoots };
-  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles };
+  const training = { store: jobs, runner, requestLog, ...sources, maxQueuedJobs, rates, metricFiles, checkpoints };
   rpc.add(TrainingServiceService, createTrainingService(training));
 
   return {

@@ -177,6 +177,8 @@ export interface TrainingConfig {
   readonly earlyStoppingThreshold: number;
   /** Steps of the run that may be skipped because loss or gradients are no finite numbers; the next one is an error. */
   readonly maxNonFiniteSteps: number;
+  /** Take a checkpoint every so many steps, as `requestCheckpoint`; null: only when asked. */
+  readonly saveSteps: number | null;
   /** True: torch's order from dataSeed + epoch; false: file order. */
   readonly shuffle: boolean;
   readonly dataSeed: number;
@@ -334,17 +336,61 @@ export interface EvaluationResult {
 }
 
 export type TrainingEvent =
-  | ({ readonly kind: 'started' } & TrainingEstimate)
+  | ({ readonly kind: 'started'; readonly resumed: ResumedRun | null } & TrainingEstimate)
   | { readonly kind: 'step'; readonly step: TrainingStep }
   | { readonly kind: 'evaluation'; readonly evaluation: EvaluationResult }
+  /** A checkpoint was taken, after everything told before: `saveCheckpoint` writes it. */
+  | { readonly kind: 'checkpoint'; readonly globalStep: number }
   | { readonly kind: 'finished' }
-  | { readonly kind: 'cancelled' };
+  | { readonly kind: 'cancelled' }
+  /** `pause` took effect. `saveCheckpoint` writes what the run needs to go on. */
+  | { readonly kind: 'paused'; readonly globalStep: number };
+
+/** A run that goes on from a checkpoint. */
+export interface ResumedRun {
+  /** Steps done before. */
+  readonly globalStep: number;
+  /**
+   * What differs from where the checkpoint was taken, such as the instruction set or the number of threads, each as text for people. Not empty:
+   * the last digits of what follows may differ from the uninterrupted run.
+   */
+  readonly differences: readonly string[];
+}
+
+/** A checkpoint's file, on the disk. */
+interface CheckpointFile {
+  readonly name: string;
+  readonly bytes: number;
+  /** Hex. */
+  readonly sha256: string;
+}
+
+/** A checkpoint on the disk. */
+export interface SavedCheckpoint {
+  /** Steps done. */
+  readonly globalStep: number;
+  readonly files: readonly CheckpointFile[];
+}
 
 export interface TrainingRun {
   /** Every event once, in order; may be iterated once. Throws EngineError where the run fails. Reading slowly never slows the run. */
   events(): AsyncIterable<TrainingEvent>;
   /** Takes effect within one micro-step; `events` then ends with `cancelled`. Idempotent. */
   cancel(): void;
+  /**
+   * Takes a checkpoint after the step under way and its evaluation; a `checkpoint` event tells of it. The run waits only for the copy in memory.
+   * Asked for again before that event: one checkpoint.
+   */
+  requestCheckpoint(): void;
+  /** Takes effect within one micro-step, like `cancel`, but keeps what the run needs to go on: `events` ends with `paused`. Idempotent. */
+  pause(): void;
+  /** The step under way is the last one: evaluation and best adapter follow as after `maxSteps`, then `finished`. Idempotent. */
+  stopAfterStep(): void;
+  /**
+   * Writes the checkpoint of the latest `checkpoint` or `paused` event into an existing folder, through to the disk, while the run goes on.
+   * Errors: INVALID_ARGUMENT where there is none, STORAGE_FULL, IO. Half a folder is left where it fails.
+   */
+  saveCheckpoint(folder: string): Promise<SavedCheckpoint>;
   /** Writes adapter_config.json and adapter_model.safetensors into a folder, which must exist. After `finished` or `cancelled`. */
   saveAdapter(folder: string, metadata: AdapterMetadata): Promise<SavedAdapter>;
   /** Frees the run's memory. Idempotent. */
@@ -463,8 +509,18 @@ export interface BaseModel {
   readonly loadedBytes: number;
   /** @param anyBase Accept one that carries the content hash of another base, if names and shapes fit. */
   loadAdapter(folder: string, anyBase: boolean): Promise<AdapterHandle>;
-  /** OUT_OF_MEMORY before anything is allocated where the run's plan does not fit. */
-  train(config: TrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<TrainingRun>;
+  /**
+   * OUT_OF_MEMORY before anything is allocated where the run's plan does not fit.
+   * @param resumeFrom A folder that `saveCheckpoint` filled, to go on from: the run's events are those after the checkpoint's, and every loss and
+   * the adapter are those of the uninterrupted run, bit for bit. Errors: CHECKPOINT_CORRUPT where files are missing or not as written;
+   * CHECKPOINT_MISMATCH where settings, data or model differ, saying what. Null: from the start.
+   */
+  train(
+    config: TrainingConfig,
+    train: ExampleData,
+    evaluation: ExampleData | null,
+    resumeFrom?: string | null,
+  ): Promise<TrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: AdapterHandle | null): Promise<TokenScores>;
   /** Frees the weights once no run uses them. Idempotent; use after close is an error. */

@@ -4,7 +4,9 @@ import type {
   AdapterMetadata,
   EvaluationResult,
   ModelMetadata,
+  ResumedRun,
   SavedAdapter,
+  SavedCheckpoint,
   TokenExamples,
   TrainingConfig,
   TrainingEstimate,
@@ -14,8 +16,15 @@ import type {
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { writeFakeAdapter } from './fake-adapter.ts';
+import { type RunFacts, writeFakeCheckpoint } from './fake-checkpoint.ts';
 import { labelTokensOf, sequenceEnds, stepsPerEpoch } from './fake-estimate.ts';
 import { EventQueue } from './fake-events.ts';
+
+/** Awaited before a checkpoint is written; what it throws fails the writing. */
+export type BeforeSave = (globalStep: number) => void | Promise<void>;
+
+/** What a step's loss gets beside the usual one. */
+export type LossOffset = (globalStep: number) => number;
 
 /** Awaited before each step, which counts from 1: what it waits for holds the run, what it throws fails it. */
 export type BeforeStep = (globalStep: number) => void | Promise<void>;
@@ -27,6 +36,14 @@ interface FakeTrainingRequest {
   readonly train: TokenExamples;
   readonly evaluation: TokenExamples | null;
   readonly beforeStep: BeforeStep;
+  readonly beforeSave: BeforeSave;
+  readonly lossOffset: LossOffset;
+  /** As `runFacts`. */
+  readonly facts: RunFacts;
+  /** What its checkpoints say of where they were taken. */
+  readonly device: string;
+  /** Null: from the start. */
+  readonly resumed: ResumedRun | null;
 }
 
 const countOf = (examples: TokenExamples): number => Math.max(0, examples.offsets.length - 1);
@@ -53,11 +70,17 @@ export class FakeTrainingRun implements TrainingRun {
   readonly #queue = new EventQueue<TrainingEvent>();
   readonly #stopped = Promise.withResolvers<void>();
   #cancelled = false;
+  #paused = false;
   #closed = false;
-  #stepsDone = 0;
+  #checkpointWanted = false;
+  #stops = false;
+  /** Steps done when the latest checkpoint was taken; null: none was. */
+  #taken: number | null = null;
+  #stepsDone: number;
 
   constructor(request: FakeTrainingRequest) {
     this.#request = request;
+    this.#stepsDone = request.resumed?.globalStep ?? 0;
     void this.#run();
   }
 
@@ -68,6 +91,29 @@ export class FakeTrainingRun implements TrainingRun {
   cancel(): void {
     this.#cancelled = true;
     this.#stopped.resolve();
+  }
+
+  requestCheckpoint(): void {
+    this.#checkpointWanted = true;
+  }
+
+  pause(): void {
+    this.#paused = true;
+    this.#stopped.resolve();
+  }
+
+  stopAfterStep(): void {
+    this.#stops = true;
+  }
+
+  async saveCheckpoint(folder: string): Promise<SavedCheckpoint> {
+    const globalStep = this.#taken;
+    if (globalStep === null) {
+      throw new EngineError('INVALID_ARGUMENT', 'no checkpoint was taken; ask for one and wait for its event');
+    }
+    const { facts, device, beforeSave } = this.#request;
+    await beforeSave(globalStep);
+    return writeFakeCheckpoint(folder, globalStep, facts, device);
   }
 
   async saveAdapter(folder: string, metadata: AdapterMetadata): Promise<SavedAdapter> {
@@ -108,21 +154,32 @@ export class FakeTrainingRun implements TrainingRun {
     }
   }
 
+  #checkpoint(kind: 'checkpoint' | 'paused'): void {
+    this.#taken = this.#stepsDone;
+    this.#queue.push({ kind, globalStep: this.#stepsDone });
+  }
+
   async #train(): Promise<void> {
-    const { config, estimate, evaluation, beforeStep } = this.#request;
-    this.#queue.push({ kind: 'started', ...estimate });
-    if (evaluation !== null) this.#evaluate(evaluation);
-    for (let globalStep = 1; globalStep <= this.#maxSteps; globalStep++) {
+    const { config, estimate, evaluation, beforeStep, resumed } = this.#request;
+    this.#queue.push({ kind: 'started', resumed, ...estimate });
+    if (evaluation !== null && resumed === null) this.#evaluate(evaluation);
+    for (let globalStep = this.#stepsDone + 1; globalStep <= this.#maxSteps; globalStep++) {
       await Promise.race([this.#stopped.promise, setImmediate().then(() => beforeStep(globalStep))]);
       if (this.#cancelled) {
         this.#queue.push({ kind: 'cancelled' });
         return;
       }
+      if (this.#paused) return this.#checkpoint('paused');
       this.#queue.push({ kind: 'step', step: this.#step(globalStep) });
       this.#stepsDone = globalStep;
       const every = config.evalSteps ?? this.#stepsPerEpoch;
-      const due = globalStep % every === 0 || globalStep === this.#maxSteps;
-      if (evaluation !== null && due) this.#evaluate(evaluation);
+      const isLast = globalStep === this.#maxSteps || this.#stops;
+      if (evaluation !== null && (globalStep % every === 0 || isLast)) this.#evaluate(evaluation);
+      if (isLast) break;
+      if (this.#checkpointWanted || globalStep % (config.saveSteps ?? Number.POSITIVE_INFINITY) === 0) {
+        this.#checkpointWanted = false;
+        this.#checkpoint('checkpoint');
+      }
     }
     this.#queue.push({ kind: 'finished' });
   }
@@ -145,7 +202,7 @@ export class FakeTrainingRun implements TrainingRun {
       globalStep,
       maxSteps: this.#maxSteps,
       epoch: globalStep / this.#stepsPerEpoch,
-      loss: this.#loss(globalStep),
+      loss: this.#loss(globalStep) + this.#request.lossOffset(globalStep),
       gradNorm: 1 / globalStep,
       learningRate: config.learningRate * (1 - (globalStep - 1) / this.#maxSteps),
       tokens,

@@ -16,11 +16,12 @@ import type {
 } from './engine.ts';
 import { EngineError } from './errors.ts';
 import { readFakeAdapter, readFakeAdapterFor } from './fake-adapter.ts';
+import { readFakeCheckpoint, runFacts } from './fake-checkpoint.ts';
 import { fakeEstimate } from './fake-estimate.ts';
 import { readExamples } from './fake-examples.ts';
 import { type BeforeToken, FakeGenerationRun } from './fake-generation.ts';
 import { fakeMetadata } from './fake-metadata.ts';
-import { type BeforeStep, checkExamples, FakeTrainingRun } from './fake-training.ts';
+import { type BeforeSave, type BeforeStep, checkExamples, FakeTrainingRun, type LossOffset } from './fake-training.ts';
 
 export interface FakeEngineOptions {
   /** Models by path, with what differs from the default one; null: every path has the default one. */
@@ -32,10 +33,17 @@ export interface FakeEngineOptions {
   /** Bytes that the device has left, as the engine's plans see it; null: unknown, so that everything fits. */
   readonly freeBytes?: number | null;
   readonly beforeStep?: BeforeStep;
+  readonly beforeSave?: BeforeSave;
+  /** Makes a run compute other numbers. */
+  readonly lossOffset?: LossOffset;
+  /** Another name: checkpoints of engines with other names tell the difference. */
+  readonly deviceName?: string;
   readonly beforeToken?: BeforeToken;
   /** Ids to draw for a prompt, repeated up to `maxNewTokens`; without it the prompt is echoed. */
   readonly generate?: (inputIds: readonly number[]) => readonly number[];
 }
+
+const DEVICE_NAME = 'fake';
 
 interface PlanRequest {
   readonly model: ModelMetadata;
@@ -132,7 +140,12 @@ class FakeModel implements BaseModel {
     return new FakeAdapterHandle(await readFakeAdapterFor(this.metadata, folder, anyBase));
   }
 
-  async train(config: TrainingConfig, trainData: ExampleData, evaluationData: ExampleData | null) {
+  async train(
+    config: TrainingConfig,
+    trainData: ExampleData,
+    evaluationData: ExampleData | null,
+    resumeFrom: string | null = null,
+  ) {
     this.#checkOpen();
     const train = await readExamples(trainData);
     const evaluation = evaluationData === null ? null : await readExamples(evaluationData);
@@ -140,12 +153,19 @@ class FakeModel implements BaseModel {
     const planned = await planTraining({ model: this.metadata, loaded: true, config, train, evaluation, freeBytes });
     const { refusal } = planned.estimate.memory;
     if (refusal !== null) throw new EngineError('OUT_OF_MEMORY', refusal);
+    const facts = runFacts(this.metadata, config, train, evaluation);
+    const device = this.#options.deviceName ?? DEVICE_NAME;
     const run = new FakeTrainingRun({
       model: this.metadata,
       ...planned,
       train,
       evaluation,
       beforeStep: this.#options.beforeStep ?? (() => undefined),
+      beforeSave: this.#options.beforeSave ?? (() => undefined),
+      lossOffset: this.#options.lossOffset ?? (() => 0),
+      facts,
+      device,
+      resumed: resumeFrom === null ? null : await readFakeCheckpoint(resumeFrom, facts, device),
     });
     this.#runs.push(run);
     return run;
@@ -223,7 +243,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     info: () => ({
       version: '0.0.0',
       device: 'cpu',
-      deviceName: 'fake',
+      deviceName: options.deviceName ?? DEVICE_NAME,
       threads: 1,
       instructionSet: 'scalar',
       computeDtype: 'float32',

@@ -8,11 +8,12 @@ export function applyEvent(job: TrainingJob, event: EventBody, sequence: number,
   const next = { ...job, lastSequence: sequence };
   switch (event.$case) {
     case 'stateChange': {
-      const { from, to, failure } = event.value;
+      const { to, failure } = event.value;
       next.state = to;
-      if (failure) next.failure = failure;
-      if (from === JobState.JOB_STATE_QUEUED && !hasEnded(to)) next.startTime = time;
-      if (hasEnded(to)) next.endTime = time;
+      next.failure = to === JobState.JOB_STATE_FAILED ? failure : undefined;
+      if (to === JobState.JOB_STATE_VALIDATING) next.startTime ??= time;
+      next.endTime = hasEnded(to) ? time : undefined;
+      if (to === JobState.JOB_STATE_SUCCEEDED || to === JobState.JOB_STATE_CANCELLED) next.lastCheckpoint = undefined;
       return next;
     }
     case 'step':
@@ -22,6 +23,10 @@ export function applyEvent(job: TrainingJob, event: EventBody, sequence: number,
       return { ...next, lastEvaluation: event.value };
     case 'adapterSaved':
       return { ...next, adapter: event.value.adapter };
+    case 'checkpointSaved':
+      return { ...next, lastCheckpoint: event.value.checkpoint };
+    case 'jobResumed':
+      return { ...next, lastCheckpoint: event.value.checkpoint };
     default:
       return next;
   }

@@ -78,6 +78,8 @@ export function engineConfig(
     earlyStoppingPatience: spec.earlyStoppingPatience ?? null,
     earlyStoppingThreshold: number(spec.earlyStoppingThreshold),
     maxNonFiniteSteps: number(spec.maxNonFiniteSteps),
+    // Known once the run is planned: `saveStepsOf`.
+    saveSteps: null,
     shuffle: spec.shuffle ?? true,
     dataSeed: number(spec.dataSeed),
     groupByLength: spec.groupByLength,

@@ -5,20 +5,26 @@ import { JobState } from '../gen/luthier/v1/training_service.ts';
 const { JOB_STATE_UNSPECIFIED, JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING } = JobState;
 const { JOB_STATE_RUNNING, JOB_STATE_PAUSED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED } = JobState;
 
+/** Where a job that is being worked on goes when it is paused, or when its server ends. */
+const STOPPED = [JOB_STATE_PAUSED, JOB_STATE_QUEUED];
+
 /** Where a job can go from where it is. What is not listed has ended. */
 const NEXT: ReadonlyMap<JobState, readonly JobState[]> = new Map([
   [JOB_STATE_UNSPECIFIED, [JOB_STATE_QUEUED]],
-  [JOB_STATE_QUEUED, [JOB_STATE_VALIDATING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
-  [JOB_STATE_VALIDATING, [JOB_STATE_LOADING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
-  [JOB_STATE_LOADING, [JOB_STATE_RUNNING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
-  [JOB_STATE_RUNNING, [JOB_STATE_PAUSED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
-  [JOB_STATE_PAUSED, [JOB_STATE_RUNNING, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_QUEUED, [JOB_STATE_VALIDATING, JOB_STATE_PAUSED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  // To SUCCEEDED where the adapter of a job that was cut off is found.
+  [JOB_STATE_VALIDATING, [JOB_STATE_LOADING, ...STOPPED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_LOADING, [JOB_STATE_RUNNING, ...STOPPED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_RUNNING, [...STOPPED, JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  [JOB_STATE_PAUSED, [JOB_STATE_QUEUED, JOB_STATE_FAILED, JOB_STATE_CANCELLED]],
+  // Where it has a checkpoint.
+  [JOB_STATE_FAILED, [JOB_STATE_QUEUED]],
 ]);
 
-/** The states that nothing follows. */
+/** The states of jobs that have ended; of these only a FAILED one may go on, where somebody resumes it. */
 export const ENDED: readonly JobState[] = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED];
 
-/** True once nothing more will happen to a job. */
+/** True once nothing more happens to a job by itself. */
 export const hasEnded = (state: JobState): boolean => ENDED.includes(state);
 
 const LABELS = new Map<JobState, string>(
@@ -34,6 +40,15 @@ export function checkEnded(name: string, found: JobState): void {
   const expected = ENDED.map(label).join(', ');
   const message = `${name} is ${label(found)}; expected ${expected}: wait until it ends, or cancel it first`;
   throw new LuthierError('INVALID_STATE', message, { resource: { type: 'training job', name } });
+}
+
+/** INVALID_STATE for a job that is elsewhere than expected. @param expected For people. */
+export function stateRefusal(
+  { name, state }: { readonly name: string; readonly state: JobState },
+  expected: string,
+): LuthierError {
+  const message = `${name} is ${label(state)}; expected ${expected}`;
+  return new LuthierError('INVALID_STATE', message, { resource: { type: 'training job', name } });
 }
 
 /** @throws LuthierError INVALID_STATE where a job is not in the expected state */

@@ -57,7 +57,7 @@ test('what the state machine does not have is refused, and nothing is stored', a
   const { name } = await store.create(spec(), '');
   await expect(store.move(name, JOB_STATE_RUNNING)).rejects.toMatchObject({
     reason: 'INVALID_STATE',
-    message: `${name} is QUEUED: expected VALIDATING, FAILED, CANCELLED; found RUNNING`,
+    message: `${name} is QUEUED: expected VALIDATING, PAUSED, FAILED, CANCELLED; found RUNNING`,
   });
   await expect(store.move(name, JOB_STATE_CANCELLED, null, JOB_STATE_RUNNING)).rejects.toMatchObject({
     message: `${name} is QUEUED; expected RUNNING`,

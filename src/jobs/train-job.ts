@@ -2,44 +2,33 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
+import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import type { PreparedExamples } from '../datasets/prepare-examples.ts';
-import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
+import type { ModelMetadata, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
+import { saveStepsOf } from './checkpoint-cadence.ts';
+import { followRun } from './follow-run.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
+import { readAnnounced } from './logged-events.ts';
 import type { MeasuredRates } from './measured-rates.ts';
-import { planMessage } from './plan-message.ts';
 import { type PreparedJob, type PrepareJobDependencies, prepareJob } from './prepare-job.ts';
+import { startRun } from './start-run.ts';
 
 export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly log: EventLog;
   /** Where runs write, on the adapter store's file system. */
   readonly folder: string;
+  readonly checkpoints: CheckpointStore;
   readonly rates: MeasuredRates;
-  readonly logger: Pick<Logger, 'info'>;
-}
-
-/** What an event of the engine becomes in the log; null: nothing. */
-function eventBody(event: TrainingEvent, prepared: PreparedExamples, metadata: ModelMetadata): LoggedEvent | null {
-  switch (event.kind) {
-    case 'started':
-      return { $case: 'plan', value: planMessage(event, prepared, metadata.contentHash) };
-    case 'step':
-      return { $case: 'step', value: event.step };
-    case 'evaluation':
-      return { $case: 'evaluation', value: event.evaluation };
-    case 'cancelled':
-      throw new LuthierError('CANCELLED', 'the run was cancelled');
-    default:
-      return null;
-  }
+  readonly logger: Pick<Logger, 'info' | 'warn'>;
 }
 
 /**
  * Trains and stores the adapter; the job has its events and stands before SUCCEEDED afterwards.
- * @param job In VALIDATING.
- * @throws the signal's reason; what data sets, models, adapters and the engine throw
+ * @param job In VALIDATING; as it was when it was taken up.
+ * @throws the signal's reason, a StopRequest: after a pause the job has its checkpoint; what data sets, models, adapters and the engine throw
  */
 export async function trainJob(
   dependencies: TrainJobDependencies,
@@ -65,12 +54,13 @@ async function trainPrepared(
   const { log, registry, logger } = dependencies;
   const { name } = job;
   logger.info({ job: name, ...prepared.encoding }, 'data encoded');
-  for (const message of prepared.warnings) {
-    await log.append(name, { $case: 'warning', value: { reason: 'OVER_LENGTH', message } });
-  }
-  if (templateWarning !== null) {
-    await log.append(name, { $case: 'warning', value: { reason: 'TEMPLATE_MISMATCH', message: templateWarning } });
-  }
+  const announced = await readAnnounced(log, job, signal);
+  const warn = async (reason: string, message: string): Promise<void> => {
+    if (announced.warnings.has(`${reason}: ${message}`)) return;
+    await log.append(name, { $case: 'warning', value: { reason, message } });
+  };
+  for (const message of prepared.warnings) await warn('OVER_LENGTH', message);
+  if (templateWarning !== null) await warn('TEMPLATE_MISMATCH', templateWarning);
   // Before the weights take memory themselves.
   const { refusal } = estimate.memory;
   if (refusal !== null) throw new LuthierError('OUT_OF_MEMORY', refusal);
@@ -78,12 +68,14 @@ async function trainPrepared(
   const lease = await registry.acquire(spec.model, spec.loadIn);
   try {
     signal.throwIfAborted();
-    const { metadata } = lease.model;
-    const run = await lease.model.train(config, prepared.train, prepared.evaluation);
+    const { model } = lease;
+    const whole = { ...config, saveSteps: saveStepsOf(spec, estimate) };
+    const started = await startRun(dependencies, job, model, whole, prepared, signal);
+    const { run } = started;
     try {
       await log.move(name, JobState.JOB_STATE_RUNNING);
-      const globalStep = await follow(dependencies, job, run, prepared, lease.model, signal);
-      await keep(dependencies, job, run, globalStep, prepared, lease.registered.name, metadata);
+      const globalStep = await followRun(dependencies, { ...started, job, announced, prepared, model }, signal);
+      await keep(dependencies, job, run, globalStep, prepared, lease.registered.name, model.metadata);
     } finally {
       run.close();
     }
@@ -92,46 +84,9 @@ async function trainPrepared(
   }
 }
 
-/** What says which step's adapter a job stores. */
-type Kept = Pick<TrainingJob, 'spec' | 'lastStep' | 'bestEvaluation'>;
-
 /** The step whose adapter a job stores, once its last event is there. */
-export function keptStep({ spec, lastStep, bestEvaluation }: Kept): number {
+export function keptStep({ spec, lastStep, bestEvaluation }: TrainingJob): number {
   return (spec?.loadBestModelAtEnd ? bestEvaluation : lastStep)?.globalStep ?? 0;
-}
-
-/** @returns as `keptStep` */
-async function follow(
-  { log, rates }: TrainJobDependencies,
-  { name, spec }: TrainingJob,
-  run: TrainingRun,
-  prepared: PreparedExamples,
-  { metadata, storage }: BaseModel,
-  signal: AbortSignal,
-): Promise<number> {
-  const { contentHash } = metadata;
-  const kept: Kept = { spec, lastStep: undefined, bestEvaluation: undefined };
-  let measure: ReturnType<MeasuredRates['measure']> | null = null;
-  const cancel = (): void => run.cancel();
-  signal.addEventListener('abort', cancel, { once: true });
-  if (signal.aborted) cancel();
-  try {
-    for await (const event of run.events()) {
-      if (event.kind === 'started') {
-        const { recomputeLayers, offloadActivations } = event.memory;
-        measure = rates.measure({ contentHash, storage, recomputeLayers, offloadActivations });
-      } else if (event.kind === 'step') {
-        kept.lastStep = event.step;
-        measure?.(event.step.tokens, event.step.tokensPerSecond);
-      } else if (event.kind === 'evaluation' && event.evaluation.best) kept.bestEvaluation = event.evaluation;
-      const body = eventBody(event, prepared, metadata);
-      if (body !== null) await log.append(name, body);
-    }
-    signal.throwIfAborted();
-    return keptStep(kept);
-  } finally {
-    signal.removeEventListener('abort', cancel);
-  }
 }
 
 async function keep(

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import { defaultTemplate } from '../datasets/formats.ts';
 import type { Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
@@ -7,6 +8,10 @@ import {
   DeleteTrainingJobRequest,
   DeleteTrainingJobResponse,
   JobState,
+  PauseTrainingJobRequest,
+  PauseTrainingJobResponse,
+  ResumeTrainingJobRequest,
+  ResumeTrainingJobResponse,
   TrainingJob,
   type TrainingServiceService,
 } from '../gen/luthier/v1/training_service.ts';
@@ -39,6 +44,7 @@ export interface TrainingServiceDependencies extends EstimateJobDependencies {
   readonly maxQueuedJobs: number;
   /** Null: none are written. */
   readonly metricFiles: Pick<MetricFiles, 'remove'> | null;
+  readonly checkpoints: Pick<CheckpointStore, 'remove'>;
 }
 
 const DEFAULT_PAGE_SIZE = 50;
@@ -47,6 +53,8 @@ const name = resourceName('a job: `trainingJobs/{id}`');
 const getSchema = z.object({ name });
 const cancelSchema = z.object({ name, requestId });
 const deleteSchema = z.object({ name, requestId });
+const pauseSchema = z.object({ name, requestId });
+const resumeSchema = z.object({ name, requestId });
 const watchSchema = z.object({ name, afterSequence: wholeNumber(0, 2 ** 32 - 1) });
 const listSchema = z.object({
   ...page,
@@ -93,7 +101,7 @@ function checkTargets(engine: Pick<Engine, 'checkTargets'>, spec: CheckedSpec, m
 export function createTrainingService(
   dependencies: TrainingServiceDependencies,
 ): HandlersOf<typeof TrainingServiceService> {
-  const { store, runner, requestLog, registry, datasets, adapters, metricFiles } = dependencies;
+  const { store, runner, requestLog, registry, datasets, adapters, metricFiles, checkpoints } = dependencies;
 
   /** Everything that can be checked without work. */
   async function check(spec: CheckedSpec): Promise<void> {
@@ -181,6 +189,22 @@ export function createTrainingService(
       job: await runner.cancel(parseRequest(cancelSchema, request).name),
     }),
 
+    pauseTrainingJob: async (request) => {
+      const { name: job, requestId: id } = parseRequest(pauseSchema, request);
+      const bytes = PauseTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'PauseTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, PauseTrainingJobResponse, async () => ({ job: await runner.pause(job) }));
+    },
+
+    resumeTrainingJob: async (request) => {
+      const { name: job, requestId: id } = parseRequest(resumeSchema, request);
+      const bytes = ResumeTrainingJobRequest.encode(request).finish();
+      const call = { requestId: id, method: 'ResumeTrainingJob', request: bytes };
+      return answerOnce(requestLog, call, ResumeTrainingJobResponse, async () => ({
+        job: await shownOne(await runner.resume(job)),
+      }));
+    },
+
     deleteTrainingJob: async (request) => {
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
@@ -188,6 +212,7 @@ export function createTrainingService(
       return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
         await store.delete(job);
         await metricFiles?.remove(job);
+        await checkpoints.remove(job);
         return {};
       });
     },

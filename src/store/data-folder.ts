@@ -15,6 +15,8 @@ export interface DataFolder {
   readonly tokenCache: string;
   /** What running jobs write; on the same file system as the rest, so that results are moved and not copied. */
   readonly jobs: string;
+  /** States of jobs that they can go on from. */
+  readonly checkpoints: string;
   /** Metrics of jobs, to be read by people and other programs; can be made again from the events. */
   readonly runs: string;
   /** Lets another server use the folder. Idempotent. */
@@ -68,6 +70,7 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
     adapters: join(path, 'adapters'),
     tokenCache: join(path, 'token-cache'),
     jobs: join(path, 'jobs'),
+    checkpoints: join(path, 'checkpoints'),
     runs: join(path, 'runs'),
   };
   let locked: DatabaseSync;

@@ -209,24 +209,6 @@ test("a run that fails ends its job with the engine's reason, and the next job r
   expect(states(await all(client.watchTrainingJob(good.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
 });
 
-test('a server that ends interrupts the running job; the next server runs the waiting one', async () => {
-  const { beforeStep, reached, open } = gate();
-  const first = await start({ beforeStep });
-  const dataset = await first.upload();
-  const running = await first.client.createTrainingJob({ spec: spec(dataset) });
-  const waiting = await first.client.createTrainingJob({ spec: spec(dataset) });
-  await reached;
-  const stopping = first.stop();
-  open();
-  await stopping;
-  const second = await start({ dataDir: first.dataDir });
-  expect(await second.client.getTrainingJob(running.name)).toMatchObject({
-    state: JobState.JOB_STATE_FAILED,
-    failure: { reason: 'INTERRUPTED' },
-  });
-  expect(states(await all(second.client.watchTrainingJob(waiting.name))).at(-1)).toBe(JobState.JOB_STATE_SUCCEEDED);
-});
-
 test('jobs are listed newest first, page by page, and by state', async () => {
   const { client, upload } = await start();
   const dataset = await upload();

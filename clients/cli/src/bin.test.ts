@@ -9,8 +9,8 @@ function luthier(...args: string[]) {
 }
 
 test('the command passes its exit code and its streams on', () => {
-  const { status, stdout, stderr } = luthier('jobs', 'pause');
-  expect(stderr).toContain('luthier jobs pause is not built yet');
+  const { status, stdout, stderr } = luthier('adapters', 'load');
+  expect(stderr).toContain('luthier adapters load is not built yet');
   expect(stdout).toBe('');
   expect(status).toBe(22);
 });

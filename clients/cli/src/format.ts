@@ -1,5 +1,5 @@
 /** Numbers and tables for people. */
-import { JobState, type Packing } from '../../typescript/src/index.ts';
+import { type Checkpoint, JobState, type Packing } from '../../typescript/src/index.ts';
 
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 
@@ -60,6 +60,10 @@ const STATES = new Map<number, string>(
 
 /** Such as `running`. */
 export const stateName = (state: JobState): string => STATES.get(state) ?? 'unknown';
+
+/** Where a checkpoint stands, and its size. */
+export const checkpointText = ({ globalStep, sizeBytes }: Checkpoint): string =>
+  `step ${globalStep}, ${formatBytes(sizeBytes)}`;
 
 /** What packing makes of examples. */
 export const formatPacking = ({ sequences, utilization }: Packing): string =>

@@ -2,7 +2,6 @@
 
 /** Subcommands, by group. */
 export const SUBCOMMANDS_NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
-  jobs: ['pause', 'resume'],
   adapters: ['load', 'unload'],
 };
 
@@ -17,10 +16,7 @@ export const TRAIN_OPTIONS_NOT_BUILT: Readonly<Record<string, string>> = {
   'init-lora-weights': '',
   'modules-to-save': '',
   'report-to': 'Use --json for metrics as a stream.',
-  'resume-from-checkpoint': '',
-  'save-steps': '',
-  'save-strategy': '',
-  'save-total-limit': '',
+  'resume-from-checkpoint': 'Use luthier jobs resume.',
   tf32: '',
   'torch-compile': '',
   'use-dora': '',

@@ -17,11 +17,16 @@ import {
   GetModelResponse,
   type GetTrainingJobRequest,
   GetTrainingJobResponse,
+  JobState,
   type ListTrainingJobsRequest,
   ListTrainingJobsResponse,
   LoadIn,
+  type PauseTrainingJobRequest,
+  PauseTrainingJobResponse,
   type PreviewExamplesRequest,
   PreviewExamplesResponse,
+  type ResumeTrainingJobRequest,
+  ResumeTrainingJobResponse,
   type TrainRequest,
   type TrainResponse,
   type UploadDatasetHeader,
@@ -73,6 +78,24 @@ const methods = {
     done(
       null,
       GetTrainingJobResponse.create({ job: { name: call.request.name, adapter: 'adapters/facts', lastSequence: 2 } }),
+    ),
+  pauseTrainingJob: (call: ServerUnaryCall<PauseTrainingJobRequest, object>, done: sendUnaryData<object>) =>
+    done(
+      null,
+      PauseTrainingJobResponse.create({
+        job: {
+          name: call.request.name,
+          state: JobState.JOB_STATE_PAUSED,
+          lastCheckpoint: { globalStep: 7, sizeBytes: 2048 },
+        },
+      }),
+    ),
+  resumeTrainingJob: (call: ServerUnaryCall<ResumeTrainingJobRequest, object>, done: sendUnaryData<object>) =>
+    done(
+      null,
+      ResumeTrainingJobResponse.create({
+        job: { name: call.request.name, state: JobState.JOB_STATE_QUEUED, queuePosition: 1 },
+      }),
     ),
   // Goes on after the event that the job had last: whoever wants only the past must leave.
   watchTrainingJob: (call: ServerWritableStream<WatchTrainingJobRequest, WatchTrainingJobResponse>) => {
@@ -285,6 +308,17 @@ test('what the server does not answer is said by name', async () => {
   expect(err()).toContain('UNIMPLEMENTED');
 });
 
+test('a job is paused and resumed', async () => {
+  const paused = await luthier(['jobs', 'pause', 'x']);
+  expect([paused.code, paused.out()]).toEqual([0, expect.stringMatching(/name +trainingJobs\/x\nstate +paused\n/)]);
+  expect(paused.out()).toMatch(/checkpoint +step 7, 2\.0 KiB/);
+  const resumed = await luthier(['jobs', 'resume', 'x']);
+  expect([resumed.code, resumed.out()]).toEqual([
+    0,
+    expect.stringMatching(/state +queued\n(.*\n)*queue position +1\n/),
+  ]);
+});
+
 test.each([
   [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cuda or cuda:N'],
   [['estimate', '--model', 'models/m'], 2, '--data is missing'],
@@ -293,7 +327,6 @@ test.each([
     2,
     '--recompute-layers: expected auto, all or a number, found "some"',
   ],
-  [['jobs', 'pause', 'x'], 22, 'luthier jobs pause is not built yet'],
   [['adapters', 'load', 'a'], 22, 'luthier adapters load is not built yet'],
   [['train', '--bf16'], 22, '--bf16 is not built yet'],
   [

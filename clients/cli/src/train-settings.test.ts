@@ -83,7 +83,7 @@ test.each([
   expect(() => settings({ [name]: value })).toThrow(message);
 });
 
-test.each(['bf16', 'use-dora', 'warmup-ratio', 'save-steps'])('--%s is known and refused by name', (name) => {
+test.each(['bf16', 'use-dora', 'warmup-ratio', 'eval-delay'])('--%s is known and refused by name', (name) => {
   expect(() => settings({}, { [name]: true })).toThrow(`--${name} is not built yet`);
 });
 

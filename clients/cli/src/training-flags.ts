@@ -251,6 +251,23 @@ export const TRAINING_FLAGS: readonly TrainingFlag[] = [
   flag('early-stopping-threshold', 'number', 'an improvement must be larger (default 0)', (spec, v) => {
     spec.earlyStoppingThreshold = v;
   }),
+  flag(
+    'save-strategy',
+    'text',
+    'when checkpoints are written: interval, steps, epoch or no (default: steps with --save-steps, else interval)',
+    (spec, v) => {
+      spec.saveStrategy = v;
+    },
+  ),
+  flag('save-steps', 'integer', 'write a checkpoint every n steps', (spec, v) => {
+    spec.saveSteps = v;
+  }),
+  flag('save-interval-seconds', 'integer', 'write a checkpoint every n seconds (default 60)', (spec, v) => {
+    spec.saveIntervalSeconds = v;
+  }),
+  flag('save-total-limit', 'integer', 'checkpoints that are kept (default 2)', (spec, v) => {
+    spec.saveTotalLimit = v;
+  }),
   flag('seed', 'integer', "seed of the adapter's first weights, of dropout and of noise (default 42)", (spec, v) => {
     spec.seed = v;
   }),

@@ -65,7 +65,8 @@ export async function* attach(
         last = event.sequence;
         job = event.job;
         backoff.reset();
-        ended ||= event.event?.$case === 'stateChange' && isTerminal(event.event.value.to);
+        // A job that failed may have been resumed after.
+        if (event.event?.$case === 'stateChange') ended = isTerminal(event.event.value.to);
         yield event;
       }
       // The server ends a stream well only behind a job's last event; one that drains ends it as UNAVAILABLE.

@@ -192,6 +192,20 @@ export class LuthierClient {
     return required(job, 'job');
   }
 
+  /** Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk. */
+  async pauseTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.pauseTrainingJob;
+    const { job } = await this.#change(method, training.PauseTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
+  /** Puts a paused job, or a failed one that has a checkpoint, back into the queue, to go on from its newest checkpoint. */
+  async resumeTrainingJob(name: string, options: CallOptions = {}): Promise<training.TrainingJob> {
+    const method = training.TrainingServiceService.resumeTrainingJob;
+    const { job } = await this.#change(method, training.ResumeTrainingJobRequest, { name }, options);
+    return required(job, 'job');
+  }
+
   /** Forgets a job that has ended, with its events; its adapter stays. */
   async deleteTrainingJob(name: string, options: CallOptions = {}): Promise<void> {
     const method = training.TrainingServiceService.deleteTrainingJob;

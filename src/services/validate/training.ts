@@ -23,6 +23,11 @@ import { checkSchedule, schedulerKwargs, schedulerType } from './schedule.ts';
 const UINT32 = 2 ** 32 - 1;
 /** transformers' default of eval_steps. */
 const EVAL_STEPS = 500;
+/** transformers' default of save_steps. */
+const SAVE_STEPS = 500;
+const SAVE_INTERVAL_SECONDS = 60;
+/** A timer waits at most 2^31 - 1 milliseconds. */
+const MAX_INTERVAL_SECONDS = 2_000_000;
 
 const moduleNames = z
   .array(z.string().min(1, expected('a module name')).max(1024, expected('at most 1024 characters')))
@@ -98,6 +103,30 @@ function checkEvaluation(spec: Evaluated, context: Pick<z.RefinementCtx, 'addIss
   if (earlyStoppingPatience !== undefined) refuse('earlyStoppingPatience', missing);
 }
 
+interface Saved {
+  readonly saveStrategy?: string | undefined;
+  readonly saveSteps?: number | undefined;
+  readonly saveIntervalSeconds?: number | undefined;
+}
+
+/** As the contract says where nothing is asked for. */
+const saveStrategyOf = ({ saveStrategy, saveSteps }: Saved): string =>
+  saveStrategy ?? (saveSteps === undefined ? 'interval' : 'steps');
+
+/** Refuses settings of checkpoints that contradict each other. */
+function checkSaving(spec: Saved, context: Pick<z.RefinementCtx, 'addIssue'>): void {
+  const strategy = saveStrategyOf(spec);
+  const refuse = (name: keyof Saved, message: string): void =>
+    context.addIssue({ code: 'custom', path: [name], message });
+  if (spec.saveSteps !== undefined && strategy !== 'steps') {
+    refuse('saveSteps', `expected nothing with save_strategy ${strategy}, found ${spec.saveSteps}`);
+  }
+  if (spec.saveIntervalSeconds !== undefined && strategy !== 'interval') {
+    const why = spec.saveStrategy === undefined ? 'save_steps' : `save_strategy ${strategy}`;
+    refuse('saveIntervalSeconds', `expected nothing with ${why}, found ${spec.saveIntervalSeconds}`);
+  }
+}
+
 /** TrainingSpec with every default written out; transformers' TrainingArguments. */
 const specSchema = z
   .object(
@@ -145,6 +174,10 @@ const specSchema = z
       earlyStoppingPatience: wholeNumber(1, UINT32).optional(),
       earlyStoppingThreshold: finiteNumber(0, 1e9).default(0),
       maxNonFiniteSteps: wholeNumber(0, UINT32).default(0),
+      saveStrategy: nameField(['interval', 'steps', 'epoch', 'no']).optional(),
+      saveSteps: wholeNumber(1, UINT32).optional(),
+      saveTotalLimit: wholeNumber(1, UINT32).default(2),
+      saveIntervalSeconds: wholeNumber(1, MAX_INTERVAL_SECONDS).optional(),
       labels: labelsField,
       shuffle: z.boolean().default(true),
       seed: wholeNumber(0, UINT32).default(42),
@@ -180,10 +213,16 @@ const specSchema = z
   })
   .superRefine(checkSchedule)
   .superRefine(checkEvaluation)
+  .superRefine(checkSaving)
   .transform((spec) => {
     const evalStrategy = spec.evalStrategy ?? (spec.evalSteps === undefined ? 'epoch' : 'steps');
+    const saveStrategy = saveStrategyOf(spec);
     return {
       ...spec,
+      saveStrategy,
+      saveSteps: spec.saveSteps ?? (saveStrategy === 'steps' ? SAVE_STEPS : undefined),
+      saveIntervalSeconds:
+        spec.saveIntervalSeconds ?? (saveStrategy === 'interval' ? SAVE_INTERVAL_SECONDS : undefined),
       dataSeed: spec.dataSeed ?? spec.seed,
       maxSteps: spec.maxSteps,
       evalStrategy,

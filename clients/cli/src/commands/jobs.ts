@@ -1,4 +1,4 @@
-/** `luthier jobs`: list, get, watch, report, cancel, delete. */
+/** `luthier jobs`: list, get, watch, report, pause, resume, cancel, delete. */
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import {
@@ -18,7 +18,7 @@ import {
 } from '../connection.ts';
 import { parseFlag } from '../flag-values.ts';
 import { followJob } from '../follow-job.ts';
-import { formatRecord, formatTable, stateName } from '../format.ts';
+import { checkpointText, formatRecord, formatTable, stateName } from '../format.ts';
 import type { Io } from '../io.ts';
 import { appended } from '../job-input.ts';
 import { resourceName } from '../names.ts';
@@ -36,7 +36,7 @@ const STATES = Object.fromEntries(
 const jobName = (value: string): string => resourceName('trainingJobs', value);
 
 function describe(job: TrainingJob): string[] {
-  const { lastStep: step, lastEvaluation: evaluation, failure } = job;
+  const { lastStep: step, lastEvaluation: evaluation, lastCheckpoint: checkpoint, failure } = job;
   const entries: [string, string][] = [
     ['name', job.name],
     ['state', stateName(job.state)],
@@ -49,6 +49,7 @@ function describe(job: TrainingJob): string[] {
   if (job.queuePosition > 0) entries.push(['queue position', String(job.queuePosition)]);
   if (step !== undefined) entries.push(['step', `${step.globalStep}/${step.maxSteps}, loss ${step.loss.toFixed(4)}`]);
   if (evaluation !== undefined) entries.push(['held-out loss', evaluation.loss.toFixed(4)]);
+  if (checkpoint !== undefined) entries.push(['checkpoint', checkpointText(checkpoint)]);
   if (job.adapter !== '') entries.push(['adapter', job.adapter]);
   if (failure !== undefined) entries.push(['failure', `${failure.message} (${failure.reason})`]);
   return formatRecord(entries);
@@ -137,9 +138,12 @@ function reportCommand(io: Io): Command {
   );
 }
 
+/** Calls that answer with the job. */
+type JobCall = 'getTrainingJob' | 'pauseTrainingJob' | 'resumeTrainingJob' | 'cancelTrainingJob';
+
 /** The group of commands. */
 export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
-  const show = (name: string, description: string, call: 'getTrainingJob' | 'cancelTrainingJob') =>
+  const show = (name: string, description: string, call: JobCall) =>
     withConnection(new Command(name).argument('<job>').description(description)).action(
       (job: string, options: ConnectionOptions) =>
         withSession(io, options, async (session) => {
@@ -154,6 +158,10 @@ export function jobsCommand(io: Io, setExitCode: SetExitCode): Command {
     .addCommand(show('get', 'one job', 'getTrainingJob'))
     .addCommand(watchCommand(io, setExitCode))
     .addCommand(reportCommand(io))
+    .addCommand(show('pause', 'stop a job behind a checkpoint; the device is free then', 'pauseTrainingJob'))
+    .addCommand(
+      show('resume', 'queue a paused job, or a failed one that has a checkpoint, to go on', 'resumeTrainingJob'),
+    )
     .addCommand(show('cancel', 'end a job; takes effect within one micro-step', 'cancelTrainingJob'))
     .addCommand(deleteCommand(io));
 }

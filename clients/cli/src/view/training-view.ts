@@ -1,12 +1,13 @@
 /** A training job's events for people: a live picture on a terminal, plain lines elsewhere. */
 import {
+  type JobResumed,
   JobState,
   type StateChange,
   type TrainingEvent,
   type TrainingPlan,
   type TrainingStep,
 } from '../../../typescript/src/index.ts';
-import { formatBytes, formatCount, formatPacking, formatSeconds, stateName } from '../format.ts';
+import { checkpointText, formatBytes, formatCount, formatPacking, formatSeconds, stateName } from '../format.ts';
 import { type Io, type Output, paint } from '../io.ts';
 import { progressBar } from './bar.ts';
 import { lossCurve } from './curve.ts';
@@ -52,7 +53,15 @@ function planLine(plan: TrainingPlan): string {
 function stateLine(stream: Output, job: string, { to, failure }: StateChange): string {
   const style = to === JobState.JOB_STATE_FAILED ? 'red' : to === JobState.JOB_STATE_SUCCEEDED ? 'green' : 'cyan';
   const why = failure === undefined ? '' : `: ${failure.message} (${failure.reason})`;
-  return `${paint(stream, style, stateName(to))}  ${job}${why}`;
+  const how = to === JobState.JOB_STATE_PAUSED ? `; it goes on with: luthier jobs resume ${job}` : '';
+  return `${paint(stream, style, stateName(to))}  ${job}${why}${how}`;
+}
+
+function resumedLine({ checkpoint, differences }: JobResumed): string {
+  const where =
+    checkpoint === undefined ? 'from the start: there is no checkpoint' : `from step ${checkpoint.globalStep}`;
+  const changed = differences.length === 0 ? '' : `; the last digits may differ: ${differences.join('; ')}`;
+  return `goes on ${where}${changed}`;
 }
 
 /** The line of every event that is no step; null for kinds this version does not know. */
@@ -69,6 +78,14 @@ function describeEvent(stream: Output, { job, event }: TrainingEvent): string | 
     }
     case 'adapterSaved':
       return `saved ${event.value.adapter}, ${formatBytes(event.value.sizeBytes)}`;
+    case 'checkpointSaved': {
+      const { checkpoint, seconds } = event.value;
+      return checkpoint === undefined
+        ? null
+        : `checkpoint at ${checkpointText(checkpoint)}, written in ${seconds.toFixed(2)} s`;
+    }
+    case 'jobResumed':
+      return resumedLine(event.value);
     case 'warning':
       return `${paint(stream, 'yellow', 'warning')}  ${event.value.message} (${event.value.reason})`;
     default:

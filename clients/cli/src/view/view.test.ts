@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import { expect, test } from 'vitest';
-import { ExamplePreview, JobState, TrainingEvent } from '../../../typescript/src/index.ts';
+import { ExamplePreview, JobState, StateChange, TrainingEvent } from '../../../typescript/src/index.ts';
 import { formatBytes, formatCount, formatSeconds, formatTable } from '../format.ts';
 import { capturedIo } from '../testing/captured-io.ts';
 import { progressBar } from './bar.ts';
@@ -78,6 +78,24 @@ test('without a terminal every event is a line', () => {
   expect(lines).toHaveLength(3);
   expect(lines[0]).toBe('step 1/2  epoch 0.00  loss 2.0000  grad_norm 0.000  lr 1.00e-5  100 tok/s  ETA 3 s');
   expect(lines[2]).toBe('failed  trainingJobs/t: loss is NaN (NON_FINITE_LOSS)');
+});
+
+test('a job that pauses and goes on says where', () => {
+  const io = capturedIo();
+  const view = new TrainingView(io);
+  const show = (event: TrainingEvent['event']) => view.show(TrainingEvent.create({ job: 'trainingJobs/t', event }));
+  const checkpoint = { globalStep: 7, sizeBytes: 2048, createTime: undefined };
+  show({ $case: 'checkpointSaved', value: { checkpoint, seconds: 0.254 } });
+  show({ $case: 'stateChange', value: StateChange.create({ to: JobState.JOB_STATE_PAUSED }) });
+  show({ $case: 'jobResumed', value: { checkpoint, differences: ['threads: 2 then, 4 now'], skippedCheckpoints: [] } });
+  show({ $case: 'jobResumed', value: { checkpoint: undefined, differences: [], skippedCheckpoints: [] } });
+  view.close();
+  expect(io.out().trimEnd().split('\n')).toEqual([
+    'checkpoint at step 7, 2.0 KiB, written in 0.25 s',
+    'paused  trainingJobs/t; it goes on with: luthier jobs resume trainingJobs/t',
+    'goes on from step 7; the last digits may differ: threads: 2 then, 4 now',
+    'goes on from the start: there is no checkpoint',
+  ]);
 });
 
 test('a skipped step says so', () => {

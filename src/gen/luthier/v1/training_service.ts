@@ -421,6 +421,23 @@ export interface TrainingSpec {
    * digit. Values: at most 256 characters.
    */
   labels: { [key: string]: string };
+  /**
+   * When checkpoints are written: `interval`: every save_interval_seconds; `steps`: every save_steps; `epoch`: at each epoch's end; `no`: only when
+   * the job is paused or the server ends. Absent: steps with save_steps, interval without.
+   */
+  saveStrategy?:
+    | string
+    | undefined;
+  /** Absent: 500 with save_strategy `steps`. Refused with the other ones. */
+  saveSteps?:
+    | number
+    | undefined;
+  /** Checkpoints that are kept; older ones are deleted once a newer one is on the disk. At least 1. Absent: 2. */
+  saveTotalLimit?:
+    | number
+    | undefined;
+  /** At least 1. Absent: 60 with save_strategy `interval`. Refused with the other ones. */
+  saveIntervalSeconds?: number | undefined;
 }
 
 export interface TrainingSpec_LabelsEntry {
@@ -458,7 +475,20 @@ export interface TrainingJob {
     | Date
     | undefined;
   /** The best one after a step so far. */
-  bestEvaluation: TrainingEvaluation | undefined;
+  bestEvaluation:
+    | TrainingEvaluation
+    | undefined;
+  /** The newest that was written. Absent before the first, and once the job has SUCCEEDED or was CANCELLED: they are deleted then. */
+  lastCheckpoint: Checkpoint | undefined;
+}
+
+/** A state of a job on the server's disk that it can go on from. */
+export interface Checkpoint {
+  /** Steps done. */
+  globalStep: number;
+  /** Below 2^53. */
+  sizeBytes: number;
+  createTime: Date | undefined;
 }
 
 /** One event of a job. Stored before it is sent. */
@@ -477,6 +507,8 @@ export interface TrainingEvent {
     | { $case: "evaluation"; value: TrainingEvaluation }
     | { $case: "adapterSaved"; value: AdapterSaved }
     | { $case: "warning"; value: Warning }
+    | { $case: "checkpointSaved"; value: CheckpointSaved }
+    | { $case: "jobResumed"; value: JobResumed }
     | undefined;
 }
 
@@ -484,7 +516,10 @@ export interface TrainingEvent {
 export interface StateChange {
   from: JobState;
   to: JobState;
-  /** With FAILED. */
+  /**
+   * With FAILED: why. From another state than PAUSED and FAILED to QUEUED: why the job waits again: INTERRUPTED where its server
+   * died, DRAINING where it was stopped.
+   */
   failure: Failure | undefined;
 }
 
@@ -616,6 +651,30 @@ export interface AdapterSaved {
   sha256: string;
   /** The step after which it was as it is stored. */
   globalStep: number;
+}
+
+/** A checkpoint is on the disk. */
+export interface CheckpointSaved {
+  checkpoint:
+    | Checkpoint
+    | undefined;
+  /** What writing it took, beside the training. */
+  seconds: number;
+}
+
+/** A job that ran before runs again. Steps and evaluations that its events have already are computed again, compared with them, and not told twice. */
+export interface JobResumed {
+  /** What it goes on from. Absent: it runs from the start. */
+  checkpoint:
+    | Checkpoint
+    | undefined;
+  /**
+   * What differs from where the checkpoint was taken, for people. Not empty: the last digits of what follows may differ from a run that was never
+   * stopped.
+   */
+  differences: string[];
+  /** Newer checkpoints that could not be used, for people. */
+  skippedCheckpoints: string[];
 }
 
 /** Something to know that did not stop the job. */
@@ -1669,6 +1728,10 @@ function createBaseTrainingSpec(): TrainingSpec {
     earlyStoppingThreshold: undefined,
     maxNonFiniteSteps: undefined,
     labels: {},
+    saveStrategy: undefined,
+    saveSteps: undefined,
+    saveTotalLimit: undefined,
+    saveIntervalSeconds: undefined,
   };
 }
 
@@ -1818,6 +1881,18 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
     globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
       TrainingSpec_LabelsEntry.encode({ key: key as any, value }, writer.uint32(418).fork()).join();
     });
+    if (message.saveStrategy !== undefined) {
+      writer.uint32(434).string(message.saveStrategy);
+    }
+    if (message.saveSteps !== undefined) {
+      writer.uint32(440).uint32(message.saveSteps);
+    }
+    if (message.saveTotalLimit !== undefined) {
+      writer.uint32(448).uint32(message.saveTotalLimit);
+    }
+    if (message.saveIntervalSeconds !== undefined) {
+      writer.uint32(456).uint32(message.saveIntervalSeconds);
+    }
     return writer;
   },
 
@@ -2221,6 +2296,38 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
             }
             continue;
           }
+          case 54: {
+            if (tag !== 434) {
+              break;
+            }
+
+            message.saveStrategy = reader.string();
+            continue;
+          }
+          case 55: {
+            if (tag !== 440) {
+              break;
+            }
+
+            message.saveSteps = reader.uint32();
+            continue;
+          }
+          case 56: {
+            if (tag !== 448) {
+              break;
+            }
+
+            message.saveTotalLimit = reader.uint32();
+            continue;
+          }
+          case 57: {
+            if (tag !== 456) {
+              break;
+            }
+
+            message.saveIntervalSeconds = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2448,6 +2555,26 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
           {},
         )
         : {},
+      saveStrategy: isSet(object.saveStrategy)
+        ? globalThis.String(object.saveStrategy)
+        : isSet(object.save_strategy)
+        ? globalThis.String(object.save_strategy)
+        : undefined,
+      saveSteps: isSet(object.saveSteps)
+        ? globalThis.Number(object.saveSteps)
+        : isSet(object.save_steps)
+        ? globalThis.Number(object.save_steps)
+        : undefined,
+      saveTotalLimit: isSet(object.saveTotalLimit)
+        ? globalThis.Number(object.saveTotalLimit)
+        : isSet(object.save_total_limit)
+        ? globalThis.Number(object.save_total_limit)
+        : undefined,
+      saveIntervalSeconds: isSet(object.saveIntervalSeconds)
+        ? globalThis.Number(object.saveIntervalSeconds)
+        : isSet(object.save_interval_seconds)
+        ? globalThis.Number(object.save_interval_seconds)
+        : undefined,
     };
   },
 
@@ -2603,6 +2730,18 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
         });
       }
     }
+    if (message.saveStrategy !== undefined) {
+      obj.saveStrategy = message.saveStrategy;
+    }
+    if (message.saveSteps !== undefined) {
+      obj.saveSteps = Math.round(message.saveSteps);
+    }
+    if (message.saveTotalLimit !== undefined) {
+      obj.saveTotalLimit = Math.round(message.saveTotalLimit);
+    }
+    if (message.saveIntervalSeconds !== undefined) {
+      obj.saveIntervalSeconds = Math.round(message.saveIntervalSeconds);
+    }
     return obj;
   },
 
@@ -2669,6 +2808,10 @@ export const TrainingSpec: MessageFns<TrainingSpec> = {
       },
       {},
     );
+    message.saveStrategy = object.saveStrategy ?? undefined;
+    message.saveSteps = object.saveSteps ?? undefined;
+    message.saveTotalLimit = object.saveTotalLimit ?? undefined;
+    message.saveIntervalSeconds = object.saveIntervalSeconds ?? undefined;
     return message;
   },
 };
@@ -2773,6 +2916,7 @@ function createBaseTrainingJob(): TrainingJob {
     startTime: undefined,
     endTime: undefined,
     bestEvaluation: undefined,
+    lastCheckpoint: undefined,
   };
 }
 
@@ -2816,6 +2960,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     }
     if (message.bestEvaluation !== undefined) {
       TrainingEvaluation.encode(message.bestEvaluation, writer.uint32(106).fork()).join();
+    }
+    if (message.lastCheckpoint !== undefined) {
+      Checkpoint.encode(message.lastCheckpoint, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -2937,6 +3084,14 @@ export const TrainingJob: MessageFns<TrainingJob> = {
             message.bestEvaluation = TrainingEvaluation.decode(reader, reader.uint32());
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.lastCheckpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2996,6 +3151,11 @@ export const TrainingJob: MessageFns<TrainingJob> = {
         : isSet(object.best_evaluation)
         ? TrainingEvaluation.fromJSON(object.best_evaluation)
         : undefined,
+      lastCheckpoint: isSet(object.lastCheckpoint)
+        ? Checkpoint.fromJSON(object.lastCheckpoint)
+        : isSet(object.last_checkpoint)
+        ? Checkpoint.fromJSON(object.last_checkpoint)
+        : undefined,
     };
   },
 
@@ -3040,6 +3200,9 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     if (message.bestEvaluation !== undefined) {
       obj.bestEvaluation = TrainingEvaluation.toJSON(message.bestEvaluation);
     }
+    if (message.lastCheckpoint !== undefined) {
+      obj.lastCheckpoint = Checkpoint.toJSON(message.lastCheckpoint);
+    }
     return obj;
   },
 
@@ -3071,6 +3234,122 @@ export const TrainingJob: MessageFns<TrainingJob> = {
     message.bestEvaluation = (object.bestEvaluation !== undefined && object.bestEvaluation !== null)
       ? TrainingEvaluation.fromPartial(object.bestEvaluation)
       : undefined;
+    message.lastCheckpoint = (object.lastCheckpoint !== undefined && object.lastCheckpoint !== null)
+      ? Checkpoint.fromPartial(object.lastCheckpoint)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseCheckpoint(): Checkpoint {
+  return { globalStep: 0, sizeBytes: 0, createTime: undefined };
+}
+
+export const Checkpoint: MessageFns<Checkpoint> = {
+  encode(message: Checkpoint, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.globalStep !== 0) {
+      writer.uint32(8).uint32(message.globalStep);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    if (message.createTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.createTime), writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Checkpoint {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpoint();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.globalStep = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Checkpoint {
+    return {
+      globalStep: isSet(object.globalStep)
+        ? globalThis.Number(object.globalStep)
+        : isSet(object.global_step)
+        ? globalThis.Number(object.global_step)
+        : 0,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      createTime: isSet(object.createTime)
+        ? fromJsonTimestamp(object.createTime)
+        : isSet(object.create_time)
+        ? fromJsonTimestamp(object.create_time)
+        : undefined,
+    };
+  },
+
+  toJSON(message: Checkpoint): unknown {
+    const obj: any = {};
+    if (message.globalStep !== undefined) {
+      obj.globalStep = Math.round(message.globalStep);
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.createTime !== undefined) {
+      obj.createTime = message.createTime.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Checkpoint>): Checkpoint {
+    return Checkpoint.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Checkpoint>): Checkpoint {
+    const message = createBaseCheckpoint();
+    message.globalStep = object.globalStep ?? 0;
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.createTime = object.createTime ?? undefined;
     return message;
   },
 };
@@ -3108,6 +3387,12 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
         break;
       case "warning":
         Warning.encode(message.event.value, writer.uint32(74).fork()).join();
+        break;
+      case "checkpointSaved":
+        CheckpointSaved.encode(message.event.value, writer.uint32(82).fork()).join();
+        break;
+      case "jobResumed":
+        JobResumed.encode(message.event.value, writer.uint32(90).fork()).join();
         break;
     }
     return writer;
@@ -3198,6 +3483,22 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
             message.event = { $case: "warning", value: Warning.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.event = { $case: "checkpointSaved", value: CheckpointSaved.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.event = { $case: "jobResumed", value: JobResumed.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3231,6 +3532,14 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
         ? { $case: "adapterSaved", value: AdapterSaved.fromJSON(object.adapter_saved) }
         : isSet(object.warning)
         ? { $case: "warning", value: Warning.fromJSON(object.warning) }
+        : isSet(object.checkpointSaved)
+        ? { $case: "checkpointSaved", value: CheckpointSaved.fromJSON(object.checkpointSaved) }
+        : isSet(object.checkpoint_saved)
+        ? { $case: "checkpointSaved", value: CheckpointSaved.fromJSON(object.checkpoint_saved) }
+        : isSet(object.jobResumed)
+        ? { $case: "jobResumed", value: JobResumed.fromJSON(object.jobResumed) }
+        : isSet(object.job_resumed)
+        ? { $case: "jobResumed", value: JobResumed.fromJSON(object.job_resumed) }
         : undefined,
     };
   },
@@ -3258,6 +3567,10 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
       obj.adapterSaved = AdapterSaved.toJSON(message.event.value);
     } else if (message.event?.$case === "warning") {
       obj.warning = Warning.toJSON(message.event.value);
+    } else if (message.event?.$case === "checkpointSaved") {
+      obj.checkpointSaved = CheckpointSaved.toJSON(message.event.value);
+    } else if (message.event?.$case === "jobResumed") {
+      obj.jobResumed = JobResumed.toJSON(message.event.value);
     }
     return obj;
   },
@@ -3304,6 +3617,18 @@ export const TrainingEvent: MessageFns<TrainingEvent> = {
       case "warning": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "warning", value: Warning.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "checkpointSaved": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "checkpointSaved", value: CheckpointSaved.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "jobResumed": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "jobResumed", value: JobResumed.fromPartial(object.event.value) };
         }
         break;
       }
@@ -4958,6 +5283,202 @@ export const AdapterSaved: MessageFns<AdapterSaved> = {
     message.sizeBytes = object.sizeBytes ?? 0;
     message.sha256 = object.sha256 ?? "";
     message.globalStep = object.globalStep ?? 0;
+    return message;
+  },
+};
+
+function createBaseCheckpointSaved(): CheckpointSaved {
+  return { checkpoint: undefined, seconds: 0 };
+}
+
+export const CheckpointSaved: MessageFns<CheckpointSaved> = {
+  encode(message: CheckpointSaved, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.checkpoint !== undefined) {
+      Checkpoint.encode(message.checkpoint, writer.uint32(10).fork()).join();
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(17).double(message.seconds);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckpointSaved {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpointSaved();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.checkpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seconds = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CheckpointSaved {
+    return {
+      checkpoint: isSet(object.checkpoint) ? Checkpoint.fromJSON(object.checkpoint) : undefined,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+    };
+  },
+
+  toJSON(message: CheckpointSaved): unknown {
+    const obj: any = {};
+    if (message.checkpoint !== undefined) {
+      obj.checkpoint = Checkpoint.toJSON(message.checkpoint);
+    }
+    if (message.seconds !== undefined) {
+      obj.seconds = floatToJson(message.seconds);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CheckpointSaved>): CheckpointSaved {
+    return CheckpointSaved.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckpointSaved>): CheckpointSaved {
+    const message = createBaseCheckpointSaved();
+    message.checkpoint = (object.checkpoint !== undefined && object.checkpoint !== null)
+      ? Checkpoint.fromPartial(object.checkpoint)
+      : undefined;
+    message.seconds = object.seconds ?? 0;
+    return message;
+  },
+};
+
+function createBaseJobResumed(): JobResumed {
+  return { checkpoint: undefined, differences: [], skippedCheckpoints: [] };
+}
+
+export const JobResumed: MessageFns<JobResumed> = {
+  encode(message: JobResumed, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.checkpoint !== undefined) {
+      Checkpoint.encode(message.checkpoint, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.differences) {
+      writer.uint32(18).string(v!);
+    }
+    for (const v of message.skippedCheckpoints) {
+      writer.uint32(26).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobResumed {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobResumed();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.checkpoint = Checkpoint.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.differences.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.skippedCheckpoints.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobResumed {
+    return {
+      checkpoint: isSet(object.checkpoint) ? Checkpoint.fromJSON(object.checkpoint) : undefined,
+      differences: globalThis.Array.isArray(object?.differences)
+        ? object.differences.map((e: any) => globalThis.String(e))
+        : [],
+      skippedCheckpoints: globalThis.Array.isArray(object?.skippedCheckpoints)
+        ? object.skippedCheckpoints.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.skipped_checkpoints)
+        ? object.skipped_checkpoints.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: JobResumed): unknown {
+    const obj: any = {};
+    if (message.checkpoint !== undefined) {
+      obj.checkpoint = Checkpoint.toJSON(message.checkpoint);
+    }
+    if (message.differences?.length) {
+      obj.differences = message.differences;
+    }
+    if (message.skippedCheckpoints?.length) {
+      obj.skippedCheckpoints = message.skippedCheckpoints;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobResumed>): JobResumed {
+    return JobResumed.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobResumed>): JobResumed {
+    const message = createBaseJobResumed();
+    message.checkpoint = (object.checkpoint !== undefined && object.checkpoint !== null)
+      ? Checkpoint.fromPartial(object.checkpoint)
+      : undefined;
+    message.differences = object.differences?.map((e) => e) || [];
+    message.skippedCheckpoints = object.skippedCheckpoints?.map((e) => e) || [];
     return message;
   },
 };
@@ -7031,7 +7552,7 @@ export const TrainingServiceService = {
       Buffer.from(WatchTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): WatchTrainingJobResponse => WatchTrainingJobResponse.decode(value),
   },
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob: {
     path: "/luthier.v1.TrainingService/CancelTrainingJob" as const,
     requestStream: false as const,
@@ -7043,7 +7564,10 @@ export const TrainingServiceService = {
       Buffer.from(CancelTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CancelTrainingJobResponse => CancelTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob: {
     path: "/luthier.v1.TrainingService/PauseTrainingJob" as const,
     requestStream: false as const,
@@ -7055,7 +7579,11 @@ export const TrainingServiceService = {
       Buffer.from(PauseTrainingJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): PauseTrainingJobResponse => PauseTrainingJobResponse.decode(value),
   },
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob: {
     path: "/luthier.v1.TrainingService/ResumeTrainingJob" as const,
     requestStream: false as const,
@@ -7109,11 +7637,18 @@ export interface TrainingServiceServer extends UntypedServiceImplementation {
   listTrainingJobs: handleUnaryCall<ListTrainingJobsRequest, ListTrainingJobsResponse>;
   /** Every event after a sequence number, once, in order, until the job ends. */
   watchTrainingJob: handleServerStreamingCall<WatchTrainingJobRequest, WatchTrainingJobResponse>;
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob: handleUnaryCall<CancelTrainingJobRequest, CancelTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob: handleUnaryCall<PauseTrainingJobRequest, PauseTrainingJobResponse>;
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob: handleUnaryCall<ResumeTrainingJobRequest, ResumeTrainingJobResponse>;
   /**
    * What a job would be and need: its data is rendered as the job would, its memory is priced as the server's device is now. Nothing is stored,
@@ -7192,7 +7727,7 @@ export interface TrainingServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<WatchTrainingJobResponse>;
-  /** Takes effect within one micro-step; an ended job is left as it is. */
+  /** Takes effect within one micro-step; an ended job is left as it is. Checkpoints are deleted. */
   cancelTrainingJob(
     request: CancelTrainingJobRequest,
     callback: (error: ServiceError | null, response: CancelTrainingJobResponse) => void,
@@ -7208,7 +7743,10 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CancelTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Stops a job so that it can go on: a running one within one micro-step, once its checkpoint is on the disk; others at once. Then the device is
+   * free. A paused job is left as it is, one that has ended is refused with INVALID_STATE. Idempotent by request_id.
+   */
   pauseTrainingJob(
     request: PauseTrainingJobRequest,
     callback: (error: ServiceError | null, response: PauseTrainingJobResponse) => void,
@@ -7224,7 +7762,11 @@ export interface TrainingServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: PauseTrainingJobResponse) => void,
   ): ClientUnaryCall;
-  /** Not built yet. */
+  /**
+   * Puts a paused job back into the queue, where it keeps its place by age; it goes on from its newest checkpoint, from the start where there is none.
+   * Also a FAILED one that has a checkpoint: its failure then stands in its events only. A job that waits or runs is left as it is, others are
+   * refused with INVALID_STATE. Idempotent by request_id.
+   */
   resumeTrainingJob(
     request: ResumeTrainingJobRequest,
     callback: (error: ServiceError | null, response: ResumeTrainingJobResponse) => void,
