@@ -78,6 +78,8 @@ export const REASONS = {
   QUEUE_FULL: entry('RESOURCE_EXHAUSTED', true),
   INTERRUPTED: entry('ABORTED', true),
   NON_FINITE_LOSS: entry('INTERNAL'),
+  CHECKPOINT_CORRUPT: entry('DATA_LOSS'),
+  CHECKPOINT_MISMATCH: entry('FAILED_PRECONDITION'),
   // The server and its machine.
   SERVER_BUSY: entry('RESOURCE_EXHAUSTED', true),
   DRAINING: entry('UNAVAILABLE', true),
