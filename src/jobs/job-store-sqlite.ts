@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Database } from '../store/database.ts';
+import { transaction } from '../store/transaction.ts';
 import { applyEvent } from './apply-event.ts';
 import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
 import type { EventBody, EventLog, FailureCause, JobFilter, JobStore, LoggedEvent, NumberedJob } from './job-store.ts';
@@ -87,7 +88,7 @@ export class SqliteJobStore implements JobStore, EventLog {
     const earlier = this.#findRequest(spec, requestId);
     if (earlier) return earlier;
     const job = TrainingJob.create({ name: `${PREFIX}${randomUUID()}`, spec, createTime: new Date() });
-    this.#transaction(() => {
+    transaction(this.#database, () => {
       const id = requestId === '' ? null : requestId;
       this.#insert.run(job.name, job.state, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
@@ -115,8 +116,8 @@ export class SqliteJobStore implements JobStore, EventLog {
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
   }
 
-  async delete(name: string): Promise<void> {
-    this.#transaction(() => {
+  async delete(name: string, commit = (change: () => void) => transaction(this.#database, change)): Promise<void> {
+    commit(() => {
       const job = this.#read(name);
       checkEnded(job.name, job.state);
       this.#deleteEvents.run(job.name);
@@ -203,7 +204,7 @@ export class SqliteJobStore implements JobStore, EventLog {
 
   /** One event, made of the job as it is stored at that moment. */
   #change(name: string, event: (job: TrainingJob) => EventBody): void {
-    const job = this.#transaction(() => {
+    const job = transaction(this.#database, () => {
       const found = this.#read(name);
       this.#store(found, event(found));
       return found;
@@ -217,19 +218,6 @@ export class SqliteJobStore implements JobStore, EventLog {
     const next = applyEvent(job, event, sequence, time);
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
-  }
-
-  #transaction<Result>(action: () => Result): Result {
-    this.#database.exec('BEGIN IMMEDIATE');
-    try {
-      const result = action();
-      this.#database.exec('COMMIT');
-      return result;
-    } catch (error) {
-      // A full disk may have ended the transaction already.
-      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
-      throw error;
-    }
   }
 }
 

@@ -3,6 +3,7 @@
  * implementation must pass `job-store.test.ts`.
  */
 import type { JobState, TrainingEvent, TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
+import type { Commit } from '../store/commit.ts';
 
 /** What an event says. */
 export type EventBody = NonNullable<TrainingEvent['event']>;
@@ -46,9 +47,10 @@ export interface JobStore {
   list(before: number | null, count: number, filter: JobFilter): Promise<readonly NumberedJob[]>;
   /**
    * Forgets a job that has ended: its events, and the request id that it was created with, too.
+   * @param commit Runs the change, perhaps with others in one transaction.
    * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
    */
-  delete(name: string): Promise<void>;
+  delete(name: string, commit?: Commit): Promise<void>;
   /** How many jobs are in each state; states that none is in may be left out. */
   countByState(): Promise<ReadonlyMap<JobState, number>>;
   /** Jobs that wait, oldest first. */

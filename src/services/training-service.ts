@@ -209,8 +209,8 @@ export function createTrainingService(
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
-      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
-        await store.delete(job);
+      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async (remember) => {
+        await store.delete(job, (change) => remember(change, () => ({})));
         await metricFiles?.remove(job);
         await checkpoints.remove(job);
         return {};

@@ -167,6 +167,7 @@ export function check(world: World, stored: Stored, reference: Reference): Findi
     jobs.filter(({ startTime }) => startTime).map(({ name }) => idOf(name)),
   );
   inFolder('jobs', []);
+  inFolder('checkpoints', []);
   compare('exports', namesIn(exports), ['first']);
   for (const { name, sha256: expected } of datasets) {
     const file = join(dataFolder, 'datasets', idOf(name), 'data.jsonl');
@@ -177,7 +178,7 @@ export function check(world: World, stored: Stored, reference: Reference): Findi
     const file = join(folder, WEIGHTS);
     if (existsSync(file) && sha256(file) !== reference.weights) findings.differences.push(`${file} has other weights`);
   }
-  const files = ['adapters', 'datasets', 'jobs', 'lock', 'luthier.db', 'process', 'runs', 'token-cache'];
+  const files = ['adapters', 'checkpoints', 'datasets', 'jobs', 'lock', 'luthier.db', 'process', 'runs', 'token-cache'];
   compare('data folder', namesIn(dataFolder), files);
   for (const file of namesIn(join(dataFolder, 'token-cache'))) {
     if (!file.endsWith('.tokens')) findings.duplicates.push(`token-cache/${file} belongs to nothing`);

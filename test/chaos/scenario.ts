@@ -28,6 +28,8 @@ export const JOB = {
   evalStrategy: 'steps',
   evalSteps: 7,
   seed: 3,
+  saveStrategy: 'steps',
+  saveSteps: 4,
 };
 
 /** A request id for a text. */
