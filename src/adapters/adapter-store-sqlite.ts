@@ -7,6 +7,7 @@ import type { AdapterInfo, AdapterMetadata, Engine } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { ModelLease, ModelRegistry } from '../models/model-registry.ts';
 import type { TemplateIdentity } from '../prompt/renderer.ts';
+import { alone, type Commit } from '../store/commit.ts';
 import { isTaken, makeWritingFolder, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
 import { WritingFolders } from '../store/writing-folders.ts';
 import { aboutAdapter, adapterExists, adapterInUse, adapterNotFound, checkBaseHash } from './adapter-errors.ts';
@@ -59,10 +60,12 @@ interface TakeSpec {
 }
 
 /** What was taken, and what could not be checked. */
-interface Taken {
+export interface Taken {
   readonly adapter: StoredAdapter;
   readonly warnings: readonly string[];
 }
+
+type CommitTaken = (change: () => void, taken: Taken) => void;
 
 export interface ManagedAdapterStore extends AdapterStore {
   /** @param name `adapters/{id}`, or `trainingJobs/{id}` of the job that made it. */
@@ -76,15 +79,16 @@ export interface ManagedAdapterStore extends AdapterStore {
   /**
    * Takes an adapter into the store, checked against its base: shapes and names by loading it beside the base, the hash where it carries one.
    * @param fill Writes its files into an empty folder; nothing stays of it where this or a check fails.
+   * @param commit Runs the change of the database, perhaps with others in one transaction; is told what is taken.
    * @throws LuthierError ADAPTER_CORRUPT, ADAPTER_UNSUPPORTED, ADAPTER_MISMATCH, ADAPTER_EXISTS, ADAPTER_IN_USE; what `fill` throws
    */
-  take(spec: TakeSpec, fill: (folder: string) => Promise<void>): Promise<Taken>;
+  take(spec: TakeSpec, fill: (folder: string) => Promise<void>, commit?: CommitTaken): Promise<Taken>;
   /** As `take`, from a folder that a client named. @throws LuthierError PATH_NOT_ALLOWED, ADAPTER_NOT_FOUND, too */
-  import(path: string, spec: Omit<TakeSpec, 'source'>): Promise<Taken>;
+  import(path: string, spec: Omit<TakeSpec, 'source'>, commit?: CommitTaken): Promise<Taken>;
   /** @throws LuthierError ADAPTER_NOT_FOUND, PATH_NOT_ALLOWED, EXPORT_TARGET_NOT_EMPTY */
   export(adapter: string, path: string): Promise<{ readonly path: string; readonly sizeBytes: number }>;
-  /** @throws LuthierError ADAPTER_NOT_FOUND, ADAPTER_IN_USE */
-  delete(adapter: string): Promise<void>;
+  /** @param commit As of `take`. @throws LuthierError ADAPTER_NOT_FOUND, ADAPTER_IN_USE */
+  delete(adapter: string, commit?: Commit): Promise<void>;
   /** Frees what is in memory. */
   close(): void;
 }
@@ -97,6 +101,11 @@ const NO_ORIGIN: AdapterMetadata = {
   templateHash: '',
   template: '',
 };
+
+interface AddOptions {
+  readonly overwrite: boolean;
+  readonly commit: (change: () => void, adapter: StoredAdapter) => void;
+}
 
 class SqliteAdapterStore implements ManagedAdapterStore {
   readonly #options: AdapterStoreOptions;
@@ -143,7 +152,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     });
   }
 
-  async take(spec: TakeSpec, fill: (folder: string) => Promise<void>): Promise<Taken> {
+  async take(spec: TakeSpec, fill: (folder: string) => Promise<void>, commit: CommitTaken = alone): Promise<Taken> {
     const { source, id, allowOtherBase, overwrite } = spec;
     // Before anything is copied or sent in vain.
     if (id !== '' && !overwrite && this.has(PREFIX + id)) throw adapterExists(PREFIX + id);
@@ -171,24 +180,29 @@ class SqliteAdapterStore implements ManagedAdapterStore {
         templateVersion: carriedVersion(origin),
         trainingJob: '',
       };
-      const adapter = await this.#add(folder, id, facts, overwrite);
-      return { adapter, warnings: takeWarnings(origin, baseModel, metadata.contentHash) };
+      const warnings = takeWarnings(origin, baseModel, metadata.contentHash);
+      const adapter = await this.#add(folder, id, facts, {
+        overwrite,
+        commit: (change, added) => commit(change, { adapter: added, warnings }),
+      });
+      return { adapter, warnings };
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
   }
 
-  async import(path: string, spec: Omit<TakeSpec, 'source'>): Promise<Taken> {
-    return this.take({ ...spec, source: path }, (folder) => copyFromPath(path, this.#options.modelRoots, folder));
+  async import(path: string, spec: Omit<TakeSpec, 'source'>, commit?: CommitTaken): Promise<Taken> {
+    const fill = (folder: string): Promise<void> => copyFromPath(path, this.#options.modelRoots, folder);
+    return this.take({ ...spec, source: path }, fill, commit);
   }
 
   async export(adapter: string, path: string): ReturnType<ManagedAdapterStore['export']> {
     return copyToPath(this.get(adapter).folder, path, this.#options.exportRoots, this.#writing);
   }
 
-  async delete(adapter: string): Promise<void> {
+  async delete(adapter: string, commit = alone): Promise<void> {
     const { name, folder } = this.get(adapter);
-    await this.#whileUnused(name, () => this.#rows.delete(name));
+    await this.#whileUnused(name, () => commit(() => this.#rows.delete(name)));
     await removeFolder(folder);
   }
 
@@ -234,10 +248,10 @@ class SqliteAdapterStore implements ManagedAdapterStore {
   }
 
   /** Gives a name to another adapter. @returns The one that had it. */
-  #replace(adapter: StoredAdapter): Promise<StoredAdapter | null> {
-    return this.#whileUnused(adapter.name, () => {
-      const replaced = this.#rows.find(adapter.name);
-      this.#rows.put(adapter);
+  #replace(name: string, put: () => void): Promise<StoredAdapter | null> {
+    return this.#whileUnused(name, () => {
+      const replaced = this.#rows.find(name);
+      put();
       return replaced;
     });
   }
@@ -247,7 +261,7 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     folder: string,
     asked: string,
     facts: Pick<StoredAdapter, 'baseModel' | 'info' | 'origin' | 'templateVersion' | 'trainingJob'>,
-    overwrite = false,
+    { overwrite, commit }: AddOptions = { overwrite: false, commit: alone },
   ): Promise<StoredAdapter> {
     const id = asked === '' ? `a-${randomUUID()}` : asked;
     const name = `${PREFIX}${id}`;
@@ -263,8 +277,9 @@ class SqliteAdapterStore implements ManagedAdapterStore {
     const adapter = { ...facts, name, sizeBytes, createTime: new Date(), folder: target };
     let replaced: StoredAdapter | null = null;
     try {
-      if (isThere) replaced = await this.#replace(adapter);
-      else this.#rows.put(adapter);
+      const put = (): void => commit(() => this.#rows.put(adapter), adapter);
+      if (isThere) replaced = await this.#replace(adapter.name, put);
+      else put();
     } catch (error) {
       await removeFolder(target);
       throw error;

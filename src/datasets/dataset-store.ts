@@ -5,6 +5,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import { LuthierError } from '../errors/luthier-error.ts';
+import { alone, type Commit } from '../store/commit.ts';
 import { isTaken, moveIntoPlace, removeFolder, removeLeftovers } from '../store/durable-folders.ts';
 import type { Columns, Compression, Container } from './file-layout.ts';
 import type { FormatName } from './formats.ts';
@@ -47,11 +48,12 @@ export interface DatasetStore {
   open(name: string): StoredExamples;
   /**
    * Takes over a folder that holds the file under the name that `dataFileName` gives it, already synced.
+   * @param commit Runs the change of the database, perhaps with others in one transaction.
    * @throws LuthierError DATASET_EXISTS
    */
-  add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset>;
-  /** @throws LuthierError DATASET_NOT_FOUND, DATASET_IN_USE */
-  delete(name: string): Promise<void>;
+  add(folder: string, dataset: Omit<StoredDataset, 'createTime'>, commit?: Commit): Promise<StoredDataset>;
+  /** @param commit As of `add`. @throws LuthierError DATASET_NOT_FOUND, DATASET_IN_USE */
+  delete(name: string, commit?: Commit): Promise<void>;
 }
 
 /** The table, for the database's list of migrations. */
@@ -166,7 +168,7 @@ class Store implements DatasetStore {
     return { format, sizeBytes, columns, contentHash, read };
   }
 
-  async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>): Promise<StoredDataset> {
+  async add(folder: string, dataset: Omit<StoredDataset, 'createTime'>, commit = alone): Promise<StoredDataset> {
     const { name, format, examples, sizeBytes, sha256, container, compression } = dataset;
     if (this.has(name)) throw datasetExists(name);
     const target = this.#folderOf(name);
@@ -175,7 +177,9 @@ class Store implements DatasetStore {
     });
     try {
       const columns = JSON.stringify(dataset.columns);
-      this.#insert.run(name, format, examples, sizeBytes, sha256, Date.now(), container, compression, columns);
+      commit(() => {
+        this.#insert.run(name, format, examples, sizeBytes, sha256, Date.now(), container, compression, columns);
+      });
     } catch (error) {
       await removeFolder(target);
       throw error;
@@ -183,7 +187,7 @@ class Store implements DatasetStore {
     return this.get(name);
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, commit = alone): Promise<void> {
     this.get(name);
     if (await this.#options.inUse(name)) {
       throw new LuthierError(
@@ -194,7 +198,9 @@ class Store implements DatasetStore {
         },
       );
     }
-    this.#delete.run(name);
+    commit(() => {
+      this.#delete.run(name);
+    });
     await removeFolder(this.#folderOf(name));
   }
 

@@ -1,5 +1,6 @@
 import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import type { MetricFiles } from '../metrics/metric-files.ts';
+import type { Commit } from '../store/commit.ts';
 import type { Actor, JobStore } from './job-store.ts';
 
 export interface DeleteJobDependencies {
@@ -14,8 +15,9 @@ export async function deleteJob(
   { store, metricFiles, checkpoints }: DeleteJobDependencies,
   name: string,
   actor: Actor,
+  commit?: Commit,
 ): Promise<void> {
-  await store.delete(name, actor);
+  await store.delete(name, actor, commit);
   await metricFiles?.remove(name);
   await checkpoints.remove(name);
 }

@@ -10,7 +10,9 @@ import {
   TrainingJob,
   TrainingSpec,
 } from '../gen/luthier/v1/training_service.ts';
+import type { Commit } from '../store/commit.ts';
 import type { Database } from '../store/database.ts';
+import { transaction } from '../store/transaction.ts';
 import { applyEvent } from './apply-event.ts';
 import { SqliteJobAudit } from './job-audit-sqlite.ts';
 import { SqliteJobLeases } from './job-leases-sqlite.ts';
@@ -157,7 +159,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     const earlier = this.#findRequest(spec, requestId);
     if (earlier) return earlier;
     const job = TrainingJob.create({ name: `${PREFIX}${randomUUID()}`, spec, createTime: new Date() });
-    this.#transaction(() => {
+    transaction(this.#database, () => {
       const id = requestId === '' ? null : requestId;
       this.#insert.run(job.name, job.state, spec.priority, id, hashOf(spec), TrainingJob.encode(job).finish());
       for (const [label, value] of Object.entries(spec.labels)) this.#insertLabel.run(job.name, label, value);
@@ -185,8 +187,13 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
       .map((row) => ({ job: decode(row.payload), number: Number(row.number) }));
   }
 
-  async delete(name: string, actor: Actor = {}): Promise<void> {
-    const deleted = this.#transaction(() => {
+  async delete(
+    name: string,
+    actor: Actor = {},
+    commit: Commit = (change) => transaction(this.#database, change),
+  ): Promise<void> {
+    let deleted = '';
+    commit(() => {
       const job = this.#read(name);
       checkEnded(job.name, job.state);
       this.#note(job.name, new Date(), job.state, JobState.JOB_STATE_UNSPECIFIED, actor);
@@ -194,7 +201,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
       this.#deleteLabels.run(job.name);
       this.#leases.delete(job.name);
       this.#delete.run(job.name);
-      return job.name;
+      deleted = job.name;
     });
     this.#changes.emit(deleted);
     await this.#finishDeletion(deleted);
@@ -242,7 +249,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   }
 
   async lease(runner: string, ttlMilliseconds: number): Promise<{ job: TrainingJob; lease: Lease } | null> {
-    const taken = this.#transaction(() => {
+    const taken = transaction(this.#database, () => {
       const row = this.#queue.get(1);
       if (!row) return null;
       const job = decode(row.payload);
@@ -257,7 +264,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   }
 
   async takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null> {
-    return this.#transaction(() => {
+    return transaction(this.#database, () => {
       const job = this.#read(name);
       if (RESTING.includes(job.state) || !this.#leases.isFree(job.name)) return null;
       return this.#leases.take(job.name, runner, ttlMilliseconds);
@@ -324,7 +331,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
 
   /** One event, made of the job as it is stored at that moment. */
   #change(name: string, actor: Actor, event: (job: TrainingJob, time: Date) => EventBody): void {
-    const job = this.#transaction(() => {
+    const job = transaction(this.#database, () => {
       const found = this.#read(name);
       if (actor.lease) this.#leases.check(actor.lease, found.name);
       return this.#store(found, actor, (time) => event(found, time));
@@ -362,19 +369,6 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     const row = this.#event.get(name, lastSequence);
     const last = row ? TrainingEvent.decode(row.payload as Uint8Array).time : createTime;
     return new Date(Math.max(Date.now(), last?.getTime() ?? 0));
-  }
-
-  #transaction<Result>(action: () => Result): Result {
-    this.#database.exec('BEGIN IMMEDIATE');
-    try {
-      const result = action();
-      this.#database.exec('COMMIT');
-      return result;
-    } catch (error) {
-      // A full disk may have ended the transaction already.
-      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
-      throw error;
-    }
   }
 }
 

@@ -9,6 +9,7 @@ import type {
   TrainingJob,
   TrainingSpec,
 } from '../gen/luthier/v1/training_service.ts';
+import type { Commit } from '../store/commit.ts';
 
 /** What an event says. */
 export type EventBody = NonNullable<TrainingEvent['event']>;
@@ -82,9 +83,10 @@ export interface JobStore {
   /**
    * Forgets a job that has ended: its events, and the request id that it was created with, too; its audit entries stay. The job is gone at
    * once, its events are taken away by and by.
+   * @param commit Runs the change, perhaps with others in one transaction.
    * @throws LuthierError JOB_NOT_FOUND, INVALID_STATE
    */
-  delete(name: string, actor?: Actor): Promise<void>;
+  delete(name: string, actor?: Actor, commit?: Commit): Promise<void>;
   /** Takes away what deletions left behind that a crash cut short. */
   finishDeletions(): Promise<void>;
   /** How many jobs are in each state; states that none is in may be left out. */

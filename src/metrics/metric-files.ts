@@ -3,9 +3,10 @@
  * byte for byte, so they can be made again; nothing reads them back, and a job does not wait for them.
  */
 import { createWriteStream } from 'node:fs';
-import { appendFile, mkdir, open, rm } from 'node:fs/promises';
+import { appendFile, mkdir, open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { LuthierError } from '../errors/luthier-error.ts';
 import type { TrainingJob } from '../gen/luthier/v1/training_service.ts';
 import { ENDED, hasEnded, label } from '../jobs/job-state.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
@@ -26,6 +27,8 @@ interface Follower {
 }
 
 /** Jobs looked at at once on start-up. */
+/** What job ids are. */
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const PAGE = 100;
 /** Bytes that a file's last line is within. */
 const LAST_LINE_BYTES = 256;
@@ -86,7 +89,7 @@ export class MetricFiles {
     else void earlier.done.then(() => this.#followOn(name));
   }
 
-  /** Makes, beside what else happens, the files of ended jobs that are not there or not whole. */
+  /** Deletes the files of jobs that are gone, and makes those of ended jobs that are not there or not whole, beside what else happens. */
   catchUp(): void {
     this.#catchingUp = this.#catchUp().catch((error: unknown) => {
       if (!this.#closing.signal.aborted) this.#options.logger.warn({ err: error }, 'metric files were not looked at');
@@ -156,6 +159,7 @@ export class MetricFiles {
 
   async #catchUp(): Promise<void> {
     const { signal } = this.#closing;
+    await this.#sweep();
     for (let before: number | null = null; ; ) {
       const page: Awaited<ReturnType<JobStore['list']>> = await this.#options.store.list(before, PAGE, {
         states: ENDED,
@@ -168,6 +172,18 @@ export class MetricFiles {
       }
       before = page.at(-1)?.number ?? null;
       if (before === null) return;
+    }
+  }
+
+  /** A server may have died between deleting a job and its files. Folders with other names are not of jobs. */
+  async #sweep(): Promise<void> {
+    for (const id of await readdir(this.#options.folder)) {
+      if (!UUID.test(id)) continue;
+      const isGone = await this.#options.store.get(`trainingJobs/${id}`).then(
+        () => false,
+        (error: unknown) => error instanceof LuthierError && error.reason === 'JOB_NOT_FOUND',
+      );
+      if (isGone) await rm(join(this.#options.folder, id), { recursive: true, force: true });
     }
   }
 

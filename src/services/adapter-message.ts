@@ -1,4 +1,5 @@
 import type { StoredAdapter } from '../adapters/adapter-store.ts';
+import type { Taken } from '../adapters/adapter-store-sqlite.ts';
 import { Adapter } from '../gen/luthier/v1/adapter_service.ts';
 
 /** A stored adapter as the contract shows it. */
@@ -20,3 +21,9 @@ export function adapterMessage({ info, origin, ...adapter }: StoredAdapter): Ada
     createTime: adapter.createTime,
   });
 }
+
+/** What an import and an upload answer. */
+export const takenMessage = ({ adapter, warnings }: Taken): { adapter: Adapter; warnings: string[] } => ({
+  adapter: adapterMessage(adapter),
+  warnings: [...warnings],
+});

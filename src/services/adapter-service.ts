@@ -13,7 +13,7 @@ import {
   MergeAdapterResponse,
 } from '../gen/luthier/v1/adapter_service.ts';
 import type { HandlersOf } from '../rpc/adapter.ts';
-import { adapterMessage } from './adapter-message.ts';
+import { adapterMessage, takenMessage } from './adapter-message.ts';
 import { answerOnce } from './answer-once.ts';
 import { pageByName } from './page-token.ts';
 import { type UploadAdapterDependencies, uploadAdapter } from './upload-adapter.ts';
@@ -43,8 +43,8 @@ export function createAdapterService(
       const { name, requestId } = parseRequest(deleteSchema, request);
       const bytes = DeleteAdapterRequest.encode(request).finish();
       const call = { requestId, method: 'DeleteAdapter', request: bytes };
-      return answerOnce(requestLog, call, DeleteAdapterResponse, async () => {
-        await adapters.delete(name);
+      return answerOnce(requestLog, call, DeleteAdapterResponse, async (remember) => {
+        await adapters.delete(name, (change) => remember(change, () => ({})));
         return {};
       });
     },
@@ -53,10 +53,11 @@ export function createAdapterService(
       const { requestId, adapterId: id, path, baseModel, allowOtherBase } = parseRequest(importSchema, request);
       const bytes = ImportAdapterRequest.encode(request).finish();
       const call = { requestId, method: 'ImportAdapter', request: bytes };
-      return answerOnce(requestLog, call, ImportAdapterResponse, async () => {
+      return answerOnce(requestLog, call, ImportAdapterResponse, async (remember) => {
         const spec = { id, baseModel, allowOtherBase, overwrite: false };
-        const { adapter, warnings } = await adapters.import(path, spec);
-        return { adapter: adapterMessage(adapter), warnings: [...warnings] };
+        return takenMessage(
+          await adapters.import(path, spec, (change, taken) => remember(change, () => takenMessage(taken))),
+        );
       });
     },
 

@@ -77,8 +77,8 @@ export function createDatasetService(
       const { name, requestId } = parseRequest(deleteSchema, request);
       const bytes = DeleteDatasetRequest.encode(request).finish();
       const call = { requestId, method: 'DeleteDataset', request: bytes };
-      return answerOnce(requestLog, call, DeleteDatasetResponse, async () => {
-        await datasets.delete(name);
+      return answerOnce(requestLog, call, DeleteDatasetResponse, async (remember) => {
+        await datasets.delete(name, (change) => remember(change, () => ({})));
         return {};
       });
     },

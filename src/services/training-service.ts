@@ -228,8 +228,10 @@ export function createTrainingService(
       const { name: job, requestId: id } = parseRequest(deleteSchema, request);
       const bytes = DeleteTrainingJobRequest.encode(request).finish();
       const call = { requestId: id, method: 'DeleteTrainingJob', request: bytes };
-      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async () => {
-        await deleteJob({ store, metricFiles, checkpoints }, job, { requester: requesterOf(context) });
+      return answerOnce(requestLog, call, DeleteTrainingJobResponse, async (remember) => {
+        await deleteJob({ store, metricFiles, checkpoints }, job, { requester: requesterOf(context) }, (change) =>
+          remember(change, () => ({})),
+        );
         return {};
       });
     },

@@ -8,7 +8,7 @@ import {
   UploadAdapterResponse,
 } from '../gen/luthier/v1/adapter_service.ts';
 import type { RequestLog } from '../store/request-log.ts';
-import { adapterMessage } from './adapter-message.ts';
+import { takenMessage } from './adapter-message.ts';
 import { answerOnce } from './answer-once.ts';
 import { takeChunks, takeHeader } from './upload-parts.ts';
 import { uploadHeaderSchema } from './validate/adapter.ts';
@@ -41,11 +41,13 @@ export async function uploadAdapter(
     );
   }
   const call = { requestId, method: 'UploadAdapter', request: UploadAdapterHeader.encode(header).finish() };
-  return answerOnce(requestLog, call, UploadAdapterResponse, async () => {
+  return answerOnce(requestLog, call, UploadAdapterResponse, async (remember) => {
     const source = 'the uploaded adapter';
-    const { adapter, warnings } = await adapters.take({ ...spec, id: adapterId, source }, (folder) =>
-      receiveAdapterFiles(folder, files, takeChunks(iterator)),
+    const taken = await adapters.take(
+      { ...spec, id: adapterId, source },
+      (folder) => receiveAdapterFiles(folder, files, takeChunks(iterator)),
+      (change, known) => remember(change, () => takenMessage(known)),
     );
-    return { adapter: adapterMessage(adapter), warnings: [...warnings] };
+    return takenMessage(taken);
   });
 }

@@ -44,9 +44,11 @@ export async function uploadDataset(
   const options = { folder: datasets.folder, ...file, maxBytes: maxDatasetBytes, signal };
   return receiveUpload(takeChunks(iterator), options, (upload) => {
     const call = { requestId, method: 'UploadDataset', request: requestBytes(header, upload) };
-    return answerOnce(requestLog, call, UploadDatasetResponse, async () => {
+    return answerOnce(requestLog, call, UploadDatasetResponse, async (remember) => {
       const { folder, ...facts } = upload;
-      return { dataset: datasetMessage(await datasets.add(folder, { name, ...facts })) };
+      const response = (): UploadDatasetResponse => ({ dataset: datasetMessage(datasets.get(name)) });
+      await datasets.add(folder, { name, ...facts }, (change) => remember(change, response));
+      return response();
     });
   });
 }

@@ -1,8 +1,9 @@
 import { constants, readFileSync } from 'node:fs';
-import { access, mkdir, writeFile } from 'node:fs/promises';
+import { access, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { ServerStartError } from '../errors/server-start-error.ts';
+import { makeFolder } from './durable-folders.ts';
 
 /** The folder that holds everything the server keeps, for this process alone until `close`. */
 export interface DataFolder {
@@ -77,12 +78,12 @@ export async function openDataFolder(path: string): Promise<DataFolder> {
   };
   let locked: DatabaseSync;
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 });
+    await makeFolder(path, 0o700);
     await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
     const owner = join(path, 'process');
     locked = lock(path, owner);
     await writeFile(owner, String(process.pid));
-    for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true, mode: 0o700 });
+    for (const folder of Object.values(folders)) await makeFolder(folder, 0o700);
   } catch (error) {
     if (error instanceof ServerStartError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;

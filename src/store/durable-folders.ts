@@ -1,7 +1,25 @@
 /** Folders that are there whole or not at all, also after a power cut. */
 import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
+
+/**
+ * Makes a folder, and those above it that are missing, that stay after a power cut.
+ * @param path Absolute.
+ * @param mode Of new ones.
+ */
+export async function makeFolder(path: string, mode = 0o777): Promise<void> {
+  const target = resolve(path);
+  const first = await mkdir(target, { recursive: true, mode });
+  if (first === undefined) return;
+  for (let made = target; ; made = dirname(made)) {
+    // A folder that may be written to but not read cannot be opened.
+    await sync(dirname(made)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EACCES') throw error;
+    });
+    if (made === first) return;
+  }
+}
 
 /** Names that no resource can have: what is being written and what is being deleted. */
 const WRITING = '.writing-';

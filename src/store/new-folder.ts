@@ -1,7 +1,7 @@
 import { mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LuthierError } from '../errors/luthier-error.ts';
-import { moveIntoPlace, writingFolderIn } from './durable-folders.ts';
+import { makeFolder, moveIntoPlace, writingFolderIn } from './durable-folders.ts';
 import type { WritingFolders } from './writing-folders.ts';
 
 const notEmpty = (path: string): LuthierError =>
@@ -29,7 +29,7 @@ async function atPlace<Result>(path: string, action: () => Promise<Result>): Pro
 async function makeParent(target: string): Promise<void> {
   const parent = dirname(target);
   try {
-    await mkdir(parent, { recursive: true });
+    await makeFolder(parent);
   } catch (error) {
     const why = new Map([
       ['EEXIST', 'a file stands in its way'],

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { LuthierError } from '../errors/luthier-error.ts';
 import type { Database } from './database.ts';
-import type { RequestLog } from './request-log.ts';
+import type { Remember, RequestLog } from './request-log.ts';
+import { transaction } from './transaction.ts';
 
 /** The table, for the database's list of migrations. `request_hash` is SHA-256 of the encoded request; hex. */
 export const REQUEST_TABLE = `CREATE TABLE requests (
@@ -42,7 +43,7 @@ export function createRequestLog(database: Database): RequestLog {
 
   return {
     once: async (requestId, method, request, action) => {
-      if (requestId === '') return action();
+      if (requestId === '') return action((change) => change());
       const hash = createHash('sha256').update(request).digest('hex');
       const row = find.get(requestId);
       if (row) {
@@ -54,8 +55,19 @@ export function createRequestLog(database: Database): RequestLog {
         checkSame(requestId, running, method, hash);
         return running.response;
       }
-      const response = action().then((bytes) => {
+      let remembered = false;
+      const store = (bytes: Uint8Array): void => {
         insert.run(requestId, method, hash, bytes, Date.now());
+        remembered = true;
+      };
+      const remember: Remember = (change, answer) =>
+        transaction(database, () => {
+          const result = change();
+          store(answer(result));
+          return result;
+        });
+      const response = action(remember).then((bytes) => {
+        if (!remembered) store(bytes);
         return bytes;
       });
       underway.set(requestId, { method, hash, response });

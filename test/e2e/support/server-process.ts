@@ -17,6 +17,10 @@ export interface StartOptions {
   readonly dataFolder?: string;
   /** More flags of `luthier serve`. */
   readonly flags?: readonly string[];
+  /** More of its environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Told of its process before it listens. */
+  readonly onSpawn?: (child: ChildProcess) => void;
 }
 
 /** Ends as it ends: code or signal, and everything it printed. */
@@ -84,7 +88,11 @@ export class ServerProcess {
     const dataFolder = options.dataFolder ?? temporaryFolder();
     const flags = ['--port', '0', '--data-dir', dataFolder, '--log-format', 'json', '--threads', '2'];
     const roots = ['--model-root', join(root, 'test/parity/golden'), '--export-root', tmpdir()];
-    const child = luthier(['serve', ...flags, ...roots, '--model', `tiny=${TINY_MODEL}`, ...(options.flags ?? [])]);
+    const child = luthier(
+      ['serve', ...flags, ...roots, '--model', `tiny=${TINY_MODEL}`, ...(options.flags ?? [])],
+      options.env,
+    );
+    options.onSpawn?.(child);
     const exit = finished(child);
     const listening = new Promise<string>((resolve) => {
       let seen = '';
