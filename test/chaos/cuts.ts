@@ -148,6 +148,8 @@ function fullDisk(random: Random, { allocations }: Ground): FullDisk {
 
 /** About what the story writes. */
 const BYTES = 1_000_000;
+/** After which somebody has seen that a disk is full and made room. */
+const NOTICED_MILLISECONDS = 1000;
 /** How often a user tries again on a server whose disk was full. */
 const TRIES = 4;
 /** What a full disk may end a job with. */
@@ -172,7 +174,17 @@ export function full(index: number): Plan {
           makeRoom(control);
         }
       };
-      await live(world, use, { disturbance: { control } });
+      // A server whose disk is full may wait for room without a word to its clients.
+      let full: number | null = null;
+      const noticed = setInterval(() => {
+        if (readCounts(control).refused > 0) full ??= performance.now();
+        if (full !== null && performance.now() - full > NOTICED_MILLISECONDS) makeRoom(control);
+      }, 100);
+      try {
+        await live(world, use, { disturbance: { control } });
+      } finally {
+        clearInterval(noticed);
+      }
       return readCounts(control).refused > 0 ? 1 : 0;
     };
     yield await outcome(ground, id, world, disturb, AFTER_A_FULL_DISK);

@@ -73,7 +73,8 @@ export async function live(
       if (exit?.signal === 'SIGKILL') return ended('killed', exit.output);
       if (exit === null) started.signal('SIGKILL');
       const { output } = exit ?? (await started.exited());
-      throw new Error(`${(error as Error).message}\nthe server's log:\n${output}`, { cause: error });
+      const how = exit === null ? 'lived' : `ended with ${exit.code ?? exit.signal}`;
+      throw new Error(`${(error as Error).message}\nthe server ${how}; its log:\n${output}`, { cause: error });
     } finally {
       clearTimeout(hung);
       raw.close();

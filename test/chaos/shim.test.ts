@@ -3,12 +3,15 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { type FullDisk, readCounts, writeControl } from './control.ts';
 import { type Cut, Disk } from './disk.ts';
 import { readJournal } from './journal.ts';
 import { Random } from './random.ts';
 import { type KillPoint, shimEnvironment } from './shim.ts';
+
+// Programs are started, and machines may be busy.
+vi.setConfig({ testTimeout: 120_000 });
 
 interface Faults {
   readonly kill?: KillPoint;

@@ -93,7 +93,7 @@ EXPORT ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *there, si
   errno = ENOSYS;
   return -1;
 }
-/* libuv copies by the number of the call. */
+/* libuv copies and closes by the number of the call. */
 EXPORT long syscall(long number, ...) {
   REAL("syscall", long, long, ...);
   va_list more;
@@ -101,6 +101,7 @@ EXPORT long syscall(long number, ...) {
   long all[6];
   for (int index = 0; index < 6; index++) all[index] = va_arg(more, long);
   va_end(more);
+  if (number == SYS_close) return close((int)all[0]);
   if (number != SYS_copy_file_range || path_of((int)all[2]) == NULL)
     return real(number, all[0], all[1], all[2], all[3], all[4], all[5]);
   errno = ENOSYS;
