@@ -106,10 +106,21 @@ export function splitFast(
   if (!tokens.some(isNormalized)) tokenizer.splitter_normalized = splitterOf([]);
 }
 
+/** Where nothing is normalized, a text without added tokens is the addon's alone. */
+function skipLibrary(tokenizer: LibraryTokenizer, native: NativeBpe): void {
+  const { tokenize, splitter_unnormalized: splitter } = tokenizer;
+  const added = tokenizer.added_tokens_map;
+  tokenizer.tokenize = (text) => {
+    const isPlain = splitter.split(text).length === 1 && !added.has(text);
+    return isPlain ? [native.encode(text)] : tokenize.call(tokenizer, text);
+  };
+}
+
 /** The library finds added tokens and normalizes; the rest is the addon's. */
 export function overNative(json: TokenizerJson, native: NativeBpe): LibraryTokenizer {
   const tokenizer = new library.Tokenizer({ ...json, pre_tokenizer: native.preTokenizer, model: NO_MODEL }, {});
   tokenizer.model = (words: readonly string[]) => words.map(native.encode);
   splitFast(tokenizer, json);
+  if (tokenizer.normalizer === null && native.preTokenizer === null) skipLibrary(tokenizer, native);
   return tokenizer;
 }
