@@ -116,8 +116,14 @@ export function assembleExample(tokenizer: Tokenizer, layout: Layout, learned: L
     segments,
     inputIds,
     labels,
-    labelTokens: labels.reduce((sum, label) => sum + (label === IGNORED_LABEL ? 0 : 1), 0),
+    labelTokens: countLearned(labels),
   };
+}
+
+function countLearned(labels: Int32Array): number {
+  let count = 0;
+  for (const label of labels) if (label !== IGNORED_LABEL) count += 1;
+  return count;
 }
 
 /** Encodes a conversation as context. */

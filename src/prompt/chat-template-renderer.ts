@@ -135,13 +135,21 @@ export class ChatTemplateRenderer implements Renderer {
       messages.map((message) => message.content),
     );
     const marks: Marks = { literal, open, close };
+    const tokenizer = this.#tokenizer;
     const safe = this.#protect(messages, generation, marks);
     const marked = this.#render(safe, generation, marks);
     const { text, ranges } = takeGenerationMarks(marked, open, close);
-    const found = (body: string): RenderedText => ({
-      text: body,
-      controls: this.#tokenizer.findControlTokens(body, literal),
-    });
+    const found = (body: string): RenderedText => {
+      let controls: ControlTokenMatch[] | null = null;
+      return {
+        text: body,
+        // Most renderings are asked for their text alone.
+        get controls() {
+          controls ??= tokenizer.findControlTokens(body, literal);
+          return controls;
+        },
+      };
+    };
     const rendered = found(text);
     const isClosing = (match: ControlTokenMatch): boolean => this.#closingIds.has(match.id);
     const renderFirst = (count: number, prompt: boolean): RenderedText | null => {

@@ -26,6 +26,8 @@ interface Range {
 
 /** Takes the two marks out of a text; gives the text and what stood between each pair of marks. */
 export function takeGenerationMarks(marked: string, open: string, close: string): { text: string; ranges: Range[] } {
+  // Most templates have no blocks.
+  if (!marked.includes(open) && !marked.includes(close)) return { text: marked, ranges: [] };
   const ranges: Range[] = [];
   let text = '';
   let start = 0;

@@ -9,6 +9,8 @@ import { PromptError } from './errors.ts';
 /** Unicode noncharacters: valid in strings, never in real text. */
 const MARKS = Array.from({ length: 32 }, (_, index) => String.fromCharCode(0xfdd0 + index));
 
+const ANY_MARK = /[\ufdd0-\ufdef]/;
+
 const escapePattern = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
 
 export class LiteralGuard {
@@ -17,7 +19,12 @@ export class LiteralGuard {
   readonly #heads = new Set<string>();
   readonly #tails = new Set<string>();
   readonly #longest: number;
-  readonly #firstCharacters: ReadonlySet<string>;
+  /** UTF-16 units that tails start with. */
+  readonly #tailUnits: ReadonlySet<string>;
+  /** A character that a control token starts with; null: there is no control token. */
+  readonly #first: RegExp | null;
+  /** The same, for finding all. */
+  readonly #firsts: RegExp | null;
   readonly #occurrence: RegExp | null;
 
   constructor(tokenizer: Tokenizer) {
@@ -32,15 +39,19 @@ export class LiteralGuard {
       }
     }
     this.#longest = Math.max(0, ...contents.map((content) => content.length));
-    this.#firstCharacters = new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0) ?? 0)));
+    this.#tailUnits = new Set([...this.#tails].map((tail) => tail.charAt(0)));
+    const firsts = new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0) ?? 0)));
+    const firstClass = `[${[...firsts].map(escapePattern).join('')}]`;
+    this.#first = contents.length === 0 ? null : new RegExp(firstClass, 'u');
+    this.#firsts = contents.length === 0 ? null : new RegExp(firstClass, 'gu');
     // A lookahead finds overlapping occurrences too.
     this.#occurrence = contents.length === 0 ? null : new RegExp(`(?=${contents.map(escapePattern).join('|')})`, 'gu');
   }
 
   /** Characters that occur in none of the texts, as many as asked for. */
   marks(count: number, texts: Iterable<string>): string[] {
-    const joined = [...texts].join('');
-    const free = MARKS.filter((mark) => !joined.includes(mark)).slice(0, count);
+    const used = [...texts].filter((text) => ANY_MARK.test(text)).join('');
+    const free = MARKS.filter((mark) => !used.includes(mark)).slice(0, count);
     if (free.length < count) {
       throw new PromptError(
         'INVALID_MESSAGES',
@@ -52,15 +63,17 @@ export class LiteralGuard {
 
   /** Whether a control token could start in this text at all. */
   isSuspicious(text: string): boolean {
-    for (const character of text) if (this.#firstCharacters.has(character)) return true;
-    return false;
+    return this.#first?.test(text) ?? false;
   }
 
   /** Marks what is, or at the text's ends could complete to, a control token; leaves everything else testable. */
   guard(text: string, mark: string): string {
     if (this.#occurrence === null || text.length === 0) return text;
     const positions = new Set<number>();
-    for (const match of text.matchAll(this.#occurrence)) positions.add(this.#breakInside(text, match.index));
+    const mayStart = this.isSuspicious(text);
+    if (mayStart) {
+      for (const match of text.matchAll(this.#occurrence)) positions.add(this.#breakInside(text, match.index));
+    }
     const start = text.length - text.trimStart().length;
     for (const [from, to] of [
       [0, text.length],
@@ -68,9 +81,10 @@ export class LiteralGuard {
     ] as const) {
       const body = text.slice(from, to);
       if (body.length === 0) continue;
-      for (let length = 1; length < Math.min(this.#longest, body.length + 1); length++) {
-        if (this.#heads.has(body.slice(-length))) positions.add(this.#breakInside(text, to - length));
-        if (this.#tails.has(body.slice(0, length))) positions.add(from);
+      const mayEnd = this.#tailUnits.has(body.charAt(0));
+      for (let length = 1; (mayStart || mayEnd) && length < Math.min(this.#longest, body.length + 1); length++) {
+        if (mayStart && this.#heads.has(body.slice(-length))) positions.add(this.#breakInside(text, to - length));
+        if (mayEnd && this.#tails.has(body.slice(0, length))) positions.add(from);
       }
       if (body.length < this.#longest && this.#contents.some((content) => content.includes(body, 1)))
         positions.add(from);
@@ -90,10 +104,8 @@ export class LiteralGuard {
     const positions = new Set<number>();
     const start = text.length - text.trimStart().length;
     if (start < text.length) positions.add(start);
-    let at = 0;
-    for (const character of text) {
-      if (this.#firstCharacters.has(character)) positions.add(this.#breakInside(text, at));
-      at += character.length;
+    if (this.#firsts !== null) {
+      for (const { index } of text.matchAll(this.#firsts)) positions.add(this.#breakInside(text, index));
     }
     return insert(text, positions, mark);
   }

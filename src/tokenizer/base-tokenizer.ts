@@ -6,6 +6,7 @@ import type { PieceDecoder } from './byte-decoder.ts';
 import { ControlSplitter } from './control-splitter.ts';
 import type { TokenizerConventions } from './definition.ts';
 import { DetokenizerStream } from './detokenizer-stream.ts';
+import { RunCache } from './run-cache.ts';
 import type {
   ControlTokenMatch,
   DecodeOptions,
@@ -58,6 +59,8 @@ export abstract class BaseTokenizer implements Tokenizer {
   readonly #ids = new Map<string, number>();
   readonly #addedContents: ReadonlyMap<number, string>;
   readonly #bytes: (Uint8Array | undefined)[] = [];
+  readonly #startRuns = new RunCache();
+  readonly #continuedRuns = new RunCache();
 
   constructor({ conventions, pieces, added, control, decoder, prefixAfterControl }: TokenizerParts) {
     this.controlTokenIds = new Set(control.map((token) => token.id));
@@ -94,6 +97,14 @@ export abstract class BaseTokenizer implements Tokenizer {
    */
   protected abstract encodeRun(text: string, prefixed: boolean, ids: number[]): void;
 
+  #encodeRun(text: string, prefixed: boolean, ids: number[]): void {
+    const runs = prefixed ? this.#startRuns : this.#continuedRuns;
+    runs.encode(text, ids, prefixed ? this.#encodePrefixed : this.#encodeContinued);
+  }
+
+  readonly #encodePrefixed = (text: string, ids: number[]): void => this.encodeRun(text, true, ids);
+  readonly #encodeContinued = (text: string, ids: number[]): void => this.encodeRun(text, false, ids);
+
   #isPrefixed(after: 'start' | 'text' | 'control'): boolean {
     return after === 'start' || (after === 'control' && this.#prefixAfterControl);
   }
@@ -108,11 +119,11 @@ export abstract class BaseTokenizer implements Tokenizer {
     const ids: number[] = options.addSpecialTokens === true ? [...this.prefixTokenIds] : [];
     const prefixed = this.#isPrefixed(options.after ?? 'start');
     if (options.parseSpecial !== true) {
-      if (wellFormed.length > 0) this.encodeRun(wellFormed, prefixed, ids);
+      if (wellFormed.length > 0) this.#encodeRun(wellFormed, prefixed, ids);
     } else {
       this.#splitter.split(wellFormed, options.literalMark).forEach((section, index) => {
         if ('id' in section) ids.push(section.id);
-        else this.encodeRun(section.text, index === 0 ? prefixed : this.#isPrefixed('control'), ids);
+        else this.#encodeRun(section.text, index === 0 ? prefixed : this.#isPrefixed('control'), ids);
       });
     }
     if (options.addSpecialTokens === true) ids.push(...this.#suffixTokenIds);

@@ -5,7 +5,7 @@ import { controlTokens } from './control-tokens.ts';
 import type { TokenizerDefinition } from './definition.ts';
 import { TokenizerError } from './errors.ts';
 import { type LibraryTokenizer, library, NO_MODEL } from './library.ts';
-import { nativeBpe, overNative, splitFast } from './native/bpe.ts';
+import { encodePlain, type NativeBpe, nativeBpe, overNative, splitFast } from './native/bpe.ts';
 import type { NativeEncoders } from './native/encoders.ts';
 import { joinablePairs, PairSplit } from './pair-split.ts';
 import type { EncoderKind } from './tokenizer.ts';
@@ -56,6 +56,7 @@ function piecesOf(json: TokenizerJson): (string | undefined)[] {
 
 export class BpeTokenizer extends BaseTokenizer {
   readonly encoder: EncoderKind;
+  readonly #native: NativeBpe | null;
   readonly #library: LibraryTokenizer;
   readonly #continuation: LibraryTokenizer;
 
@@ -78,6 +79,7 @@ export class BpeTokenizer extends BaseTokenizer {
     const ordinary = json.added_tokens.filter((token) => !this.controlTokenIds.has(token.id));
     const libraryJson = { ...json, model: ordinaryModel(json, control), added_tokens: ordinary, post_processor: null };
     const native = encoders === null ? null : nativeBpe(encoders, libraryJson, (piece) => this.pieceToId(piece));
+    this.#native = native;
     this.encoder = native === null ? 'javascript' : 'native';
     try {
       this.#library = native === null ? new library.Tokenizer(libraryJson, {}) : overNative(libraryJson, native);
@@ -111,6 +113,7 @@ export class BpeTokenizer extends BaseTokenizer {
 
   protected override encodeRun(text: string, prefixed: boolean, ids: number[]): void {
     const tokenizer = prefixed ? this.#library : this.#continuation;
+    if (this.#native !== null && encodePlain(tokenizer, this.#native, text, ids)) return;
     for (const token of tokenizer.tokenize(text)) {
       if (typeof token !== 'string') {
         for (const id of token) ids.push(id);

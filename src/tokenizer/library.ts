@@ -22,6 +22,7 @@ export interface LibraryTokenizer {
   /** Finds added tokens before normalizing, and behind it. */
   splitter_unnormalized: LibrarySplitter;
   splitter_normalized: LibrarySplitter;
+  readonly added_tokens_map: ReadonlyMap<string, unknown>;
   readonly normalizer: ((text: string) => string) | null;
   model: object | null;
   pre_tokenizer: LibraryPreTokenizer | null;

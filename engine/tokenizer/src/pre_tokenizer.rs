@@ -1,8 +1,8 @@
 //! Cuts a text into words: patterns applied one after the other, each to what the one before it left. Matches and gaps are both words.
 
-use regex_automata::Input;
 use regex_automata::meta::{Cache, Regex};
 use regex_automata::util::syntax;
+use regex_automata::{Anchored, Input};
 
 use crate::Unsupported;
 
@@ -75,7 +75,10 @@ fn split(stages: &mut [Stage], text: &str, word: &mut dyn FnMut(&str)) {
 impl Stage {
     /// The first match from a place on.
     fn find(&mut self, text: &str, at: usize) -> Option<(usize, usize)> {
-        let found = self.regex.search_with(&mut self.cache, &Input::new(text).range(at..))?;
+        // Most patterns match at every place: then nothing has to be searched backwards for where the match began.
+        let input = Input::new(text).range(at..);
+        let here = self.regex.search_with(&mut self.cache, &input.clone().anchored(Anchored::Yes));
+        let found = here.or_else(|| self.regex.search_with(&mut self.cache, &input))?;
         let (from, to) = (found.start(), found.end());
         let is_space = found.pattern().as_usize() == usize::from(self.has_head);
         if !is_space || to == text.len() {

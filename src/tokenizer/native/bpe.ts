@@ -4,13 +4,15 @@ import { ControlSplitter } from '../control-splitter.ts';
 import { type LibraryTokenizer, library, NO_MODEL } from '../library.ts';
 import { type AddedTokenJson, type ComponentJson, flattenComponent, type TokenizerJson } from '../tokenizer-json.ts';
 import type { NativeEncoders, NativeSplitPattern, NativeVocabulary } from './encoders.ts';
+import { IdRoom } from './id-room.ts';
 import { nativeSplitPattern } from './split-pattern.ts';
 
 /** A model that takes the library's place. */
 export interface NativeBpe {
   /** What stays with the library. */
   readonly preTokenizer: ComponentJson | null;
-  encode(text: string): Uint32Array;
+  /** Appends the ids of a text. */
+  encode(text: string, ids: number[]): void;
 }
 
 /** Null where some token has no id of its own. */
@@ -68,7 +70,11 @@ export function nativeBpe(
       patterns === null
         ? new encoders.NativeCharacterEncoder(vocabulary)
         : new encoders.NativeByteLevelEncoder(vocabulary, model.ignore_merges === true, patterns);
-    return { preTokenizer: isMetaspace ? json.pre_tokenizer : null, encode: (text) => encoder.encode(text) };
+    const room = new IdRoom();
+    return {
+      preTokenizer: isMetaspace ? json.pre_tokenizer : null,
+      encode: (text, ids) => room.append(ids, (list) => encoder.encode(text, list)),
+    };
   } catch {
     return null;
   }
@@ -106,10 +112,25 @@ export function splitFast(
   if (!tokens.some(isNormalized)) tokenizer.splitter_normalized = splitterOf([]);
 }
 
+/**
+ * Encodes texts that the library has nothing to do with: where nothing is normalized, those without added tokens.
+ * @returns Whether the ids were appended.
+ */
+export function encodePlain(tokenizer: LibraryTokenizer, native: NativeBpe, text: string, ids: number[]): boolean {
+  if (tokenizer.normalizer !== null || native.preTokenizer !== null || text === '') return false;
+  if (tokenizer.splitter_unnormalized.split(text).length > 1 || tokenizer.added_tokens_map.has(text)) return false;
+  native.encode(text, ids);
+  return true;
+}
+
 /** The library finds added tokens and normalizes; the rest is the addon's. */
 export function overNative(json: TokenizerJson, native: NativeBpe): LibraryTokenizer {
   const tokenizer = new library.Tokenizer({ ...json, pre_tokenizer: native.preTokenizer, model: NO_MODEL }, {});
-  tokenizer.model = (words: readonly string[]) => words.map(native.encode);
+  tokenizer.model = (words: readonly string[]) => {
+    const ids: number[] = [];
+    for (const word of words) native.encode(word, ids);
+    return [Uint32Array.from(ids)];
+  };
   splitFast(tokenizer, json);
   return tokenizer;
 }

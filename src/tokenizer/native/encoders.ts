@@ -30,12 +30,13 @@ interface NativeSentencePieceModel {
   readonly escapeWhitespaces: boolean;
 }
 
+/** `encode` returns how many ids a text has; they are in `ids` where that has room for all of them. */
 interface NativeTextEncoder {
-  encode(text: string): Uint32Array;
+  encode(text: string, ids: Uint32Array): number;
 }
 
 export interface NativeSentencePieceEncoder {
-  encode(text: string, continues: boolean): Uint32Array;
+  encode(text: string, continues: boolean, ids: Uint32Array): number;
 }
 
 /** What a build of the addon exports. */

@@ -2,6 +2,7 @@
 import type { SentencePieceEncoder } from '../sentencepiece/encoder.ts';
 import type { SentencePieceModel } from '../sentencepiece/model.ts';
 import type { NativeEncoders, NativeSentencePieceEncoder } from './encoders.ts';
+import { IdRoom } from './id-room.ts';
 
 /**
  * @param model Without pieces that text must not produce.
@@ -27,9 +28,8 @@ export function nativeSentencePiece(
   } catch {
     return null;
   }
+  const room = new IdRoom();
   return {
-    encode: (text, continues, ids) => {
-      for (const id of encoder.encode(text, continues)) ids.push(id);
-    },
+    encode: (text, continues, ids) => room.append(ids, (list) => encoder.encode(text, continues, list)),
   };
 }
