@@ -7,8 +7,10 @@ mod collective;
 mod local;
 mod rendezvous;
 mod shared_memory;
+mod thread;
 
 pub use collective::{Collective, Connect};
 pub use local::LocalRendezvous;
 pub use rendezvous::{DEADLINE, Rendezvous};
 pub use shared_memory::shared_memory;
+pub use thread::RankThread;

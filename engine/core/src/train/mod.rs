@@ -35,7 +35,7 @@ pub use memory_plan::{MemoryEstimate, MemoryPlan};
 pub use optimizer::Optim;
 pub use order::EpochOrder;
 pub use plan::TrainingPlan;
-pub use ranked::{Rank, RankThread, RankedTrainer};
+pub use ranked::{Rank, RankedInputs, RankedTrainer};
 pub use schedule::LrSchedule;
 pub use scheduler_type::{LrSchedulerKwargs, LrSchedulerType, MinLr, Slope, StableDecay};
 pub use suggestions::Suggestion;
