@@ -4,6 +4,7 @@ mod attention;
 mod blocks;
 mod cached_attention;
 mod compare;
+mod data_parallel;
 mod dropout;
 mod elementwise;
 mod generation;

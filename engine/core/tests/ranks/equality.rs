@@ -2,7 +2,7 @@
 
 use luthier_core::model::{Examples, TokenExamples};
 use luthier_core::ranks::{DEADLINE, shared_memory};
-use luthier_core::train::{LossNormalization, TrainConfig};
+use luthier_core::train::{BestModelMetric, LossNormalization, TrainConfig};
 
 use crate::golden::{Golden, close};
 use crate::support::{Run, alone, chosen, finish, inputs, largest_difference, start, start_with};
@@ -81,6 +81,8 @@ fn whatever_a_step_is_made_of() {
     let patience = TrainConfig {
         early_stopping_patience: Some(1),
         load_best_model_at_end: true,
+        // Trainer's mean of a batch depends on what the others of its round are.
+        metric_for_best_model: BestModelMetric::EvalTokenLoss,
         learning_rate: 0.05,
         eval_steps: Some(1),
         ..base()
