@@ -223,6 +223,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     info: () => ({
       version: '0.0.0',
       device: 'cpu',
+      devices: ['cpu'],
       deviceName: 'fake',
       threads: 1,
       instructionSet: 'scalar',

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ManagedAdapterStore } from '../adapters/adapter-store-sqlite.ts';
 import type { PreparedExamples } from '../datasets/prepare-examples.ts';
-import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun } from '../engine/engine.ts';
+import type { BaseModel, ModelMetadata, TrainingEvent, TrainingRun, TrainingStep } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
@@ -20,13 +20,15 @@ export interface TrainJobDependencies extends PrepareJobDependencies {
   readonly logger: Pick<Logger, 'info'>;
 }
 
+const stepMessage = (step: TrainingStep) => ({ ...step, devices: [...step.devices] });
+
 /** What an event of the engine becomes in the log; null: nothing. */
 function eventBody(event: TrainingEvent, prepared: PreparedExamples, metadata: ModelMetadata): LoggedEvent | null {
   switch (event.kind) {
     case 'started':
       return { $case: 'plan', value: planMessage(event, prepared, metadata.contentHash) };
     case 'step':
-      return { $case: 'step', value: event.step };
+      return { $case: 'step', value: stepMessage(event.step) };
     case 'evaluation':
       return { $case: 'evaluation', value: event.evaluation };
     case 'cancelled':
@@ -121,7 +123,7 @@ async function follow(
         const { recomputeLayers, offloadActivations } = event.memory;
         measure = rates.measure({ contentHash, storage, recomputeLayers, offloadActivations });
       } else if (event.kind === 'step') {
-        kept.lastStep = event.step;
+        kept.lastStep = stepMessage(event.step);
         measure?.(event.step.tokens, event.step.tokensPerSecond);
       } else if (event.kind === 'evaluation' && event.evaluation.best) kept.bestEvaluation = event.evaluation;
       const body = eventBody(event, prepared, metadata);

@@ -110,16 +110,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{name}: {:?}, weights {weights:.2} GiB", ops.describe()?);
         gpus.push(Gpu { thread: Arc::new(RankThread::start(&name)?), name, ops, base });
     }
-    let settings = TrainConfig {
-        gradient_accumulation_steps: accumulation,
-        ..workload::config(batch, steps, recompute)
-    };
+    let settings =
+        TrainConfig { gradient_accumulation_steps: accumulation, ..workload::config(batch, steps, recompute) };
     let examples = |ranks: usize| -> TokenExamples {
         workload::examples(config.vocab_size, batch * ranks * accumulation, seq, 0.5)
     };
     let first = &gpus[0];
-    let mut trainer =
-        Trainer::new(first.ops.clone(), first.base.clone(), settings.clone(), examples(1), None, None)?;
+    let mut trainer = Trainer::new(first.ops.clone(), first.base.clone(), settings.clone(), examples(1), None, None)?;
     let alone = report("one GPU", 1, run(|| trainer.advance())?, None);
     drop(trainer);
     for (what, bucket) in [("summed after the backward pass", None), ("summed during it", Some(bucket_len))] {

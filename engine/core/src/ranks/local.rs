@@ -135,7 +135,14 @@ mod tests {
     fn who_does_not_come_is_named_and_ends_the_meeting_for_all() {
         let ends = LocalRendezvous::group(3, Duration::from_millis(50));
         let errors: Vec<EngineError> = thread::scope(|scope| {
-            let waiting: Vec<_> = [0, 2].map(|rank| scope.spawn({ let end = &ends[rank]; move || end.barrier() })).into();
+            let waiting: Vec<_> = [0, 2]
+                .map(|rank| {
+                    scope.spawn({
+                        let end = &ends[rank];
+                        move || end.barrier()
+                    })
+                })
+                .into();
             waiting.into_iter().map(|thread| thread.join().unwrap().unwrap_err()).collect()
         });
         for error in &errors {

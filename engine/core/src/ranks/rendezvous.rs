@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
 use crate::error::EngineError;
+use crate::error::Result;
 
 /// How long a rank waits for the others unless told otherwise: far longer than any micro-batch takes.
 pub const DEADLINE: Duration = Duration::from_secs(600);

@@ -34,7 +34,10 @@ impl EvaluationShares {
         let places = self.places(round, rank);
         let border = self.examples.clamp(places.start, places.end);
         let repeated = if self.ranks == 1 { 0..0 } else { border..places.end };
-        [(places.start..border).map(|place| place as u32).collect(), repeated.map(|place| (place % self.examples) as u32).collect()]
+        [
+            (places.start..border).map(|place| place as u32).collect(),
+            repeated.map(|place| (place % self.examples) as u32).collect(),
+        ]
     }
 
     /// What Trainer divides the sum of a batch's losses by for that batch's mean: the label tokens of the whole round, a device's part of them on

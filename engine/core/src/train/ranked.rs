@@ -192,7 +192,8 @@ impl<O: Ops> RankedTrainer<O> {
 
     /// The adapters of all ranks, for those who want to see that they are the same. Waits for every device.
     pub fn adapters(&self) -> Result<Vec<PeftAdapter>> {
-        let others = self.followers.iter().filter_map(|follower| lock(&follower.trainer).as_ref().map(Trainer::adapter));
+        let others =
+            self.followers.iter().filter_map(|follower| lock(&follower.trainer).as_ref().map(Trainer::adapter));
         [self.leader.adapter()].into_iter().chain(others).collect()
     }
 }

@@ -80,12 +80,7 @@ impl<O: Ops> Share<O> {
         self.collective.as_ref().map_or(Ok(()), |found| found.finish(ops))
     }
 
-    fn reduce_while(
-        &mut self,
-        ops: &O,
-        gradients: &mut O::Buffer,
-        is_final: impl Fn(&Bucket) -> bool,
-    ) -> Result<()> {
+    fn reduce_while(&mut self, ops: &O, gradients: &mut O::Buffer, is_final: impl Fn(&Bucket) -> bool) -> Result<()> {
         let Some(collective) = &self.collective else { return Ok(()) };
         while let Some(bucket) = self.buckets.get(self.begun).filter(|bucket| is_final(bucket)) {
             self.begun += 1;

@@ -87,8 +87,7 @@ fn together(ordinals: &[usize], connect: &Connect<CudaOps>) -> Run {
 fn alone(ordinal: usize, ranks: usize) -> Run {
     let Rank { ops, base, .. } = rank(ordinal, 0);
     let config = config();
-    let config =
-        TrainConfig { gradient_accumulation_steps: config.gradient_accumulation_steps * ranks, ..config };
+    let config = TrainConfig { gradient_accumulation_steps: config.gradient_accumulation_steps * ranks, ..config };
     let RankedInputs { train, evaluation, .. } = inputs(train());
     let evaluation = evaluation.map(|found| Box::new(found) as Box<dyn Examples>);
     let mut trainer = Trainer::new(ops, base, config, train, evaluation, None).unwrap();

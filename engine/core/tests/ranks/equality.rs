@@ -77,7 +77,12 @@ fn whatever_a_step_is_made_of() {
     beside_one("not clipped", &golden, 2, TrainConfig { max_grad_norm: 0.0, ..base() });
     let loss_normalization = LossNormalization::MicrobatchMean;
     beside_one("means", &golden, 3, TrainConfig { loss_normalization, ..base() });
-    beside_one("packed", &golden, 2, TrainConfig { packing_length: Some(48), per_device_train_batch_size: 1, ..base() });
+    beside_one(
+        "packed",
+        &golden,
+        2,
+        TrainConfig { packing_length: Some(48), per_device_train_batch_size: 1, ..base() },
+    );
     let patience = TrainConfig {
         early_stopping_patience: Some(1),
         load_best_model_at_end: true,

@@ -62,7 +62,8 @@ fn losses_gradients_and_evaluations() {
     let golden = Golden::open("tied");
     for name in CASES {
         let (expected, ranks, config, held_out) = case(&golden, name);
-        let run = finish(start(&golden, ranks, &inputs(&golden, config, golden.train(), Some(held_out.clone()))).unwrap());
+        let run =
+            finish(start(&golden, ranks, &inputs(&golden, config, golden.train(), Some(held_out.clone()))).unwrap());
         let curve = expected["curve"].as_array().unwrap();
         assert_eq!(run.steps.len(), curve.len(), "{name}");
         for (step, expected) in run.steps.iter().zip(curve) {
