@@ -16,16 +16,16 @@ use crate::ops::Ops;
 const BEST_ADAPTER: &str = "best_adapter";
 
 impl<O: Ops> Trainer<O> {
-    /// Whether [`Self::checkpoint`] can be called now. One rank alone has its whole state between any two calls of [`Self::advance`]; of several, each
-    /// has gradients of its own within a step, and there is nothing to go on from.
+    /// Whether [`Self::checkpoint`] can be called now. One rank alone has its whole state between any two calls of [`Self::advance`]; of several,
+    /// each has gradients of its own within a step, and there is nothing to go on from.
     pub fn can_checkpoint(&self) -> bool {
         let in_step =
             matches!(&self.phase, Phase::Begin(Activity::Train(Some(_))) | Phase::Active(Activity::Train(Some(_))));
         self.share.ranks() == 1 || !in_step
     }
 
-    /// Copies what the run needs to go on, between two calls of [`Self::advance`], where [`Self::can_checkpoint`] says so. Any rank's is that of all;
-    /// of several, an evaluation under way is begun anew by who goes on. Waits for the device.
+    /// Copies what the run needs to go on, between two calls of [`Self::advance`], where [`Self::can_checkpoint`] says so. Any rank's is that of
+    /// all; of several, an evaluation under way is begun anew by who goes on. Waits for the device.
     /// `spare`: an earlier snapshot of the run that is not needed any more; its memory is used again.
     ///
     /// Errors: `INVALID_ARGUMENT` once the run is over, or within a step of several ranks; what the device reports.
@@ -90,11 +90,15 @@ impl<O: Ops> Trainer<O> {
         }
         let Checkpoint { run, state, tensors } = checkpoint;
         let differences = match self.share.rank() {
-            0 => run.differences(self.identity.whole())?,
-            // The ranks have the same settings and examples, and what the first refuses ends the run on all.
+            0 => {
+                let differences = run.differences(self.identity.whole())?;
+                self.check(state)?;
+                differences
+            }
             _ => Vec::new(),
         };
-        self.check(state)?;
+        // All ranks have the same settings and examples: what the first refuses ends the run on all.
+        self.share.barrier()?;
         self.workspace.restore_all(state.is_in_step(), tensors)?;
         let len = self.workspace.adapter.layout.len();
         self.best_parameters = match tensors.has(BEST_ADAPTER) {

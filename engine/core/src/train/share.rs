@@ -123,6 +123,13 @@ impl<O: Ops> Share<O> {
         Ok(gathered.iter().enumerate().map(report).collect())
     }
 
+    /// Waits for all ranks.
+    ///
+    /// Errors: those of the rendezvous.
+    pub fn barrier(&self) -> Result<()> {
+        self.collective.as_ref().map_or(Ok(()), |found| found.rendezvous().barrier())
+    }
+
     /// Sums over the ranks, in their order.
     ///
     /// Errors: those of the rendezvous.

@@ -129,8 +129,21 @@ fn another_number_of_devices_is_refused() {
     let checkpoint = moved(&given, &snapshot).resume_from.unwrap();
     for (error, found) in [(refused, "found 3;"), (alone.resume(&checkpoint).unwrap_err(), "found 1;")] {
         assert_eq!(error.code, ErrorCode::CheckpointMismatch, "{error}");
-        assert!(error.message.starts_with("devices: the checkpoint was taken with 2 training together"), "{error}");
+        assert!(error.message.starts_with("devices: the checkpoint was taken on 2; found"), "{error}");
         assert!(error.message.contains(found) && error.message.contains("go on with 2"), "{error}");
+    }
+    // Told by the first rank, though the others find a state that they cannot be in.
+    let config = TrainConfig { eval_steps: None, load_best_model_at_end: false, ..given.config.clone() };
+    let given = RankedInputs { config, evaluation: None, ..given };
+    let RankedInputs { config, initial, .. } = given.clone();
+    let mut alone = Trainer::new(ops.clone(), golden.model(&*ops), config, golden.train(), None, initial).unwrap();
+    for _ in 0..3 {
+        alone.advance().unwrap();
+    }
+    let in_step = moved(&given, &alone.checkpoint(None).unwrap());
+    for _ in 0..5 {
+        let error = start(&golden, 2, &in_step).err().expect("two devices");
+        assert!(error.message.starts_with("devices: the checkpoint was taken on 1; found 2;"), "{error}");
     }
 }
 

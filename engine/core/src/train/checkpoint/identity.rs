@@ -177,7 +177,7 @@ fn first_difference<'a>(
 /// The examples of a step follow from how many devices share it.
 fn other_devices(expected: &str, found: &str) -> EngineError {
     let message = format!(
-        "devices: the checkpoint was taken with {expected} training together; found {found}; go on with {expected} (the server's `--devices`), or start a new run"
+        "devices: the checkpoint was taken on {expected}; found {found}; go on with {expected}, or start a new run"
     );
     EngineError::new(ErrorCode::CheckpointMismatch, message)
 }
