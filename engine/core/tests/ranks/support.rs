@@ -16,6 +16,9 @@ use crate::golden::Golden;
 
 pub type Ops = CpuOps<f32>;
 
+/// The first rank, and the others with their threads.
+pub type Devices = (Rank<Ops>, Vec<(Rank<Ops>, Arc<RankThread>)>);
+
 /// The adapter of every golden run here.
 pub fn inputs(
     golden: &Golden,
@@ -34,7 +37,7 @@ pub fn inputs(
 }
 
 /// Devices `cpu:0`, `cpu:1`, …, each with memory and weights of its own.
-pub fn devices(golden: &Golden, ranks: usize) -> (Rank<Ops>, Vec<(Rank<Ops>, Arc<RankThread>)>) {
+pub fn devices(golden: &Golden, ranks: usize) -> Devices {
     let rank = |number: usize| {
         let ops = Arc::new(Ops::new(1));
         Rank { name: format!("cpu:{number}"), base: golden.model(&*ops), ops }
