@@ -10,12 +10,14 @@ use luthier_core::lora::peft::PeftAdapter;
 use luthier_core::model::{BaseModel, Examples, TokenExamples};
 use luthier_core::ops::cuda::{CudaOps, NumberType, nccl};
 use luthier_core::ranks::{Connect, DEADLINE, RankThread, shared_memory};
+use luthier_core::train::checkpoint::Checkpoint;
 use luthier_core::train::{
     Progress, Rank, RankedInputs, RankedTrainer, Recompute, TrainConfig, Trainer, TrainingEvent, TrainingStep,
 };
 use luthier_core::{ErrorCode, ModelConfig, Result, StoredType, WeightStorage};
 
 use crate::random_model::{RandomModel, examples, settings};
+use crate::shared_checkpoint::Folder;
 
 const VOCABULARY: usize = 512;
 type Devices = (Rank<CudaOps>, Vec<(Rank<CudaOps>, Arc<RankThread>)>);
@@ -135,6 +137,49 @@ fn gpus_joined_by_nccl_equal_accumulation() {
             assert!(step.devices.iter().all(|device| (0.0..1.0).contains(&device.communication_share)), "{step:?}");
         }
     }
+}
+
+/// Cut after every step and gone on with, through files: the numbers of the run that is not cut, bit for bit.
+fn cut_after_steps(what: &str, ordinals: &[usize], connect: impl Fn() -> Connect<CudaOps>) {
+    let begin = |resume_from: Option<Arc<Checkpoint>>| {
+        let (first, others) = devices(ordinals);
+        let given = RankedInputs { resume_from, ..inputs(train()) };
+        RankedTrainer::new(first, others, &given, &connect(), DEADLINE).unwrap()
+    };
+    let finish = |mut trainer: RankedTrainer<CudaOps>| {
+        let (steps, evaluations) = collect(|| trainer.advance().unwrap());
+        Run { steps, evaluations, adapters: trainer.adapters().unwrap() }
+    };
+    let numbers = |run: &Run, from: usize| -> Vec<[u64; 2]> {
+        run.steps[from..].iter().map(|step| [step.loss.to_bits(), step.grad_norm.to_bits()]).collect()
+    };
+    let whole = finish(begin(None));
+    for cut in 1..whole.steps.len() {
+        let mut trainer = begin(None);
+        while trainer.global_step() < cut as u64 {
+            trainer.advance().unwrap();
+        }
+        let folder = Folder::new();
+        trainer.checkpoint(None).unwrap().write(&folder.0).unwrap();
+        drop(trainer);
+        let rest = finish(begin(Some(Arc::new(Checkpoint::read(&folder.0).unwrap()))));
+        assert_eq!(numbers(&rest, 0), numbers(&whole, cut), "{what}, cut after {cut} steps");
+        assert!(whole.evaluations.ends_with(&rest.evaluations), "{what}, cut after {cut} steps");
+        assert!(rest.adapters.iter().all(|adapter| *adapter == whole.adapters[0]), "{what}, cut after {cut} steps");
+    }
+}
+
+/// Needs one GPU.
+#[test]
+fn ranks_on_one_gpu_go_on_from_a_checkpoint() {
+    let ordinal = std::env::var("LUTHIER_TEST_GPU").map_or(0, |text| text.parse().unwrap());
+    cut_after_steps("one GPU", &[ordinal; 2], || shared_memory(2, Some(1)));
+}
+
+#[test]
+fn gpus_joined_by_nccl_go_on_from_a_checkpoint() {
+    let Some(gpus) = gpus() else { return };
+    cut_after_steps("NCCL", &gpus, || nccl(Some(30_000)));
 }
 
 /// One GPU cannot be two ranks for NCCL: refused in its words, and no rank waits.
