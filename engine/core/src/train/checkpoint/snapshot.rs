@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::files::{
     CheckpointFile, DOCUMENT_FILE, Document, FORMAT_VERSION, HashedFile, SavedCheckpoint, TENSORS_FILE, document_bytes,
@@ -66,7 +66,7 @@ impl Snapshot {
             let first = end;
             end += size(values);
             let entry = json!({ "dtype": dtype, "shape": [values.len()], "data_offsets": [first, end] });
-            header.insert(name.to_owned(), Value::from(entry));
+            header.insert(name.to_owned(), entry);
         }
         let mut file = HashedFile::create(folder, TENSORS_FILE)?;
         file.write(&header_bytes(header))?;
