@@ -111,6 +111,15 @@ fn an_adapter_comes_back_as_it_was_written() {
 
 /// The settings of PEFT 0.3, its oldest release with an index of adapters: it accepts no others.
 #[test]
+fn equal_adapters_are_equal_files() {
+    let folder = Folder::new("equal");
+    let first = write_adapter(&folder.0, &adapter()).unwrap();
+    for _ in 0..8 {
+        assert_eq!(write_adapter(&folder.0, &adapter()).unwrap(), first);
+    }
+}
+
+#[test]
 fn only_what_older_versions_of_peft_know_is_written() {
     const PEFT_0_3: [&str; 14] = [
         "base_model_name_or_path",

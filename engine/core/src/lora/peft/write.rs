@@ -1,12 +1,13 @@
 //! Writing an adapter folder so that a crash never leaves half a file under a final name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::config_json::config_json;
@@ -54,11 +55,27 @@ pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapte
         about.insert(format!("{RANKS_PREFIX}{path}"), ranks.join(","));
     }
     let weights = serialize(views, Some(about))
-        .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))?;
+        .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))
+        .and_then(with_header_in_order)?;
     let config = config_json(adapter, &joined.modules).into_bytes();
     replace_file(folder, WEIGHTS_FILE, &weights)?;
     replace_file(folder, CONFIG_FILE, &config)?;
     Ok(SavedAdapter { bytes: (weights.len() + config.len()) as u64, sha256: hex(&Sha256::digest(&weights)) })
+}
+
+/// The same safetensors file with its header in the order of names: the library writes metadata in another order each time, and equal adapters
+/// are to be equal files.
+fn with_header_in_order(mut file: Vec<u8>) -> Result<Vec<u8>> {
+    let broken = || EngineError::internal("an adapter was written as safetensors whose header cannot be read");
+    let (length, rest) = file.split_first_chunk_mut().ok_or_else(broken)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
+    let header = rest.get_mut(..length).ok_or_else(broken)?;
+    let entries: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(header).map_err(|_| broken())?;
+    let ordered = serde_json::to_vec(&entries).map_err(|_| broken())?;
+    // As long as it was, but for the blanks that fill it up.
+    header.get_mut(..ordered.len()).ok_or_else(broken)?.copy_from_slice(&ordered);
+    header[ordered.len()..].fill(b' ');
+    Ok(file)
 }
 
 fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
