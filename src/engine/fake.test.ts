@@ -268,3 +268,66 @@ describe('generation', () => {
     ]);
   });
 });
+
+describe('checkpoints', () => {
+  const folderOf = (): string => mkdtempSync(join(scratch, 'checkpoint-'));
+  const resume = async (folder: string, settings: Partial<TrainingConfig> = {}, options: FakeEngineOptions = {}) => {
+    const model = await createFakeEngine(options).loadModel('/m', 'stored');
+    return model.train({ ...config, ...settings }, examples, examples, folder);
+  };
+
+  it('are taken every so many steps and when asked for, and the run goes on', async () => {
+    const run = await start({}, { saveSteps: 3 });
+    await expect(run.saveCheckpoint(folderOf())).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    const events = await all(run.events());
+    expect(events.flatMap((event) => (event.kind === 'checkpoint' ? [event.globalStep] : []))).toEqual([3]);
+    const asked = await start();
+    asked.requestCheckpoint();
+    asked.requestCheckpoint();
+    const seen = await all(asked.events());
+    expect(seen.flatMap((event) => (event.kind === 'checkpoint' ? [event.globalStep] : []))).toEqual([1]);
+    expect(seen.at(-1)).toEqual({ kind: 'finished' });
+  });
+
+  it('of a paused run are gone on from: its events are the rest', async () => {
+    const straight = await all((await start()).events());
+    const run = await start({ beforeStep: (step) => (step === 3 ? run.pause() : undefined) });
+    const first = await all(run.events());
+    expect(first.at(-1)).toEqual({ kind: 'paused', globalStep: 2 });
+    const folder = folderOf();
+    const saved = await run.saveCheckpoint(folder);
+    expect(saved).toMatchObject({ globalStep: 2, files: [{ name: 'state.json' }] });
+    const rest = await all((await resume(folder)).events());
+    expect(rest[0]).toMatchObject({ kind: 'started', resumed: { globalStep: 2, differences: [] } });
+    expect([...first.slice(0, -1), ...rest.slice(1)]).toEqual(straight);
+    const other = await resume(folder, {}, { deviceName: 'other' });
+    expect((await all(other.events()))[0]).toMatchObject({
+      resumed: { differences: ['device: fake then, other now'] },
+    });
+  });
+
+  it('that are broken or of another run are refused by name', async () => {
+    const run = await start({}, { saveSteps: 1 });
+    await all(run.events());
+    const folder = folderOf();
+    await run.saveCheckpoint(folder);
+    await expect(resume(folder, { learningRate: 1 })).rejects.toMatchObject({
+      code: 'CHECKPOINT_MISMATCH',
+      message: expect.stringMatching(/^learningRate differs: 0\.001 in the checkpoint, 1 now/),
+    });
+    // It changes no number.
+    await resume(folder, { saveSteps: 7 });
+    truncateSync(join(folder, 'state.json'), 100);
+    await expect(resume(folder)).rejects.toMatchObject({ code: 'CHECKPOINT_CORRUPT' });
+    rmSync(join(folder, 'state.json'));
+    await expect(resume(folder)).rejects.toMatchObject({ code: 'CHECKPOINT_CORRUPT' });
+  });
+
+  it('are not needed to stop early: the step under way is the last', async () => {
+    const run = await start({ beforeStep: (step) => (step === 2 ? run.stopAfterStep() : undefined) });
+    const events = await all(run.events());
+    const kinds = events.slice(-3).map(({ kind }) => kind);
+    expect(kinds).toEqual(['step', 'evaluation', 'finished']);
+    expect(events.filter(({ kind }) => kind === 'step')).toHaveLength(2);
+  });
+});

@@ -14,8 +14,10 @@ import type {
   MergedModel,
   MergeFormat,
   ModelMetadata,
+  ResumedRun,
   SamplingConfig,
   SavedAdapter,
+  SavedCheckpoint,
   TokenScores,
   TrainingConfig,
   TrainingEstimate,
@@ -49,6 +51,7 @@ export interface NativeTrainingConfig
     | 'earlyStoppingPatience'
     | 'packingLength'
     | 'recomputeLayers'
+    | 'saveSteps'
   > {
   readonly lora: NativeLoraConfig;
   readonly initAdapterPath: string | undefined;
@@ -56,15 +59,18 @@ export interface NativeTrainingConfig
   readonly evalSteps: number | undefined;
   readonly packingLength: number | undefined;
   readonly earlyStoppingPatience: number | undefined;
+  readonly saveSteps: number | undefined;
   /** `auto`, `all` or a number. */
   readonly recomputeLayers: string;
 }
 
 export interface NativeTrainingEvent {
-  readonly kind: 'started' | 'step' | 'evaluation' | 'finished' | 'cancelled';
+  readonly kind: 'started' | 'step' | 'evaluation' | 'checkpoint' | 'finished' | 'cancelled' | 'paused';
   readonly plan: TrainingEstimate | null;
+  readonly resumed: ResumedRun | null;
   readonly step: TrainingStep | null;
   readonly evaluation: EvaluationResult | null;
+  readonly globalStep: number | null;
 }
 
 interface NativeTrainingEvents {
@@ -77,6 +83,10 @@ interface NativeTrainingEvents {
 export interface NativeTrainingRun {
   next(): Promise<NativeTrainingEvents>;
   cancel(): void;
+  requestCheckpoint(): void;
+  pause(): void;
+  stopAfterStep(): void;
+  saveCheckpoint(folder: string): Promise<SavedCheckpoint>;
   saveAdapter(folder: string, metadata: AdapterMetadata): Promise<SavedAdapter>;
   close(): void;
 }
@@ -98,7 +108,12 @@ export interface NativeModel {
   metadata(): NativeModelMetadata;
   weights(): NativeModelWeights;
   loadAdapter(folder: string, anyBase: boolean): Promise<NativeAdapter>;
-  train(config: NativeTrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<NativeTrainingRun>;
+  train(
+    config: NativeTrainingConfig,
+    train: ExampleData,
+    evaluation: ExampleData | null,
+    resumeFrom: string | null,
+  ): Promise<NativeTrainingRun>;
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: NativeAdapter | null): NativeGenerationRun;
   score(inputIds: Uint32Array, topLogits: number, adapter: NativeAdapter | null): Promise<TokenScores>;
   close(): void;

@@ -18,6 +18,7 @@ import type {
   ModelMetadata,
   QuantizeRun,
   SamplingConfig,
+  SavedCheckpoint,
   TokenScores,
   TrainingConfig,
   TrainingEstimate,
@@ -91,6 +92,7 @@ function toNativeConfig({
   packingLength,
   earlyStoppingPatience,
   recomputeLayers,
+  saveSteps,
   ...rest
 }: TrainingConfig): NativeTrainingConfig {
   return {
@@ -102,13 +104,15 @@ function toNativeConfig({
     packingLength: packingLength ?? undefined,
     earlyStoppingPatience: earlyStoppingPatience ?? undefined,
     recomputeLayers: String(recomputeLayers),
+    saveSteps: saveSteps ?? undefined,
   };
 }
 
-function toEvent({ kind, plan, step, evaluation }: NativeTrainingEvent): TrainingEvent {
-  if (plan !== null) return { kind: 'started', ...plan };
+function toEvent({ kind, plan, resumed, step, evaluation, globalStep }: NativeTrainingEvent): TrainingEvent {
+  if (plan !== null) return { kind: 'started', resumed, ...plan };
   if (step !== null) return { kind: 'step', step };
   if (evaluation !== null) return { kind: 'evaluation', evaluation };
+  if (globalStep !== null) return { kind: kind === 'paused' ? 'paused' : 'checkpoint', globalStep };
   return { kind: kind === 'cancelled' ? 'cancelled' : 'finished' };
 }
 
@@ -132,6 +136,22 @@ class NativeRun implements TrainingRun {
 
   cancel(): void {
     this.#run.cancel();
+  }
+
+  requestCheckpoint(): void {
+    this.#run.requestCheckpoint();
+  }
+
+  pause(): void {
+    this.#run.pause();
+  }
+
+  stopAfterStep(): void {
+    this.#run.stopAfterStep();
+  }
+
+  saveCheckpoint(folder: string): Promise<SavedCheckpoint> {
+    return settled(this.#run.saveCheckpoint(folder));
   }
 
   saveAdapter(folder: string, metadata: AdapterMetadata) {
@@ -223,8 +243,13 @@ class NativeBaseModel implements BaseModel {
     return new NativeAdapterHandle(await settled(this.#open.loadAdapter(folder, anyBase)));
   }
 
-  async train(config: TrainingConfig, train: ExampleData, evaluation: ExampleData | null): Promise<TrainingRun> {
-    return new NativeRun(await settled(this.#open.train(toNativeConfig(config), train, evaluation)));
+  async train(
+    config: TrainingConfig,
+    train: ExampleData,
+    evaluation: ExampleData | null,
+    resumeFrom: string | null = null,
+  ): Promise<TrainingRun> {
+    return new NativeRun(await settled(this.#open.train(toNativeConfig(config), train, evaluation, resumeFrom)));
   }
 
   generate(inputIds: Uint32Array, sampling: SamplingConfig, adapter: AdapterHandle | null): GenerationRun {

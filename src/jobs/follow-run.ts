@@ -159,16 +159,17 @@ export async function followRun(
   signal: AbortSignal,
 ): Promise<number> {
   const { run } = followed;
+  // Whatever else a signal says, such as that the job is another runner's, leaves nothing to go on from here.
+  const goesOn = (): boolean => ['pause', 'close'].includes(stopRequestOf(signal)?.kind ?? '');
   const stop = (): void => {
-    const kind = stopRequestOf(signal)?.kind;
-    if (kind === 'pause' || kind === 'close') run.pause();
+    if (goesOn()) run.pause();
     else run.cancel();
   };
   signal.addEventListener('abort', stop, { once: true });
   if (signal.aborted) stop();
   try {
     const keptStep = await new Follower(dependencies, followed, signal).follow();
-    if (keptStep === null || stopRequestOf(signal)?.kind === 'cancel') throw signal.reason;
+    if (keptStep === null || (signal.aborted && !goesOn())) throw signal.reason;
     return keptStep;
   } finally {
     signal.removeEventListener('abort', stop);

@@ -33,7 +33,7 @@ const { JOB_STATE_QUEUED, JOB_STATE_PAUSED } = JobState;
 const { JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED } = JobState;
 
 const STOPPED = {
-  reason: 'INTERRUPTED',
+  reason: 'DRAINING',
   message: 'the server was stopped while the job ran; it goes on from its checkpoint when a server runs again',
 } as const;
 

@@ -5,7 +5,8 @@ import type { EventLog } from './job-store.ts';
 
 type Logged = Pick<TrainingJob, 'name' | 'lastSequence'>;
 
-async function* eventsOf(
+/** Its events as they were when `job` was read. */
+export async function* eventsOf(
   log: Pick<EventLog, 'watch'>,
   { name, lastSequence }: Logged,
   signal: AbortSignal,
@@ -38,14 +39,17 @@ export async function readAnnounced(log: EventLog, job: Logged, signal: AbortSig
 type StepNumbers = Pick<TrainingStep, 'loss' | 'gradNorm' | 'learningRate'>;
 type EvaluationNumbers = Pick<EvaluationResult, 'loss' | 'trainerLoss'>;
 
-/** The first number that is not the same, bit for bit; null: all are. */
+/** Bit for bit, but for the sign of zero, which events do not carry; every NaN is one. */
+const isSame = (one: unknown, other: unknown): boolean => one === other || (Number.isNaN(one) && Number.isNaN(other));
+
+/** The first number that is not the same; null: all are. */
 function firstDifference<Numbers extends object>(
   logged: Numbers,
   computed: Numbers,
   names: Readonly<Record<keyof Numbers, string>>,
 ): string | null {
   for (const key of Object.keys(names) as (keyof Numbers)[]) {
-    if (!Object.is(logged[key], computed[key])) {
+    if (!isSame(logged[key], computed[key])) {
       return `${names[key]} ${logged[key]} in its events, ${computed[key]} now`;
     }
   }

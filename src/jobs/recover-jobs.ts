@@ -4,6 +4,7 @@ import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
 import { heldLog, LEASE_MILLISECONDS } from './held-log.ts';
+import { INTERRUPTED, INTERRUPTED_TOO_OFTEN, isInterruptedTooOften } from './interruptions.ts';
 import type { EventLog, JobLeases, JobStore } from './job-store.ts';
 import { adapterSaved, keptStep } from './train-job.ts';
 
@@ -37,7 +38,8 @@ export async function finishSaved(
 }
 
 /**
- * Puts jobs that were worked on back into the queue, where they keep their places, and deletes checkpoints that nothing needs.
+ * Puts jobs that were worked on back into the queue, where they keep their places, unless servers die of them, and deletes
+ * checkpoints that nothing needs.
  * @param runner Whose hands they go through.
  */
 export async function recoverJobs(dependencies: RecoverJobsDependencies, runner: string): Promise<void> {
@@ -48,11 +50,12 @@ export async function recoverJobs(dependencies: RecoverJobsDependencies, runner:
     if (lease === null) continue;
     const log = heldLog(store, lease);
     if (await finishSaved(log, adapters, job)) continue;
-    const cause = {
-      reason: 'INTERRUPTED',
-      message: 'the server ended while the job ran; it goes on from its checkpoint',
-    };
-    await log.move(job.name, JobState.JOB_STATE_QUEUED, cause);
+    if (await isInterruptedTooOften(log, job)) {
+      await log.move(job.name, JobState.JOB_STATE_FAILED, INTERRUPTED_TOO_OFTEN);
+      logger.warn({ job: job.name }, 'job was interrupted too often');
+      continue;
+    }
+    await log.move(job.name, JobState.JOB_STATE_QUEUED, INTERRUPTED);
     logger.warn({ job: job.name }, 'job was interrupted; it goes on');
   }
   await checkpoints.removeLeftovers(async (name) => {

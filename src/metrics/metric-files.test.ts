@@ -7,7 +7,8 @@ import { SqliteJobStore } from '../jobs/job-store-sqlite.ts';
 import { openDatabase } from '../store/database.ts';
 import { MetricFiles } from './metric-files.ts';
 
-const { JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED } = JobState;
+const { JOB_STATE_QUEUED, JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING } = JobState;
+const { JOB_STATE_SUCCEEDED, JOB_STATE_FAILED } = JobState;
 
 async function setUp() {
   const folder = mkdtempSync(join(tmpdir(), 'luthier-metrics-'));
@@ -159,4 +160,40 @@ test('a folder that cannot be written is a warning, and the job goes on', async 
   await store.append(name, step(1, 4));
   await store.move(name, JOB_STATE_SUCCEEDED);
   expect(await store.get(name)).toMatchObject({ state: JOB_STATE_SUCCEEDED });
+});
+
+test('files of a job that failed and goes on have what came after, also where it is taken up while they are finished', async () => {
+  const setup = await setUp();
+  const { store, name, run } = setup;
+  const { files } = setup.open();
+  files.follow(name);
+  await begin(setup);
+  await store.append(name, step(1, 4));
+  await store.move(name, JOB_STATE_FAILED, { reason: 'OUT_OF_MEMORY', message: 'no' });
+  await store.move(name, JOB_STATE_QUEUED);
+  files.follow(name);
+  await begin(setup);
+  await store.append(name, step(2, 3));
+  await store.move(name, JOB_STATE_SUCCEEDED);
+  await vi.waitFor(() => expect(lines(run).at(-1)).toMatchObject({ state: 'succeeded' }));
+  expect(lines(run).map((line) => line.step)).toEqual([1, 2, undefined]);
+});
+
+test('files of a job that failed are made again where it went on with another server', async () => {
+  const setup = await setUp();
+  const { store, name, run } = setup;
+  const first = setup.open();
+  first.files.follow(name);
+  await begin(setup);
+  await store.append(name, step(1, 4));
+  await store.move(name, JOB_STATE_FAILED, { reason: 'OUT_OF_MEMORY', message: 'no' });
+  await first.files.close();
+  expect(lines(run).at(-1)).toMatchObject({ state: 'failed' });
+  await store.move(name, JOB_STATE_QUEUED);
+  await begin(setup);
+  await store.append(name, step(2, 3));
+  await store.move(name, JOB_STATE_SUCCEEDED);
+  setup.open().files.catchUp();
+  await vi.waitFor(() => expect(lines(run).at(-1)).toMatchObject({ state: 'succeeded' }));
+  expect(lines(run).map((line) => line.step)).toEqual([1, 2, undefined]);
 });

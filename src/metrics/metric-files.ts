@@ -49,8 +49,8 @@ function lastLine({ lastSequence, endTime, state }: TrainingJob): string {
   return `${JSON.stringify({ sequence: lastSequence, time: endTime, state: label(state).toLowerCase() })}\n`;
 }
 
-/** Whether a file ends with its last line. */
-async function isWhole(path: string): Promise<boolean> {
+/** Whether a file ends with the last line of a job that has ended. */
+async function isWhole(path: string, job: TrainingJob): Promise<boolean> {
   const file = await open(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return null;
     throw error;
@@ -62,7 +62,7 @@ async function isWhole(path: string): Promise<boolean> {
       buffer: Buffer.alloc(LAST_LINE_BYTES),
       position: Math.max(0, size - LAST_LINE_BYTES),
     });
-    return /"state":"[a-z]+"\}\n$/.test(buffer.toString('utf8', 0, bytesRead));
+    return buffer.toString('utf8', 0, bytesRead).endsWith(lastLine(job));
   } finally {
     await file.close();
   }
@@ -80,7 +80,10 @@ export class MetricFiles {
 
   /** Writes a job's files while it runs, until it has ended. What goes wrong is logged, and the job goes on. */
   follow(name: string): void {
-    if (!this.#followers.has(name)) this.#follow(name);
+    const earlier = this.#followers.get(name);
+    if (earlier === undefined) void this.#follow(name);
+    // It may just be finishing the files of a job that had failed and goes on.
+    else void earlier.done.then(() => this.#followOn(name));
   }
 
   /** Makes, beside what else happens, the files of ended jobs that are not there or not whole. */
@@ -106,6 +109,18 @@ export class MetricFiles {
       const job = await this.#options.store.get(name).catch(() => null);
       if (job === null || !hasEnded(job.state)) controller.abort();
       await done;
+    }
+  }
+
+  /** Follows a job again whose files are not those of all its events. */
+  async #followOn(name: string): Promise<void> {
+    try {
+      const job = await this.#options.store.get(name);
+      if (this.#closing.signal.aborted || this.#followers.has(name)) return;
+      if (hasEnded(job.state) && (await isWhole(join(this.#folderOf(name), 'metrics.jsonl'), job))) return;
+      this.follow(name);
+    } catch (error) {
+      if (!this.#closing.signal.aborted) this.#options.logger.warn({ job: name, err: error }, 'a job is not followed');
     }
   }
 
@@ -149,7 +164,7 @@ export class MetricFiles {
         if (signal.aborted) return;
         const { name, lastStep, lastEvaluation } = job;
         if ((lastStep ?? lastEvaluation) === undefined || this.#followers.has(name)) continue;
-        if (!(await isWhole(join(this.#folderOf(name), 'metrics.jsonl')))) await this.#follow(name, signal);
+        if (!(await isWhole(join(this.#folderOf(name), 'metrics.jsonl'), job))) await this.#follow(name, signal);
       }
       before = page.at(-1)?.number ?? null;
       if (before === null) return;

@@ -73,6 +73,7 @@ const config: TrainingConfig = {
   earlyStoppingPatience: null,
   earlyStoppingThreshold: 0,
   maxNonFiniteSteps: 0,
+  saveSteps: null,
   shuffle: false,
   dataSeed: 0,
   groupByLength: false,

@@ -329,7 +329,7 @@ test('a server that is stopped leaves a checkpoint, and the next one goes on bef
   const back = bodies(events, 'stateChange').find(
     ({ from, to }) => from === JOB_STATE_RUNNING && to === JOB_STATE_QUEUED,
   );
-  expect(back?.failure).toMatchObject({ reason: 'INTERRUPTED', message: expect.stringContaining('was stopped') });
+  expect(back?.failure).toMatchObject({ reason: 'DRAINING', message: expect.stringContaining('was stopped') });
   expect((await second.client.getTrainingJob(job)).failure).toBeUndefined();
   const others = await untilEnd(second, waiting);
   const began = (all: readonly TrainingEvent[], to: JobState) =>
@@ -354,6 +354,24 @@ test('a job of a server that died goes on from its checkpoint; steps after it ar
   const lines = readFileSync(join(dataDir, 'runs', job.replace('trainingJobs/', ''), 'metrics.jsonl'), 'utf8');
   const steps = lines.split('\n').filter((line) => line.includes('train/loss'));
   expect(steps).toHaveLength(STEPS);
+});
+
+test('a job that servers die of is not taken up for ever', async () => {
+  let { dataDir, job } = await left(6, { saveSteps: 2 });
+  // Each dies before the step that would be new.
+  for (let deaths = 2; deaths <= 3; deaths++) {
+    const { before, reached } = gate(6);
+    const server = await start({ beforeStep: before }, dataDir);
+    await reached;
+    dataDir = scratch();
+    cpSync(server.dataDir, dataDir, { recursive: true });
+  }
+  const server = await start({}, dataDir);
+  const failed = await server.client.getTrainingJob(job);
+  expect(failed).toMatchObject({ state: JOB_STATE_FAILED, failure: { reason: 'INTERRUPTED' } });
+  expect(failed.failure?.message).toMatch(/3 times in a row/);
+  await server.client.resumeTrainingJob(job);
+  checkWhole(await untilEnd(server, job));
 });
 
 test('what is computed again and differs is told once, with what else differs', async () => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use luthier_core::device::{Device, LoadedAdapter, LoadedModel, TrainingRequest};
+use luthier_core::train::checkpoint::Checkpoint;
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
 use napi::bindgen_prelude::{ClassInstance, Object, Uint32Array};
@@ -65,6 +66,7 @@ impl NativeModel {
         config: NativeTrainingConfig,
         train: NativeExamples,
         evaluation: Option<NativeExamples>,
+        resume_from: Option<String>,
     ) -> napi::Result<Object<'env>> {
         let (device, model) = (self.device.clone(), self.open()?);
         let (settle, promise) = promise(env)?;
@@ -75,9 +77,12 @@ impl NativeModel {
             let (train, evaluation) = (train.open()?, evaluation.map(ExampleSource::open).transpose()?);
             let read = |folder| model.read_adapter(&PathBuf::from(folder), any_base);
             let initial = init_adapter_path.map(read).transpose()?;
-            Ok(TrainingRequest { model, config, train, evaluation, initial: initial.map(|(adapter, _)| adapter) })
+            let initial = initial.map(|(adapter, _)| adapter);
+            let read = |folder| Checkpoint::read(&PathBuf::from(folder));
+            let resume_from = resume_from.map(read).transpose()?;
+            Ok(TrainingRequest { model, config, train, evaluation, initial, resume_from })
         };
-        // Reading the initial adapter may take a moment; the device's thread has better things to do.
+        // Reading the initial adapter or a checkpoint may take a moment; the device's thread has better things to do.
         on_thread(move || match prepare() {
             Ok(request) => {
                 device.train(request, |started| settle.with(started.map(NativeTrainingRun::new)));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use luthier_core::device::{Batch, RunEvent, TrainingRun};
 use luthier_core::lora::peft::write_adapter;
 use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
+use luthier_core::train::checkpoint::{CheckpointFile, ResumedFrom, SavedCheckpoint};
 use luthier_core::train::{
     EvaluationResult, LrSchedulerKwargs, LrSchedulerType, TrainConfig, TrainingEvent, TrainingStep,
 };
@@ -125,6 +126,7 @@ pub struct NativeTrainingConfig {
     pub early_stopping_patience: Option<u32>,
     pub early_stopping_threshold: f64,
     pub max_non_finite_steps: u32,
+    pub save_steps: Option<u32>,
     pub shuffle: bool,
     pub data_seed: u32,
     pub group_by_length: bool,
@@ -165,6 +167,7 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             early_stopping_patience: found.early_stopping_patience.map(u64::from),
             early_stopping_threshold: found.early_stopping_threshold,
             max_non_finite_steps: u64::from(found.max_non_finite_steps),
+            save_steps: found.save_steps.map(u64::from),
             shuffle: found.shuffle,
             data_seed: u64::from(found.data_seed),
             group_by_length: found.group_by_length,
@@ -243,22 +246,49 @@ impl From<EvaluationResult> for NativeEvaluation {
     }
 }
 
-/// `kind` is `started`, `step`, `evaluation`, `finished` or `cancelled`; the object of that name is set where there is one.
+/// What a run went on from.
+#[napi(object, object_from_js = false)]
+pub struct NativeResumedRun {
+    pub global_step: f64,
+    pub differences: Vec<String>,
+}
+
+impl From<&ResumedFrom> for NativeResumedRun {
+    fn from(found: &ResumedFrom) -> Self {
+        Self { global_step: found.global_step as f64, differences: found.differences.clone() }
+    }
+}
+
+/// `kind` is `started`, `step`, `evaluation`, `checkpoint`, `finished`, `cancelled` or `paused`; the object of that name is set where there is one:
+/// of `started`, `plan` and, where the run goes on from a checkpoint, `resumed`; of `checkpoint` and `paused`, the steps done.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct NativeTrainingEvent {
     pub kind: String,
     pub plan: Option<NativeTrainingEstimate>,
+    pub resumed: Option<NativeResumedRun>,
     pub step: Option<NativeTrainingStep>,
     pub evaluation: Option<NativeEvaluation>,
+    pub global_step: Option<f64>,
 }
 
-impl From<RunEvent> for NativeTrainingEvent {
-    fn from(event: RunEvent) -> Self {
-        let bare = |kind: &str| Self { kind: kind.to_owned(), plan: None, step: None, evaluation: None };
+impl NativeTrainingEvent {
+    fn new(event: RunEvent, resumed: Option<&ResumedFrom>) -> Self {
+        let bare = |kind: &str| Self {
+            kind: kind.to_owned(),
+            plan: None,
+            resumed: None,
+            step: None,
+            evaluation: None,
+            global_step: None,
+        };
+        let after = |kind: &str, step: u64| Self { global_step: Some(step as f64), ..bare(kind) };
         match event {
             RunEvent::Training(TrainingEvent::Started(estimate)) => {
-                Self { plan: Some((*estimate).into()), ..bare("started") }
+                let resumed = resumed.map(NativeResumedRun::from);
+                Self { plan: Some((*estimate).into()), resumed, ..bare("started") }
             }
+            RunEvent::Checkpoint(global_step) => after("checkpoint", global_step),
+            RunEvent::Paused(global_step) => after("paused", global_step),
             RunEvent::Training(TrainingEvent::Step(step)) => Self { step: Some(step.into()), ..bare("step") },
             RunEvent::Training(TrainingEvent::Evaluation(result)) => {
                 Self { evaluation: Some(result.into()), ..bare("evaluation") }
@@ -266,6 +296,26 @@ impl From<RunEvent> for NativeTrainingEvent {
             RunEvent::Training(TrainingEvent::Finished) => bare("finished"),
             RunEvent::Cancelled => bare("cancelled"),
         }
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeCheckpointFile {
+    pub name: String,
+    pub bytes: f64,
+    pub sha256: String,
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeSavedCheckpoint {
+    pub global_step: f64,
+    pub files: Vec<NativeCheckpointFile>,
+}
+
+impl From<SavedCheckpoint> for NativeSavedCheckpoint {
+    fn from(saved: SavedCheckpoint) -> Self {
+        let file = |CheckpointFile { name, bytes, sha256 }| NativeCheckpointFile { name, bytes: bytes as f64, sha256 };
+        Self { global_step: saved.global_step as f64, files: saved.files.into_iter().map(file).collect() }
     }
 }
 
@@ -303,7 +353,10 @@ impl NativeTrainingRun {
     pub fn next<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
         let (settle, promise) = promise(env)?;
         match self.run() {
-            Some(run) => run.events.next(move |batch| settle.with(Ok(events(batch)))),
+            Some(run) => {
+                let resumed = run.resumed.clone();
+                run.events.next(move |batch| settle.with(Ok(events(batch, resumed.as_ref()))));
+            }
             None => settle.with(Err(closed())),
         }
         Ok(promise)
@@ -315,6 +368,40 @@ impl NativeTrainingRun {
         if let Some(run) = self.run() {
             run.cancel();
         }
+    }
+
+    /// A checkpoint after the step under way and its evaluation.
+    #[napi]
+    pub fn request_checkpoint(&self) {
+        if let Some(run) = self.run() {
+            run.request_checkpoint();
+        }
+    }
+
+    /// As `cancel`, with a checkpoint. Idempotent.
+    #[napi]
+    pub fn pause(&self) {
+        if let Some(run) = self.run() {
+            run.pause();
+        }
+    }
+
+    /// The step under way is the last one. Idempotent.
+    #[napi]
+    pub fn stop_after_step(&self) {
+        if let Some(run) = self.run() {
+            run.stop_after_step();
+        }
+    }
+
+    /// Writes the latest checkpoint into an existing folder, while the run goes on.
+    #[napi]
+    pub fn save_checkpoint<'env>(&self, env: &'env Env, folder: String) -> napi::Result<Object<'env>> {
+        let run = self.run();
+        background(env, move || {
+            let saved = run.ok_or_else(closed)?.write_checkpoint(&PathBuf::from(folder))?;
+            Ok(NativeSavedCheckpoint::from(saved))
+        })
     }
 
     /// Writes PEFT's two files into an existing folder.
@@ -340,12 +427,12 @@ impl NativeTrainingRun {
     }
 }
 
-fn events(batch: Batch<RunEvent>) -> NativeTrainingEvents {
+fn events(batch: Batch<RunEvent>, resumed: Option<&ResumedFrom>) -> NativeTrainingEvents {
     let failure = batch.end.as_ref().and_then(|end| end.as_ref().err());
     NativeTrainingEvents {
         ended: batch.end.is_some(),
         failure_code: failure.map(|error| error.code.as_str().to_owned()),
         failure_message: failure.map(|error| error.message.clone()),
-        events: batch.items.into_iter().map(Into::into).collect(),
+        events: batch.items.into_iter().map(|event| NativeTrainingEvent::new(event, resumed)).collect(),
     }
 }

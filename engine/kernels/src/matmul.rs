@@ -123,6 +123,12 @@ impl Multiplier {
         Ok(Self { stream, handle, workspace, plans: Mutex::default() })
     }
 
+    /// cuBLASLt's version: 10000 · major + 100 · minor + patch.
+    pub fn library_version() -> usize {
+        // SAFETY: asks for a constant.
+        unsafe { sys::cublasLtGetVersion() }
+    }
+
     /// Bytes of device memory it holds.
     pub fn bytes(&self) -> usize {
         WORKSPACE_BYTES

@@ -143,6 +143,21 @@ impl Stream {
         self.compute_capability == (9, 0)
     }
 
+    /// Major and minor.
+    pub fn compute_capability(&self) -> (i32, i32) {
+        self.compute_capability
+    }
+
+    /// The CUDA version that the driver was made for: 1000 · major + 10 · minor.
+    pub fn driver_version() -> Result<i32> {
+        let mut version = 0;
+        // SAFETY: a place for one number.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(|error| CudaError::new("asking for the driver's version", &error))?;
+        Ok(version)
+    }
+
     pub(crate) fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }

@@ -18,6 +18,7 @@ use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
+use crate::train::checkpoint::{ResumedFrom, Snapshot};
 use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
 #[cfg(any(feature = "cuda", test))]
 use crate::train::{LossScaling, TrainConfig};
@@ -58,9 +59,9 @@ pub(super) trait Weights: Send + Sync {
     /// An empty sequence, to generate or score; takes no memory yet.
     fn sequence(&self, adapter: Option<&AdapterMatrices>) -> Result<Box<dyn Sequence>>;
 
-    /// Starts a run.
+    /// Starts a run, or goes on with one.
     ///
-    /// Errors: those of [`Trainer::new`].
+    /// Errors: those of [`Trainer::new`] and of [`Trainer::resume`].
     fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>>;
 }
 
@@ -73,6 +74,14 @@ pub(super) trait Training: Send {
     fn advance(&mut self) -> Result<Progress>;
     /// As [`Trainer::adapter`].
     fn adapter(&self) -> Result<PeftAdapter>;
+    /// As [`Trainer::checkpoint`].
+    fn checkpoint(&mut self, spare: Option<Snapshot>) -> Result<Snapshot>;
+    /// As [`Trainer::request_checkpoint`].
+    fn request_checkpoint(&mut self);
+    /// As [`Trainer::stop_after_step`].
+    fn stop_after_step(&mut self);
+    /// As [`Trainer::resumed`].
+    fn resumed(&self) -> Option<&ResumedFrom>;
 }
 
 impl<O: Ops> Training for Trainer<O> {
@@ -83,11 +92,32 @@ impl<O: Ops> Training for Trainer<O> {
     fn adapter(&self) -> Result<PeftAdapter> {
         self.adapter()
     }
+
+    fn checkpoint(&mut self, spare: Option<Snapshot>) -> Result<Snapshot> {
+        self.checkpoint(spare)
+    }
+
+    fn request_checkpoint(&mut self) {
+        self.request_checkpoint();
+    }
+
+    fn stop_after_step(&mut self) {
+        self.stop_after_step();
+    }
+
+    fn resumed(&self) -> Option<&ResumedFrom> {
+        self.resumed()
+    }
 }
 
 fn train<O: Ops>(ops: &Arc<O>, base: &Arc<BaseModel<O>>, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
-    let TrainingInputs { config, train, evaluation, initial } = inputs;
-    Ok(Box::new(Trainer::new(ops.clone(), base.clone(), config, train, evaluation, initial)?))
+    let TrainingInputs { identity, config, train, evaluation, initial, resume_from } = inputs;
+    let trainer = Trainer::new(ops.clone(), base.clone(), config, train, evaluation, initial)?;
+    let mut trainer = trainer.of_model(identity);
+    if let Some(checkpoint) = resume_from {
+        trainer.resume(checkpoint)?;
+    }
+    Ok(Box::new(trainer))
 }
 
 fn of_this_device<T: Any + Send + Sync>(adapter: Option<&AdapterMatrices>) -> Result<Option<Arc<T>>> {

@@ -240,7 +240,7 @@ fn request(model: Arc<LoadedModel>) -> TrainingRequest {
         ..TrainConfig::default()
     };
     let train = TokenExamples { input_ids: vec![1, 2, 3, 4], labels: vec![1, 2, 3, 4], offsets: vec![0, 4] };
-    TrainingRequest { model, config, train: Box::new(train), evaluation: None, initial: None }
+    TrainingRequest { model, config, train: Box::new(train), evaluation: None, initial: None, resume_from: None }
 }
 
 fn start(device: &Device, request: TrainingRequest) -> Result<TrainingRun> {

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 mod dropout;
 mod gated;
+mod host_values;
 mod low_rank;
 mod noise;
 mod prices;
@@ -13,6 +14,7 @@ mod window;
 
 pub use dropout::DropoutMask;
 pub use gated::{GatedBackward, GatedForward};
+pub use host_values::HostValues;
 pub use low_rank::{LowRankGradients, LowRankLayer, LowRankTerm};
 pub use noise::UniformNoise;
 pub use prices::{BatchSizes, MemoryPrices, MemoryRoom, PlacedBytes, ScratchDemand};
@@ -20,6 +22,7 @@ pub use view::{Matrix, MatrixMut, View, ViewMut};
 
 pub(crate) use window::seen_positions;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use crate::config::RopePairs;
@@ -32,6 +35,12 @@ pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     fn from_f64(value: f64) -> Self;
     /// Exact.
     fn to_f64(self) -> f64;
+    /// Numbers with their type.
+    fn into_host(values: Vec<Self>) -> HostValues;
+    /// Numbers of this type; none of another.
+    fn from_host(values: HostValues) -> Option<Vec<Self>>;
+    /// As [`Self::from_host`], in place.
+    fn of_host(values: &HostValues) -> Option<&[Self]>;
 }
 
 impl Element for f32 {
@@ -41,6 +50,15 @@ impl Element for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+    fn into_host(values: Vec<Self>) -> HostValues {
+        HostValues::F32(values)
+    }
+    fn from_host(values: HostValues) -> Option<Vec<Self>> {
+        if let HostValues::F32(values) = values { Some(values) } else { None }
+    }
+    fn of_host(values: &HostValues) -> Option<&[Self]> {
+        if let HostValues::F32(values) = values { Some(values) } else { None }
+    }
 }
 
 impl Element for f64 {
@@ -49,6 +67,15 @@ impl Element for f64 {
     }
     fn to_f64(self) -> f64 {
         self
+    }
+    fn into_host(values: Vec<Self>) -> HostValues {
+        HostValues::F64(values)
+    }
+    fn from_host(values: HostValues) -> Option<Vec<Self>> {
+        if let HostValues::F64(values) = values { Some(values) } else { None }
+    }
+    fn of_host(values: &HostValues) -> Option<&[Self]> {
+        if let HostValues::F64(values) = values { Some(values) } else { None }
     }
 }
 
@@ -285,6 +312,8 @@ pub trait Ops: Send + Sync + 'static {
     fn allocate_codes(&self, len: usize) -> Result<Self::Codes>;
     /// Copies the first codes to the host; waits for everything before it.
     fn read_codes(&self, from: &Self::Codes, codes: &mut [u8]) -> Result<()>;
+    /// Copies the first codes from the host.
+    fn write_codes(&self, codes: &[u8], to: &mut Self::Codes) -> Result<()>;
     /// Takes a matrix `[rows, columns]` in its stored type.
     fn upload_weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
     /// As [`Ops::upload_weight`], a table that only [`Ops::embedding`] reads; `place` is for devices with memory of their own.
@@ -316,6 +345,8 @@ pub trait Ops: Send + Sync + 'static {
     fn prices(&self) -> Box<dyn MemoryPrices + '_>;
     /// What can still be had.
     fn room(&self) -> MemoryRoom;
+    /// What the last digits of results depend on beside their operands, such as the instruction set: names and values, for people.
+    fn environment(&self) -> BTreeMap<String, String>;
 
     /// Sets `len` elements to zero.
     fn zero(&self, to: ViewMut<'_, Self::Buffer>, len: usize) -> Result<()>;

@@ -53,6 +53,16 @@ impl BestModel {
         }
     }
 
+    /// The best loss so far, and how many evaluations in a row were no improvement.
+    pub fn state(&self) -> (Option<f64>, u64) {
+        (self.best, self.waited)
+    }
+
+    /// Goes back to what [`Self::state`] gave.
+    pub fn restore(&mut self, (best, waited): (Option<f64>, u64)) {
+        (self.best, self.waited) = (best, waited);
+    }
+
     /// Fills in whether an evaluation is the best so far, and whether the run ends with it.
     pub fn judge(&mut self, result: &mut EvaluationResult) {
         let found = match self.metric {

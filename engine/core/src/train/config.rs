@@ -81,6 +81,8 @@ pub struct TrainConfig {
     /// Steps of the run that may be skipped because the loss or the gradients are no finite numbers; the next one is an error. Overflows that
     /// `loss_scaling` deals with do not count.
     pub max_non_finite_steps: u64,
+    /// A checkpoint is due every so many steps, after the step's evaluation; none: only when asked for.
+    pub save_steps: Option<u64>,
     /// torch's order from `data_seed` + epoch; otherwise file order.
     pub shuffle: bool,
     pub data_seed: u64,
@@ -125,6 +127,7 @@ impl Default for TrainConfig {
             early_stopping_patience: None,
             early_stopping_threshold: 0.0,
             max_non_finite_steps: 0,
+            save_steps: None,
             shuffle: true,
             data_seed: 42,
             group_by_length: false,
@@ -178,6 +181,7 @@ impl TrainConfig {
             ("per_device_eval_batch_size", Some(self.per_device_eval_batch_size as u64)),
             ("max_steps", self.max_steps),
             ("eval_steps", self.eval_steps),
+            ("save_steps", self.save_steps),
             ("packing_length", self.packing_length.map(|length| length as u64)),
             ("early_stopping_patience", self.early_stopping_patience),
         ];
@@ -265,6 +269,7 @@ pub(super) mod tests {
             ("max_steps", TrainConfig { max_steps: Some(0), ..config() }),
             ("per_device_eval_batch_size", TrainConfig { per_device_eval_batch_size: 0, ..config() }),
             ("eval_steps", TrainConfig { eval_steps: Some(0), ..config() }),
+            ("save_steps", TrainConfig { save_steps: Some(0), ..config() }),
             ("packing_length", TrainConfig { packing_length: Some(0), ..config() }),
             ("group_by_length", TrainConfig { group_by_length: true, shuffle: false, ..config() }),
             ("group_by_length", TrainConfig { group_by_length: true, packing_length: Some(8), ..config() }),

@@ -1,13 +1,19 @@
 //! The figures of one pass over the evaluation examples.
 
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::exact;
 use super::events::EvaluationResult;
 
 /// Sums over the batches of an evaluation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EvaluationSums {
+    #[serde(with = "exact")]
     loss: f64,
     label_tokens: u64,
     /// Σ of each batch's mean loss times its examples.
+    #[serde(with = "exact")]
     weighted_means: f64,
     examples: u64,
 }

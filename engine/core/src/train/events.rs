@@ -2,8 +2,8 @@
 
 use super::estimate::TrainingEstimate;
 
-/// One event of a run. The counterpart of `TrainingEvent` in `src/engine/engine.ts`, which adds `cancelled`: a run is cancelled by not
-/// advancing it any more.
+/// One event of a run. The counterpart of `TrainingEvent` in `src/engine/engine.ts`, which adds what becomes of a run from outside: checkpoints,
+/// `paused` and `cancelled`. A run is cancelled by not advancing it any more.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TrainingEvent {
     /// The first event.
@@ -71,6 +71,9 @@ pub enum Progress {
     Pending,
     /// Something to report. At most one micro-batch was computed.
     Event(TrainingEvent),
+    /// A checkpoint is to be taken now, by [`Trainer::checkpoint`](super::Trainer::checkpoint): between two steps, after the evaluation of the
+    /// one before. Nothing was computed.
+    CheckpointDue,
     /// The run had ended before, by [`TrainingEvent::Finished`] or by an error; nothing was computed.
     Finished,
 }

@@ -62,6 +62,16 @@ impl LossScaler {
         Self { settings, scale: settings.initial_scale, steps: 0 }
     }
 
+    /// The scale, and the steps without an overflow since it last moved.
+    pub fn state(&self) -> (f64, u64) {
+        (self.scale, self.steps)
+    }
+
+    /// Goes back to what [`Self::state`] gave.
+    pub fn restore(&mut self, (scale, steps): (f64, u64)) {
+        (self.scale, self.steps) = (scale, steps);
+    }
+
     /// What the next step's loss is multiplied by.
     pub fn scale(&self) -> f64 {
         self.scale

@@ -1,6 +1,7 @@
 //! Training an adapter: order of examples, schedule, accumulation, optimizer, evaluation. Advances one micro-batch at a time.
 
 mod best_model;
+pub mod checkpoint;
 mod config;
 mod estimate;
 mod evaluation;
@@ -15,6 +16,7 @@ mod packing;
 #[cfg(test)]
 mod placement_tests;
 mod plan;
+mod resume;
 mod schedule;
 mod scheduler_type;
 mod sizes;

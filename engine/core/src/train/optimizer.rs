@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::str::FromStr;
 
+use super::checkpoint::HostTensors;
 use super::config::TrainConfig;
 use crate::error::{EngineError, Result};
 use crate::lora::LoraLayout;
-use crate::ops::{AdamW, AdamW8bitState, AdamWState, MOMENT_BLOCK, MemoryPrices, Ops};
+use crate::ops::{AdamW, AdamW8bitState, AdamWState, MOMENT_BLOCK, MemoryPrices, Ops, View, ViewMut};
 
 /// Matrices with fewer numbers keep moments in full precision, as bitsandbytes' `min_8bit_size`.
 const SMALLEST_8BIT: usize = 4096;
@@ -112,9 +113,35 @@ struct Moments<O: Ops> {
     scales: O::Buffer,
 }
 
+impl<O: Ops> Moments<O> {
+    /// Reads them into memory that `host` gives by name.
+    fn read(&self, ops: &O, plan: [usize; 3], which: &str, host: &mut HostTensors) -> Result<()> {
+        let [full, codes, scales] = plan;
+        let [name, codes_name, scales_name] = names(which);
+        host.read(&name, full, |values| ops.read(View::from(&self.full), values))?;
+        host.read_codes(&codes_name, codes, |values| ops.read_codes(&self.codes, values))?;
+        host.read(&scales_name, scales, |values| ops.read(View::from(&self.scales), values))
+    }
+
+    fn write(&mut self, ops: &O, plan: [usize; 3], which: &str, host: &HostTensors) -> Result<()> {
+        let [full, codes, scales] = plan;
+        let [name, codes_name, scales_name] = names(which);
+        ops.write(host.numbers(&name, full)?, ViewMut::from(&mut self.full))?;
+        ops.write_codes(host.codes(&codes_name, codes)?, &mut self.codes)?;
+        ops.write(host.numbers(&scales_name, scales)?, ViewMut::from(&mut self.scales))
+    }
+}
+
+/// Of the tensors of one moment in a checkpoint: numbers in full precision, codes, and the codes' scales.
+fn names(which: &str) -> [String; 3] {
+    ["", ".codes", ".scales"].map(|part| format!("moments.{which}{part}"))
+}
+
 /// The optimizer's state on the device.
 pub(super) struct Optimizer<O: Ops> {
     parts: Vec<Part>,
+    /// Numbers in full precision, codes and scales of either moment.
+    sizes: [usize; 3],
     first: Moments<O>,
     second: Moments<O>,
 }
@@ -129,7 +156,22 @@ impl<O: Ops> Optimizer<O> {
                 scales: ops.allocate(plan.scales)?,
             })
         };
-        Ok(Self { first: moments()?, second: moments()?, parts: plan.parts })
+        let sizes = [plan.full, plan.codes, plan.scales];
+        Ok(Self { first: moments()?, second: moments()?, parts: plan.parts, sizes })
+    }
+
+    /// Copies both moments to the host. Waits for the device.
+    pub fn capture(&self, ops: &O, host: &mut HostTensors) -> Result<()> {
+        self.first.read(ops, self.sizes, "first", host)?;
+        self.second.read(ops, self.sizes, "second", host)
+    }
+
+    /// Goes back to moments that [`Self::capture`] copied.
+    ///
+    /// Errors: `CHECKPOINT_MISMATCH` where there are others.
+    pub fn restore(&mut self, ops: &O, host: &HostTensors) -> Result<()> {
+        self.first.write(ops, self.sizes, "first", host)?;
+        self.second.write(ops, self.sizes, "second", host)
     }
 
     /// One update.
@@ -140,7 +182,7 @@ impl<O: Ops> Optimizer<O> {
         parameters: &mut O::Buffer,
         gradients: &O::Buffer,
     ) -> Result<()> {
-        let Self { parts, first, second } = self;
+        let Self { parts, first, second, .. } = self;
         for Part { range, factor, moments } in parts {
             let settings = AdamW { learning_rate: settings.learning_rate * *factor, ..settings };
             let range = range.clone();

@@ -1,10 +1,10 @@
 //! A run: one micro-batch after another, steps, evaluations, events.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::best_model::BestModel;
+use super::checkpoint::{Activity, Group, Identity, ModelIdentity, ResumedFrom};
 use super::config::TrainConfig;
 use super::estimate::{EstimateRequest, TrainingEstimate, estimate};
 use super::evaluation::EvaluationSums;
@@ -26,53 +26,48 @@ use crate::ops::{AdamW, Ops};
 /// Each call of [`Trainer::advance`] is one short piece of work, so that a device thread can interleave a run with generation and stop it
 /// between two micro-batches by dropping it. All device memory is taken by [`Trainer::new`].
 pub struct Trainer<O: Ops> {
-    ops: Arc<O>,
+    pub(super) ops: Arc<O>,
     config: TrainConfig,
-    plan: TrainingPlan,
+    pub(super) plan: TrainingPlan,
     schedule: LrSchedule,
-    train: Box<dyn Examples>,
-    evaluation: Option<Box<dyn Examples>>,
-    workspace: Workspace<O>,
+    train: Arc<dyn Examples>,
+    pub(super) evaluation: Option<Arc<dyn Examples>>,
+    pub(super) workspace: Workspace<O>,
     estimate: TrainingEstimate,
+    pub(super) identity: Arc<Identity>,
     meter: Meter,
     clock: Instant,
     /// Where activations are in f16.
-    scaler: Option<LossScaler>,
+    pub(super) scaler: Option<LossScaler>,
     /// Steps done, skipped ones included.
-    global_step: u64,
+    pub(super) global_step: u64,
+    /// The run ends after so many.
+    pub(super) last_step: u64,
     /// Steps that were not skipped: optimizer and learning rate count these, as transformers' Trainer does.
-    updates: u64,
+    pub(super) updates: u64,
     /// Steps that were skipped, and those of them that no loss scale could have saved.
-    skipped_steps: u64,
-    non_finite_steps: u64,
-    best_model: BestModel,
+    pub(super) skipped_steps: u64,
+    pub(super) non_finite_steps: u64,
+    /// The step after which was last evaluated.
+    pub(super) evaluated_step: Option<u64>,
+    pub(super) best_model: BestModel,
     /// What the run's result will be, if it is not the last step's.
-    best_parameters: Option<Vec<O::Elem>>,
+    pub(super) best_parameters: Option<Vec<O::Elem>>,
     /// Order of the examples in an epoch.
-    order: (u64, EpochOrder),
-    phase: Phase,
+    pub(super) order: (u64, EpochOrder),
+    pub(super) checkpoint_asked: bool,
+    /// The step after which a checkpoint was last due.
+    pub(super) saved_step: Option<u64>,
+    pub(super) resumed: Option<ResumedFrom>,
+    pub(super) phase: Phase,
 }
 
-/// What the next call does.
-enum Phase {
-    Begin,
-    /// The next micro-batch of a step under way, or the first of the next step.
-    Train(Option<Group>),
-    Evaluate(EvaluationSums),
-    End,
+/// Where a run is.
+pub(super) enum Phase {
+    /// Before its first event; what follows that.
+    Begin(Activity),
+    Active(Activity),
     Over,
-}
-
-/// A step under way.
-struct Group {
-    /// Micro-batches of the epoch that are still to do.
-    batches: Range<usize>,
-    /// Of all of them.
-    micro_batches: usize,
-    loss: f64,
-    tokens: u64,
-    /// Of all its micro-batches.
-    label_tokens: u64,
 }
 
 impl<O: Ops> Trainer<O> {
@@ -115,6 +110,14 @@ impl<O: Ops> Trainer<O> {
         let keep =
             Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
         let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep, &config)?;
+        let train: Arc<dyn Examples> = Arc::new(train);
+        let evaluation: Option<Arc<dyn Examples>> = evaluation.map(Arc::from);
+        let layout = &workspace.adapter.layout;
+        let identity = Identity::new(ops.environment(), &config, layout, train.clone(), evaluation.clone());
+        let first = match evaluation {
+            Some(_) => Activity::Evaluate(EvaluationSums::default()),
+            None => Activity::Train(None),
+        };
         Ok(Self {
             schedule: LrSchedule::new(
                 config.lr_scheduler_type,
@@ -125,10 +128,12 @@ impl<O: Ops> Trainer<O> {
             order: (0, plan.order(0)),
             scaler: config.loss_scaling.map(LossScaler::new),
             best_model: BestModel::new(&config),
+            last_step: plan.max_steps(),
+            identity: Arc::new(identity),
             ops,
             config,
             plan,
-            train: Box::new(train),
+            train,
             evaluation,
             workspace,
             estimate,
@@ -138,9 +143,22 @@ impl<O: Ops> Trainer<O> {
             updates: 0,
             skipped_steps: 0,
             non_finite_steps: 0,
+            evaluated_step: None,
             best_parameters: None,
-            phase: Phase::Begin,
+            checkpoint_asked: false,
+            saved_step: None,
+            resumed: None,
+            phase: Phase::Begin(first),
         })
+    }
+
+    /// Says in checkpoints, and where the run goes on from one, which model this is. Before either.
+    #[must_use]
+    pub fn of_model(mut self, model: ModelIdentity) -> Self {
+        if let Some(identity) = Arc::get_mut(&mut self.identity) {
+            identity.model = Some(model);
+        }
+        self
     }
 
     /// Does the next piece of work: at most one micro-batch, forward and backward, or one evaluation batch.
@@ -150,17 +168,25 @@ impl<O: Ops> Trainer<O> {
     pub fn advance(&mut self) -> Result<Progress> {
         // Whatever fails leaves the run over.
         match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Begin => {
-                self.phase = if self.evaluation.is_some() {
-                    Phase::Evaluate(EvaluationSums::default())
-                } else {
-                    self.after_evaluation()
-                };
+            Phase::Begin(next) => {
+                if matches!(next, Activity::Train(Some(_))) {
+                    self.meter.begin_step(self.clock.elapsed().as_secs_f64());
+                }
+                self.phase = Phase::Active(next);
                 Ok(Progress::Event(TrainingEvent::Started(Box::new(self.estimate.clone()))))
             }
-            Phase::Train(group) => self.train_micro_batch(group).map_err(|error| self.in_step(error)),
-            Phase::Evaluate(sums) => self.evaluate_batch(sums),
-            Phase::End => {
+            Phase::Active(Activity::Train(None)) if self.global_step >= self.last_step => {
+                self.phase = Phase::Active(self.after_last_step());
+                self.advance()
+            }
+            Phase::Active(Activity::Train(None)) if self.checkpoint_is_due() => {
+                (self.checkpoint_asked, self.saved_step) = (false, Some(self.global_step));
+                self.phase = Phase::Active(Activity::Train(None));
+                Ok(Progress::CheckpointDue)
+            }
+            Phase::Active(Activity::Train(group)) => self.train_micro_batch(group).map_err(|error| self.in_step(error)),
+            Phase::Active(Activity::Evaluate(sums)) => self.evaluate_batch(sums),
+            Phase::Active(Activity::End) => {
                 if let Some(best) = self.best_parameters.take() {
                     self.workspace.restore(&best)?;
                 }
@@ -214,7 +240,7 @@ impl<O: Ops> Trainer<O> {
             Err(error) => return Err(error),
         }
         if !group.batches.is_empty() {
-            self.phase = Phase::Train(Some(group));
+            self.phase = Phase::Active(Activity::Train(Some(group)));
             return Ok(Progress::Pending);
         }
         self.end_group(&group)
@@ -294,9 +320,12 @@ impl<O: Ops> Trainer<O> {
             })?;
         }
         self.global_step = step + 1;
-        self.phase =
-            if self.evaluation_is_due() { Phase::Evaluate(EvaluationSums::default()) } else { self.after_evaluation() };
-        let remaining = self.plan.max_steps() - self.global_step;
+        let next = match self.evaluation_is_due() {
+            true => Activity::Evaluate(EvaluationSums::default()),
+            false => self.after_evaluation(),
+        };
+        self.phase = Phase::Active(next);
+        let remaining = self.last_step.saturating_sub(self.global_step);
         let pace = self.meter.end_step(self.clock.elapsed().as_secs_f64(), group.tokens, remaining);
         let memory = self.ops.memory();
         Ok(Progress::Event(TrainingEvent::Step(TrainingStep {
@@ -331,10 +360,11 @@ impl<O: Ops> Trainer<O> {
             .map_err(|error| non_finite_in(error, &format!("evaluation after step {step}")))?;
         sums.add(loss_sum, label_tokens, indices.len());
         if end < examples.len() {
-            self.phase = Phase::Evaluate(sums);
+            self.phase = Phase::Active(Activity::Evaluate(sums));
             return Ok(Progress::Pending);
         }
         let epoch = step.checked_sub(1).map_or(0.0, |last| self.plan.epochs_done(last));
+        self.evaluated_step = Some(step);
         let mut result = sums.result(step, epoch);
         // Before the first step nothing was trained that could be kept.
         if step > 0 {
@@ -343,7 +373,7 @@ impl<O: Ops> Trainer<O> {
         if self.config.load_best_model_at_end && result.best {
             self.best_parameters = Some(self.workspace.parameters()?);
         }
-        self.phase = if result.stops { Phase::End } else { self.after_evaluation() };
+        self.phase = Phase::Active(if result.stops { Activity::End } else { self.after_evaluation() });
         Ok(Progress::Event(TrainingEvent::Evaluation(result)))
     }
 
@@ -354,11 +384,26 @@ impl<O: Ops> Trainer<O> {
             Some(every) => step.is_multiple_of(every),
             None => self.plan.ends_epoch(step - 1),
         };
-        self.evaluation.is_some() && (in_turn || step == self.plan.max_steps())
+        self.evaluation.is_some() && (in_turn || step == self.last_step)
     }
 
-    fn after_evaluation(&self) -> Phase {
-        if self.global_step == self.plan.max_steps() { Phase::End } else { Phase::Train(None) }
+    fn after_evaluation(&self) -> Activity {
+        if self.global_step >= self.last_step { Activity::End } else { Activity::Train(None) }
+    }
+
+    /// Where the run was told between two steps that the one before is the last.
+    fn after_last_step(&self) -> Activity {
+        match self.evaluation.is_some() && self.evaluated_step != Some(self.global_step) {
+            true => Activity::Evaluate(EvaluationSums::default()),
+            false => Activity::End,
+        }
+    }
+
+    /// Between two steps.
+    fn checkpoint_is_due(&self) -> bool {
+        let step = self.global_step;
+        let in_turn = self.config.save_steps.is_some_and(|every| step > 0 && step.is_multiple_of(every));
+        self.checkpoint_asked || (in_turn && self.saved_step != Some(step))
     }
 
     fn in_step(&self, error: EngineError) -> EngineError {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::checkpoint::HostTensors;
 use super::config::TrainConfig;
 use super::optimizer::{Optimizer, OptimizerPlan};
 use super::sizes::Sizes;
@@ -12,6 +13,10 @@ use crate::model::{
     rope_angles,
 };
 use crate::ops::{AdamW, Element, Ops, View, ViewMut};
+
+/// Names of tensors in a checkpoint.
+const ADAPTER: &str = "adapter";
+const GRADIENTS: &str = "gradients";
 
 /// An adapter in training: its matrices, their gradients, the optimizer, and the memory of a micro-batch.
 pub(super) struct Workspace<O: Ops> {
@@ -111,6 +116,28 @@ impl<O: Ops> Workspace<O> {
     /// Goes back to numbers that [`Self::parameters`] gave.
     pub fn restore(&mut self, parameters: &[O::Elem]) -> Result<()> {
         self.ops.write(parameters, ViewMut::from(&mut self.adapter.parameters))
+    }
+
+    /// Copies the adapter, the optimizer's moments and, where a step is under way, the gradients so far to the host. Waits for the device.
+    pub fn capture(&self, in_step: bool, host: &mut HostTensors) -> Result<()> {
+        let len = self.adapter.layout.len();
+        host.read(ADAPTER, len, |values| self.ops.read(View::from(&self.adapter.parameters), values))?;
+        if in_step {
+            host.read(GRADIENTS, len, |values| self.ops.read(View::from(&self.gradients), values))?;
+        }
+        self.optimizer.capture(&*self.ops, host)
+    }
+
+    /// Goes back to what [`Self::capture`] copied.
+    ///
+    /// Errors: `CHECKPOINT_MISMATCH` where that is of another adapter or optimizer.
+    pub fn restore_all(&mut self, in_step: bool, host: &HostTensors) -> Result<()> {
+        let len = self.adapter.layout.len();
+        self.restore(host.numbers(ADAPTER, len)?)?;
+        if in_step {
+            self.ops.write(host.numbers(GRADIENTS, len)?, ViewMut::from(&mut self.gradients))?;
+        }
+        self.optimizer.restore(&*self.ops, host)
     }
 
     /// Σ cross-entropy over the labels of the given examples, and their number. No gradients.

@@ -527,7 +527,10 @@ export interface TrainingEvent {
 export interface StateChange {
   from: JobState;
   to: JobState;
-  /** With FAILED: why. From another state than PAUSED and FAILED to QUEUED: why the job waits again, such as INTERRUPTED where its server ended. */
+  /**
+   * With FAILED: why. From another state than PAUSED and FAILED to QUEUED: why the job waits again: INTERRUPTED where its server
+   * died, DRAINING where it was stopped.
+   */
   failure: Failure | undefined;
 }
 

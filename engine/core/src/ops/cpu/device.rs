@@ -1,5 +1,6 @@
 //! The processor as a device: its threads, its memory, and the dispatch of every operation.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adamw_8bit::{self, Moments};
@@ -172,6 +173,21 @@ impl<E: Real> Ops for CpuOps<E> {
         let found = from.codes.get(..codes.len()).ok_or_else(|| outside(from.codes.len(), 0, codes.len()))?;
         codes.copy_from_slice(found);
         Ok(())
+    }
+
+    fn write_codes(&self, codes: &[u8], to: &mut CpuCodes) -> Result<()> {
+        codes_mut(to, 0, codes.len())?.copy_from_slice(codes);
+        Ok(())
+    }
+
+    fn environment(&self) -> BTreeMap<String, String> {
+        [
+            ("device", "cpu".to_owned()),
+            ("instruction set", self.instruction_set().to_owned()),
+            ("threads", self.threads.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CpuWeight> {

@@ -1,5 +1,6 @@
 //! The GPU as a device: what it holds besides buffers.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use luthier_kernels::{Cudnn, DevicePointer, Multiplier, NORM_SCRATCH_BYTES, NumberType, Stream};
@@ -50,6 +51,21 @@ impl CudaOps {
             Ok(_) => format!("cuDNN {}", Cudnn::version()),
             Err(reason) => format!("own kernels ({reason})"),
         }
+    }
+
+    /// The GPU, the type it computes in, and the versions of what computes on it. What the driver does not say is left out.
+    pub(super) fn libraries(&self) -> BTreeMap<String, String> {
+        let (major, minor) = self.stream().compute_capability();
+        let found = [
+            ("device", Some("gpu".to_owned())),
+            ("gpu", self.stream().name().ok()),
+            ("compute capability", Some(format!("{major}.{minor}"))),
+            ("compute type", Some(self.compute.name().to_owned())),
+            ("attention", Some(self.attention_library())),
+            ("cublaslt", Some(Multiplier::library_version().to_string())),
+            ("cuda driver", Stream::driver_version().ok().map(|version| version.to_string())),
+        ];
+        found.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// Type of activations and of products with them.

@@ -1,5 +1,6 @@
 //! The dispatch of every operation: places and types are checked, then a kernel is started.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use luthier_kernels::{AdamW8bitFactors, AdamW8bitMoments, AdamWFactors, NumberType};
@@ -48,6 +49,16 @@ impl Ops for CudaOps {
         let place = from.place(0, codes.len())?;
         // SAFETY: so many codes from there on.
         unsafe { self.stream().download(place, codes) }.map_err(EngineError::from)
+    }
+
+    fn write_codes(&self, codes: &[u8], to: &mut CudaCodes) -> Result<()> {
+        let place = to.place(0, codes.len())?;
+        // SAFETY: so much room from there on.
+        unsafe { self.stream().upload(codes, place) }.map_err(EngineError::from)
+    }
+
+    fn environment(&self) -> BTreeMap<String, String> {
+        self.libraries()
     }
 
     fn upload_weight(&self, tensor: HostTensor) -> Result<CudaWeight> {
