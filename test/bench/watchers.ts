@@ -93,6 +93,8 @@ const reading = readers.map(async ({ reports }) => {
   }
 });
 await Promise.race([attached.promise, Promise.all(reading)]);
+// Slow watchers are sent what their windows hold.
+await measure('filling windows');
 const watched = await measure('watched');
 const last = (await client.getTrainingJob(job)).lastSequence;
 await sleep(1000);
