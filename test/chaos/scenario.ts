@@ -62,22 +62,32 @@ export async function play({ client, call }: Session, world: World, { mayFail = 
       return (await client.uploadDataset(slowly(conversations(count), pieces), options)).name;
     });
 
-  /** Creates a job, again where it failed for an accepted reason, and watches it until it has succeeded. */
+  /** Creates a job and watches it until it has succeeded; where it failed for an accepted reason, it is resumed or created again. */
   const train = async (what: string, settings: Record<string, unknown>, dataset: string): Promise<TrainingJob> => {
     for (let attempt = 1; ; attempt++) {
       const id = `${what} ${attempt}`;
       const { name } = await ledger.once(`create ${id}`, () =>
         client.createTrainingJob({ spec: spec(dataset, settings), requestId: requestId(id) }),
       );
-      for await (const event of client.watchTrainingJob(name, { afterSequence: ledger.lastSequence(name) })) {
-        ledger.event(event);
-      }
-      const job = await client.getTrainingJob(name);
+      const job = await follow(name);
       if (job.state === JobState.JOB_STATE_SUCCEEDED) return job;
       const reason = job.failure?.reason ?? '';
       if (!isTerminal(job.state) || !mayFail.includes(reason)) {
         throw new Error(`${name} ended in state ${job.state} ${reason}: ${job.failure?.message ?? ''}`);
       }
+    }
+  };
+
+  /** Watches a job to its end, also one that failed for an accepted reason and can go on. */
+  const follow = async (name: string): Promise<TrainingJob> => {
+    for (;;) {
+      for await (const event of client.watchTrainingJob(name, { afterSequence: ledger.lastSequence(name) })) {
+        ledger.event(event);
+      }
+      const job = await client.getTrainingJob(name);
+      const canGoOn = job.state === JobState.JOB_STATE_FAILED && job.lastCheckpoint !== undefined;
+      if (!canGoOn || !mayFail.includes(job.failure?.reason ?? '')) return job;
+      await client.resumeTrainingJob(name);
     }
   };
 
