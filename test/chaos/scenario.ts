@@ -109,7 +109,9 @@ export async function play({ client, call }: Session, world: World, { mayFail = 
 
   const dataset = await upload('train', EXAMPLES, 5, 'train');
   const evalDataset = await upload('held out', 5, 2);
-  await Promise.all([train('first', { ...JOB, evalDataset, output: 'first' }, dataset), comeAndGo()]);
+  // Both to their ends: whoever plays on must be alone.
+  const both = [train('first', { ...JOB, evalDataset, output: 'first' }, dataset), comeAndGo()];
+  for (const part of await Promise.allSettled(both)) if (part.status === 'rejected') throw part.reason;
   if (!ledger.has('delete second')) {
     const second = await ledger.once('train second', () => train('second', { maxSteps: 2, output: 'second' }, dataset));
     await remove('second adapter', AdapterServiceService.deleteAdapter, 'adapters/second');
