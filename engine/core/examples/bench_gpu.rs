@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 begin = Instant::now();
             }
             Progress::Event(TrainingEvent::Finished) | Progress::Finished => break,
-            Progress::Event(TrainingEvent::Evaluation(_)) | Progress::Pending => {}
+            Progress::Event(TrainingEvent::Evaluation(_)) | Progress::Pending | Progress::CheckpointDue => {}
         }
     }
     let mut sorted = seconds.split_off(steps.min(3) - 1);

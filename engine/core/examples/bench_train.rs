@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 begin = Instant::now();
             }
             Progress::Event(TrainingEvent::Finished) | Progress::Finished => break,
-            Progress::Event(TrainingEvent::Evaluation(_)) | Progress::Pending => {}
+            Progress::Event(TrainingEvent::Evaluation(_)) | Progress::Pending | Progress::CheckpointDue => {}
         }
     }
     let peak_allocated = ops.memory().peak_allocated_bytes;

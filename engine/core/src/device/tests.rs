@@ -277,6 +277,58 @@ fn a_training_run_is_cancelled_and_keeps_its_adapter() {
     assert_eq!(run.adapter().unwrap().modules.len(), 14);
 }
 
+/// Until something is told that is meant; every step on the way.
+fn wait_for(run: &TrainingRun, meant: impl Fn(&RunEvent) -> bool) -> (Vec<u64>, RunEvent) {
+    let mut steps = Vec::new();
+    loop {
+        let batch = next(&run.events);
+        for event in batch.items {
+            if let RunEvent::Training(TrainingEvent::Step(step)) = &event {
+                steps.push(step.global_step);
+            }
+            if meant(&event) {
+                return (steps, event);
+            }
+        }
+        assert!(batch.end.is_none(), "the run ended with {:?}", batch.end);
+    }
+}
+
+/// On both kinds of devices: a checkpoint while the run goes on, then a pause; the next run begins where it ended.
+#[test]
+fn a_paused_run_keeps_its_adapter_and_goes_on_elsewhere() {
+    for device in [Device::open(2).unwrap(), accelerator()] {
+        let model = tiny(&device);
+        let run = start(&device, request(model.clone())).unwrap();
+        assert_eq!(run.resumed, None);
+        let folder = std::env::temp_dir().join(format!("luthier-paused-{}", std::process::id()));
+        let written = |run: &TrainingRun| {
+            std::fs::create_dir(&folder).unwrap();
+            let saved = run.write_checkpoint(&folder).unwrap();
+            let read = crate::train::checkpoint::Checkpoint::read(&folder).unwrap();
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(read.global_step(), saved.global_step);
+            read
+        };
+        assert_eq!(run.write_checkpoint(&folder).unwrap_err().code, ErrorCode::InvalidArgument);
+        run.request_checkpoint();
+        let (_, event) = wait_for(&run, |event| matches!(event, RunEvent::Checkpoint(_)));
+        assert_eq!(event, RunEvent::Checkpoint(written(&run).global_step()));
+        run.pause();
+        run.pause();
+        let (_, event) = wait_for(&run, |event| matches!(event, RunEvent::Paused(_)));
+        let checkpoint = written(&run);
+        let done = checkpoint.global_step();
+        assert_eq!(event, RunEvent::Paused(done));
+        assert_eq!(run.adapter().unwrap().modules.len(), 14);
+        let run = start(&device, TrainingRequest { resume_from: Some(checkpoint), ..request(model.clone()) }).unwrap();
+        assert_eq!(run.resumed.as_ref().map(|resumed| resumed.global_step), Some(done));
+        run.stop_after_step();
+        let (steps, _) = wait_for(&run, |event| matches!(event, RunEvent::Training(TrainingEvent::Finished)));
+        assert!(steps.is_empty() || steps == [done + 1], "{steps:?} after {done}");
+    }
+}
+
 #[test]
 fn a_request_that_cannot_start_says_why() {
     let device = Device::open(1).unwrap();

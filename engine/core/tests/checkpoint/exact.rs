@@ -62,7 +62,8 @@ fn moments_in_8_bits_and_rates_of_lora_plus() {
     let folder = Folder::new();
     case.saved_after(9, &folder.0);
     let bytes = std::fs::read(folder.0.join("state.safetensors")).unwrap();
-    let mut names = SafeTensors::deserialize(&bytes).unwrap().names();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = tensors.names();
     names.sort_unstable();
     let moments = ["first", "first.codes", "first.scales", "second", "second.codes", "second.scales"];
     assert_eq!(names[names.len() - 6..], moments.map(|name| format!("moments.{name}")));

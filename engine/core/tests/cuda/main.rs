@@ -3,6 +3,7 @@
 mod attention;
 mod blocks;
 mod cached_attention;
+mod checkpoint;
 mod compare;
 mod dropout;
 mod elementwise;
@@ -15,5 +16,8 @@ mod products;
 mod random_model;
 mod ranks;
 mod selected_rows;
+#[expect(dead_code, reason = "runs that are cut at random are for the processor")]
+#[path = "../shared/checkpoint.rs"]
+mod shared_checkpoint;
 mod transfers;
 mod weights;

@@ -41,7 +41,7 @@ pub fn every_step<O: Ops>(ops: Arc<O>, golden: &Golden) -> PeftAdapter {
                 let trainer_loss = number(expected, "trainer_loss");
                 close(&format!("evaluation at {at}: trainer_loss"), result.trainer_loss, trainer_loss, 1e-5);
             }
-            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending => {}
+            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending | Progress::CheckpointDue => {}
             Progress::Event(TrainingEvent::Finished) => break,
             Progress::Finished => panic!("the run ends with an event"),
         }

@@ -25,7 +25,7 @@ pub fn finish<O: Ops>(trainer: &mut Trainer<O>) -> (Vec<TrainingStep>, Vec<Evalu
         match trainer.advance().unwrap() {
             Progress::Event(TrainingEvent::Step(step)) => steps.push(step),
             Progress::Event(TrainingEvent::Evaluation(result)) => evaluations.push(result),
-            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending => {}
+            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending | Progress::CheckpointDue => {}
             Progress::Event(TrainingEvent::Finished) => break,
             Progress::Finished => panic!("the run ends with an event"),
         }

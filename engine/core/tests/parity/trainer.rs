@@ -134,7 +134,7 @@ fn run<O: Ops>(ops: Arc<O>, golden: &Golden, case: &Value) -> Run {
             Progress::Event(TrainingEvent::Evaluation(result)) => {
                 evaluations.push((result, trainer.adapter().unwrap()));
             }
-            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending => {}
+            Progress::Event(TrainingEvent::Started { .. }) | Progress::Pending | Progress::CheckpointDue => {}
             Progress::Event(TrainingEvent::Finished) => break,
             Progress::Finished => panic!("the run ends with an event"),
         }

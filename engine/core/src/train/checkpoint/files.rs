@@ -121,3 +121,18 @@ impl HashedFile {
         Ok(CheckpointFile { name: name.to_owned(), bytes: self.bytes, sha256: hex(&self.hash.finalize()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/dev/full` refuses every byte as a full disk does.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_as_such() {
+        let path = PathBuf::from("/dev/full");
+        let file = File::options().write(true).open(&path).unwrap();
+        let mut file = HashedFile { path, file, hash: Sha256::new(), bytes: 0 };
+        assert_eq!(file.write(b"state").unwrap_err().code, ErrorCode::StorageFull);
+    }
+}
