@@ -18,7 +18,7 @@ import type { World } from './world.ts';
 const EXAMPLES = 40;
 
 /** Small, but with everything that a resumed run must repeat: order, dropout, packing, accumulation, evaluations. */
-export const JOB = {
+const JOB = {
   perDeviceTrainBatchSize: 1,
   gradientAccumulationSteps: 2,
   lora: { r: 4, loraAlpha: 8, loraDropout: 0.1 },
