@@ -28,7 +28,7 @@ function checkJson(value: unknown, place: string, issues: Issues, depth = 0): bo
 }
 
 /** An object, or JSON text that holds one. */
-function objectAt(value: unknown, place: string, issues: Issues): JsonObject {
+export function readObject(value: unknown, place: string, issues: Issues): JsonObject {
   const parsed = typeof value === 'string' ? parseJson(value) : { value };
   if ('flaw' in parsed) {
     const description = `expected an object or JSON text that holds one, found text that is none (${parsed.flaw.description})`;
@@ -53,7 +53,7 @@ function readCall(value: unknown, place: string, issues: Issues): ToolCall {
   return {
     ...(id !== undefined && id !== null && { id: textAt(id, placeOf(place, 'id'), issues) }),
     name: textAt(target.name, placeOf(called, 'name'), issues),
-    arguments: objectAt(target.arguments, placeOf(called, 'arguments'), issues),
+    arguments: readObject(target.arguments, placeOf(called, 'arguments'), issues),
   };
 }
 
@@ -66,7 +66,8 @@ export function readToolCalls(value: unknown, place: string, issues: Issues): To
   return value.map((call, index) => readCall(call, `${place}[${index}]`, issues));
 }
 
-function readTool(value: unknown, place: string, issues: Issues): JsonObject {
+/** One function in JSON Schema. */
+export function readTool(value: unknown, place: string, issues: Issues): JsonObject {
   const isTool = isFields(value) && isFields(value.function) && typeof value.function.name === 'string';
   if (!isTool) issues.wrong(place, 'a tool: {"type": "function", "function": {"name", "parameters"}}', value);
   else if (checkJson(value, place, issues)) return value as JsonObject;
