@@ -53,8 +53,11 @@ test('flags win over the environment, which wins over the file', () => {
 });
 
 test('a device from flag, environment and file', () => {
-  for (const device of ['auto', 'cpu', 'cuda', 'cuda:0', 'cuda:12'])
+  for (const device of ['auto', 'cpu', 'cuda', 'cuda:0', 'cuda:12', 'cuda:0,1', 'cpu×2', 'cpux16'])
     expect(load(['--device', device]).device).toBe(device);
+  expect(load(['--devices=cuda:0,1']).device).toBe('cuda:0,1');
+  for (const wrong of ['cuda:', 'cuda:0,', 'cuda:a', 'cpu×0', 'cpu:2'])
+    expect(() => load(['--devices', wrong])).toThrow('expected auto');
   expect(load([], { LUTHIER_DEVICE: 'cuda:1' }).device).toBe('cuda:1');
   expect(load(['--config', file('device.yaml', 'device: cuda\n')]).device).toBe('cuda');
   expect(() => load([], { LUTHIER_DEVICE: 'gpu' })).toThrow('--device: expected auto');
@@ -89,7 +92,10 @@ test.each([
   [['--port', 'x'], '--port: expected a number, found "x"'],
   [['--port', '65536'], '--port: expected at most 65535'],
   [['--port', '1.5'], '--port: expected a whole number'],
-  [['--device', 'tpu'], '--device: expected auto, cpu, cuda or cuda:N (the GPU with number N)'],
+  [
+    ['--device', 'tpu'],
+    '--device: expected auto, cpu, cpu×N (N ranks), cuda, cuda:N (the GPU with number N) or cuda:N,M',
+  ],
   [['--device', 'cuda:'], '--device: expected'],
   [['--device', 'cuda:-1'], '--device: expected'],
   [['--device', 'cuda:01'], '--device: expected'],

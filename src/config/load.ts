@@ -58,6 +58,9 @@ interface Flags {
 
 function readFlags(argv: readonly string[]): Flags {
   const byFlag = new Map(SETTINGS.flatMap((one) => [[one.flag, one] as const, [`--${one.name}`, one] as const]));
+  // One setting, whether it names one device or several.
+  const device = byFlag.get('--device');
+  if (device) byFlag.set('--devices', device);
   const texts = new Map<Setting, string[]>();
   let config: string | null = null;
   for (let index = 0; index < argv.length; index++) {

@@ -118,11 +118,14 @@ export const serverConfigSchema = z
     ),
     device: setting(
       z
-        .custom<DeviceSetting>(isDeviceSetting, 'expected auto, cpu, cuda or cuda:N (the GPU with number N)')
+        .custom<DeviceSetting>(
+          isDeviceSetting,
+          'expected auto, cpu, cpu×N (N ranks), cuda, cuda:N (the GPU with number N) or cuda:N,M',
+        )
         .default('auto'),
       'text',
       'DEVICE',
-      'What computes: auto (a GPU where one can be used, else the processor), cpu, cuda, or cuda:N.',
+      'What computes, also as --devices: auto (a GPU where one can be used, else the processor), cpu, cuda, cuda:N; several that train together: cuda:N,M or cpu×N.',
     ),
     computeType: setting(
       z.enum(COMPUTE_TYPES, 'expected bf16 or f16').default('bf16'),

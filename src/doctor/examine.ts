@@ -13,7 +13,7 @@ import type { System } from './system.ts';
 export interface Report {
   /** False where a finding is a failure. */
   readonly canStart: boolean;
-  /** `cpu` or `cuda:n`; null where it cannot start. */
+  /** As `Devices`; null where it cannot start. */
   readonly device: string | null;
   readonly findings: readonly Finding[];
   /** Null where no addon loads: nothing could look. */
@@ -38,7 +38,7 @@ export async function examine(options: Pick<ServerOptions, 'dataDir' | 'device'>
   const [deviceFinding, device] = checkDevice(options.device, system);
   const findings = [
     checkNode(system),
-    ...(await checkProcessor(system, device === null || device === 'cpu')),
+    ...(await checkProcessor(system, device === null || device.startsWith('cpu'))),
     checkMemory(system),
     await checkDataFolder(options.dataDir),
     ...(gpus === null ? [] : checkGpus(gpus)),

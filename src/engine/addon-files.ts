@@ -67,6 +67,11 @@ export const CUDA_LIBRARIES: readonly { readonly name: string; readonly advice: 
     advice:
       "attention is then our kernels', at 95 % of the speed; install cuDNN 9 for CUDA 13 and name its folder in LD_LIBRARY_PATH",
   },
+  {
+    name: 'libnccl.so.2',
+    advice:
+      'only training on several GPUs needs it; install the package libnccl2, or the Python wheel nvidia-nccl-cu13 and name its folder in LD_LIBRARY_PATH',
+  },
 ];
 
 /**

@@ -92,6 +92,21 @@ test('cpu asks no driver and loads no CUDA build', () => {
   expect(probes).toEqual([]);
 });
 
+test('several devices: ranks of the processor, and GPUs that are all there, each once', () => {
+  const { addons, onCpu, onCuda, probes } = machine({ probe: found(gpu(0), gpu(1), gpu(2, 'GPU2 is old')) });
+  expect(chooseDevice('cpu×2', addons)).toMatchObject({ device: 'cpu×2', gpus: [], addon: onCpu });
+  expect(probes).toEqual([]);
+  expect(chooseDevice('cuda:1,0', addons)).toMatchObject({
+    device: 'cuda:1,0',
+    reason: 'asked for by the setting: GPU1 (cuda:1, compute capability 9.0), GPU0 (cuda:0, compute capability 9.0)',
+    addon: onCuda,
+  });
+  const refused = (wanted: DeviceSetting) => () => chooseDevice(wanted, addons);
+  expect(refused('cuda:0,0')).toThrow('the device cuda:0,0 cannot be used: GPU 0 is named twice');
+  expect(refused('cuda:0,3')).toThrow('there is no GPU 3; found GPU0');
+  expect(refused('cuda:0,2')).toThrow('GPU2 is old');
+});
+
 test('cuda and cuda:N take what was asked for', () => {
   const { addons } = machine({ probe: found(gpu(0, 'old'), gpu(1), gpu(2)) });
   expect(chooseDevice('cuda', addons).device).toBe('cuda:1');

@@ -1,13 +1,13 @@
 /** Which device the engine opens, with which build of the addon, and why. Computes nothing. */
 import { type Addons, CUDA_ADDON } from './addon-files.ts';
-import type { DeviceSetting } from './device-setting.ts';
+import type { DeviceSetting, Devices } from './device-setting.ts';
 import { EngineError } from './errors.ts';
 import type { Gpu, GpuProbe } from './gpus.ts';
 import type { Addon } from './native-addon.ts';
 
 /** What to open. */
 export interface DeviceChoice {
-  readonly device: 'cpu' | `cuda:${number}`;
+  readonly device: Devices;
   /** For people, without a full stop. */
   readonly reason: string;
   /** All that were found; empty where none was looked for. */
@@ -38,15 +38,22 @@ function lookForGpus(addons: Addons): GpuProbe {
 
 const describe = (gpu: Gpu): string => `${gpu.name} (cuda:${gpu.index}, compute capability ${gpu.computeCapability})`;
 
-/** The GPU that is meant, or why it cannot be used. Null as index: the first that can. */
-function findGpu(
+/** The GPUs that are meant, or why they cannot be used. Null as indices: the first that can. */
+function findGpus(
   { gpus, problem }: GpuProbe,
-  index: number | null,
-): { readonly gpu: Gpu } | { readonly problem: string } {
+  indices: readonly number[] | null,
+): { readonly found: readonly Gpu[] } | { readonly problem: string } {
   if (problem !== null) return { problem };
-  const gpu = gpus.find((one) => (index === null ? one.problem === null : one.index === index));
-  if (gpu === undefined) return { problem: `there is no GPU ${index}; found ${gpus.map(describe).join(', ')}` };
-  return gpu.problem === null ? { gpu } : { problem: gpu.problem };
+  const twice = indices?.find((index, place) => indices.indexOf(index) !== place);
+  if (twice !== undefined) return { problem: `GPU ${twice} is named twice` };
+  const found: Gpu[] = [];
+  for (const index of indices ?? [null]) {
+    const gpu = gpus.find((one) => (index === null ? one.problem === null : one.index === index));
+    if (gpu === undefined) return { problem: `there is no GPU ${index}; found ${gpus.map(describe).join(', ')}` };
+    if (gpu.problem !== null) return { problem: gpu.problem };
+    found.push(gpu);
+  }
+  return { found };
 }
 
 /** The CUDA build, where it can compute on a GPU; else why not. */
@@ -63,7 +70,7 @@ function loadCuda(addons: Addons): Attempt {
 export function chooseDevice(wanted: DeviceSetting, addons: Addons): DeviceChoice {
   const asked = 'asked for by the setting';
   // Asks no driver: whoever wants the processor is kept apart from one that hangs.
-  if (wanted === 'cpu') return { device: 'cpu', reason: asked, gpus: [], addon: addons.cpu() };
+  if (wanted.startsWith('cpu')) return { device: wanted as Devices, reason: asked, gpus: [], addon: addons.cpu() };
 
   const probe = lookForGpus(addons);
   const { gpus } = probe;
@@ -73,10 +80,11 @@ export function chooseDevice(wanted: DeviceSetting, addons: Addons): DeviceChoic
     const advice = 'with --device cpu the processor computes';
     throw new EngineError('INVALID_ARGUMENT', `the device ${wanted} cannot be used: ${problem}; ${advice}`);
   };
-  const found = findGpu(probe, numbered ? Number(wanted.slice('cuda:'.length)) : null);
-  if ('problem' in found) return onProcessor(found.problem, 'no GPU is used');
+  const meant = findGpus(probe, numbered ? wanted.slice('cuda:'.length).split(',').map(Number) : null);
+  if ('problem' in meant) return onProcessor(meant.problem, 'no GPU is used');
+  const described = meant.found.map(describe).join(', ');
   const cuda = loadCuda(addons);
-  if ('problem' in cuda) return onProcessor(cuda.problem, `${describe(found.gpu)} is not used`);
-  const reason = `${numbered ? asked : 'the first GPU that can be used'}: ${describe(found.gpu)}`;
-  return { device: `cuda:${found.gpu.index}`, reason, gpus, addon: cuda.addon };
+  if ('problem' in cuda) return onProcessor(cuda.problem, `${described} is not used`);
+  const reason = `${numbered ? asked : 'the first GPU that can be used'}: ${described}`;
+  return { device: `cuda:${meant.found.map(({ index }) => index).join(',')}`, reason, gpus, addon: cuda.addon };
 }

@@ -11,6 +11,8 @@ export interface EngineInfo {
   readonly version: string;
   /** `cpu` or `cuda:n`. */
   readonly device: string;
+  /** All that train together, by rank: `device` alone, or several. */
+  readonly devices: readonly string[];
   /** The processor's or GPU's name as the system gives it. */
   readonly deviceName: string;
   /** Threads used for matrix products. */
@@ -318,6 +320,17 @@ export interface TrainingStep {
   readonly skipped: boolean;
   /** Steps skipped so far, this one included. */
   readonly skippedSteps: number;
+  /** What each device did, by rank. */
+  readonly devices: readonly DeviceStep[];
+}
+
+/** One device's part of a step. */
+export interface DeviceStep {
+  readonly tokensPerSecond: number;
+  readonly allocatedBytes: number;
+  readonly peakAllocatedBytes: number;
+  /** Share of the step in which it waited for gradients to be summed; 0 of one device alone. */
+  readonly communicationShare: number;
 }
 
 export interface EvaluationResult {

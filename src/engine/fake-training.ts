@@ -213,6 +213,7 @@ export class FakeTrainingRun implements TrainingRun {
       etaSeconds: (this.#maxSteps - globalStep) * (tokens / 1000),
       skipped: false,
       skippedSteps: 0,
+      devices: [{ tokensPerSecond: 1000, allocatedBytes: 1 << 20, peakAllocatedBytes: 2 << 20, communicationShare: 0 }],
     };
   }
 

@@ -243,6 +243,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): Engine {
     info: () => ({
       version: '0.0.0',
       device: 'cpu',
+      devices: ['cpu'],
       deviceName: options.deviceName ?? DEVICE_NAME,
       threads: 1,
       instructionSet: 'scalar',

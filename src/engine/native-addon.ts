@@ -160,7 +160,7 @@ export interface NativeEngine {
 
 /** What a build of the addon exports. */
 export interface Addon {
-  /** Throws INVALID_ARGUMENT for a device that this build cannot compute on. `device`: `cpu` or `cuda:n`. `computeType`: `bf16` or `f16`. */
+  /** Throws INVALID_ARGUMENT for a device that this build cannot compute on. `device`: `Devices`. `computeType`: `bf16` or `f16`. */
   readonly NativeEngine: new (
     threads: number | null,
     device: string,

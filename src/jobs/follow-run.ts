@@ -1,7 +1,7 @@
 /** Brings a run's events into its job's log. What the log has already is compared and not told again. */
 import type { CheckpointStore } from '../checkpoints/checkpoint-store.ts';
 import type { PreparedExamples } from '../datasets/prepare-examples.ts';
-import type { BaseModel, TrainingEvent } from '../engine/engine.ts';
+import type { BaseModel, TrainingEvent, TrainingStep } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
@@ -29,6 +29,8 @@ export interface FollowedRun extends StartedRun {
   readonly prepared: PreparedExamples;
   readonly model: BaseModel;
 }
+
+const stepMessage = (step: TrainingStep) => ({ ...step, devices: [...step.devices] });
 
 type Started = TrainingEvent & { readonly kind: 'started' };
 
@@ -90,7 +92,9 @@ class Follower {
         const { step } = event;
         this.#lastStep = step.globalStep;
         this.#measure?.(step.tokens, step.tokensPerSecond);
-        if (await this.#isNew(this.#logged?.step(step))) await log.append(name, { $case: 'step', value: step });
+        if (await this.#isNew(this.#logged?.step(step))) {
+          await log.append(name, { $case: 'step', value: stepMessage(step) });
+        }
         return;
       }
       case 'evaluation': {

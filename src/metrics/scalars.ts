@@ -1,5 +1,10 @@
 /** A job's events as scalars under the names that transformers' Trainer logs to TensorBoard (integrations: `rewrite_logs`). */
-import type { TrainingEvaluation, TrainingEvent, TrainingStep } from '../gen/luthier/v1/training_service.ts';
+import type {
+  DeviceStep,
+  TrainingEvaluation,
+  TrainingEvent,
+  TrainingStep,
+} from '../gen/luthier/v1/training_service.ts';
 import type { ScalarEvent } from './event-file.ts';
 
 /** Scalars of one stored event. */
@@ -7,6 +12,16 @@ export interface JobScalars extends ScalarEvent {
   /** The event's sequence number. */
   readonly sequence: number;
 }
+
+/** Of several devices, by rank. */
+const deviceValues = (devices: readonly DeviceStep[]): Record<string, number> =>
+  Object.fromEntries(
+    devices.flatMap((device, rank) => [
+      [`train/device_${rank}/tokens_per_second`, device.tokensPerSecond],
+      [`train/device_${rank}/peak_allocated_bytes`, device.peakAllocatedBytes],
+      [`train/device_${rank}/communication_share`, device.communicationShare],
+    ]),
+  );
 
 const stepValues = (step: TrainingStep, tokensSeen: number): Record<string, number> => ({
   'train/loss': step.loss,
@@ -18,6 +33,7 @@ const stepValues = (step: TrainingStep, tokensSeen: number): Record<string, numb
   'train/allocated_bytes': step.allocatedBytes,
   'train/peak_allocated_bytes': step.peakAllocatedBytes,
   'train/skipped_steps': step.skippedSteps,
+  ...(step.devices.length > 1 ? deviceValues(step.devices) : {}),
 });
 
 /** `eval/loss` is the mean of the batches' means, which is what Trainer logs under this name. */

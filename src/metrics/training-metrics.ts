@@ -1,4 +1,5 @@
 import {
+  type DeviceStep,
   JobState,
   type TrainingEvaluation,
   type TrainingEvent,
@@ -18,6 +19,19 @@ interface Latest {
   readonly step?: TrainingStep;
   readonly evaluation?: TrainingEvaluation;
 }
+
+/** A gauge of each device at the running job's latest step, by rank. */
+const perDevice = (
+  name: string,
+  help: string,
+  step: TrainingStep | undefined,
+  value: (device: DeviceStep) => number,
+): Family => ({
+  name: `luthier_training_device_${name}`,
+  type: 'gauge',
+  help,
+  samples: (step?.devices ?? []).map((device, rank) => ({ labels: { rank: String(rank) }, value: value(device) })),
+});
 
 /** What training did since the server started, and where the running jobs are. Knows jobs by their events only. */
 export class TrainingMetrics {
@@ -68,6 +82,15 @@ export class TrainingMetrics {
       gauge('luthier_training_eval_loss', "Held-out loss of the running job's latest evaluation.", evaluation?.loss),
       gauge('luthier_training_allocated_bytes', 'Bytes the engine held at that step.', step?.allocatedBytes),
       gauge('luthier_training_peak_allocated_bytes', 'The most bytes until then.', step?.peakAllocatedBytes),
+      perDevice('tokens_per_second', 'Rate of each device.', step, (device) => device.tokensPerSecond),
+      perDevice('allocated_bytes', 'Bytes that each device held.', step, (device) => device.allocatedBytes),
+      perDevice('peak_allocated_bytes', 'The most bytes of each.', step, (device) => device.peakAllocatedBytes),
+      perDevice(
+        'communication_share',
+        'Share of the step in which each waited for gradients to be summed.',
+        step,
+        (device) => device.communicationShare,
+      ),
     ];
   }
 

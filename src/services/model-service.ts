@@ -143,6 +143,7 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
       return GetServerInfoResponse.create({
         version: dependencies.version,
         device: info.device,
+        devices: [...info.devices],
         deviceName: info.deviceName,
         threads: info.threads,
         instructionSet: info.instructionSet,

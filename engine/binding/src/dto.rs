@@ -11,6 +11,7 @@ use napi_derive::napi;
 pub struct NativeEngineInfo {
     pub version: String,
     pub device: String,
+    pub devices: Vec<String>,
     pub device_name: String,
     pub threads: u32,
     pub instruction_set: String,
@@ -24,6 +25,7 @@ impl From<&DeviceInfo> for NativeEngineInfo {
         Self {
             version: info.version.clone(),
             device: info.device.clone(),
+            devices: info.devices.clone(),
             device_name: info.device_name.clone(),
             threads: info.threads as u32,
             instruction_set: info.instruction_set.clone(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use luthier_core::device::{Device, EstimateQuery};
+use luthier_core::device::{Device, DeviceList, EstimateQuery};
 use luthier_core::load;
 use luthier_core::lora::LoraConfig;
 use luthier_core::lora::peft::read_adapter_info;
@@ -35,28 +35,25 @@ pub fn capabilities() -> NativeCapabilities {
     NativeCapabilities { cuda: cfg!(feature = "cuda") }
 }
 
-/// Opens `cpu` or `cuda:n`; of a GPU, activations are kept as `compute_type`, which is `bf16` or `f16`.
+/// Opens devices as [`DeviceList`] reads them; of GPUs, activations are kept as `compute_type`, which is `bf16` or `f16`.
 ///
-/// Errors: `INVALID_ARGUMENT` for another type, and for a device that this build cannot compute on.
+/// Errors: `INVALID_ARGUMENT` for another type, for no list, and for devices that this build cannot compute on.
 fn open(device: &str, threads: usize, compute_type: &str) -> Result<Device> {
     if !["bf16", "f16"].contains(&compute_type) {
         return Err(EngineError::invalid(format!("compute type {compute_type}: expected bf16 or f16")));
     }
-    if device == "cpu" {
-        return Device::open(threads);
-    }
-    #[cfg(feature = "cuda")]
-    if let Some(ordinal) = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-        let compute = if compute_type == "f16" { NumberType::F16 } else { NumberType::BF16 };
-        return Device::open_gpu(ordinal, threads, compute);
-    }
-    Err(EngineError::invalid(if cfg!(feature = "cuda") {
-        format!("device {device}: expected cpu, or cuda: and the number of a GPU")
-    } else {
-        format!(
+    match device.parse()? {
+        DeviceList::Processor { ranks } => Device::open_ranks(threads, ranks),
+        #[cfg(feature = "cuda")]
+        DeviceList::Gpus(ordinals) => {
+            let compute = if compute_type == "f16" { NumberType::F16 } else { NumberType::BF16 };
+            Device::open_gpus(&ordinals, threads, compute)
+        }
+        #[cfg(not(feature = "cuda"))]
+        DeviceList::Gpus(_) => Err(EngineError::invalid(format!(
             "device {device}: this engine was built without CUDA; use the device cpu, or the engine that `npm run build:cuda` makes"
-        )
-    }))
+        ))),
+    }
 }
 
 fn place(embedding_in_host_memory: bool) -> EmbeddingPlace {
@@ -69,7 +66,7 @@ pub struct NativeEngine(Arc<Device>);
 
 #[napi]
 impl NativeEngine {
-    /// `cpu` or `cuda:n`, with so many threads for matrix products; null: as many as the process may use. `compute_type`: `bf16` or `f16`, of
+    /// `cpu`, `cpu×n`, `cuda:n` or `cuda:n,m`, with so many threads for matrix products; null: as many as the process may use. `compute_type`: `bf16` or `f16`, of
     /// activations on a GPU.
     #[napi(constructor)]
     pub fn new(threads: Option<u32>, device: String, compute_type: String) -> napi::Result<Self> {

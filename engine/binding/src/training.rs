@@ -9,7 +9,7 @@ use luthier_core::lora::peft::write_adapter;
 use luthier_core::lora::{LoraConfig, LoraTargets, ModuleNames};
 use luthier_core::train::checkpoint::{CheckpointFile, ResumedFrom, SavedCheckpoint};
 use luthier_core::train::{
-    EvaluationResult, LrSchedulerKwargs, LrSchedulerType, TrainConfig, TrainingEvent, TrainingStep,
+    DeviceStep, EvaluationResult, LrSchedulerKwargs, LrSchedulerType, TrainConfig, TrainingEvent, TrainingStep,
 };
 use luthier_core::{EngineError, ErrorCode};
 use napi::Env;
@@ -174,8 +174,10 @@ impl TryFrom<NativeTrainingConfig> for TrainConfig {
             packing_length: found.packing_length.map(|length| length as usize),
             recompute_layers: found.recompute_layers.parse()?,
             offload_activations: found.offload_activations,
-            // The device that trains knows.
+            // The devices that train know.
             loss_scaling: None,
+            world_size: 1,
+            average_tokens_across_devices: true,
         })
     }
 }
@@ -196,6 +198,26 @@ pub struct NativeTrainingStep {
     pub eta_seconds: f64,
     pub skipped: bool,
     pub skipped_steps: f64,
+    pub devices: Vec<NativeDeviceStep>,
+}
+
+#[napi(object, object_from_js = false)]
+pub struct NativeDeviceStep {
+    pub tokens_per_second: f64,
+    pub allocated_bytes: f64,
+    pub peak_allocated_bytes: f64,
+    pub communication_share: f64,
+}
+
+impl From<DeviceStep> for NativeDeviceStep {
+    fn from(step: DeviceStep) -> Self {
+        Self {
+            tokens_per_second: step.tokens_per_second,
+            allocated_bytes: step.allocated_bytes as f64,
+            peak_allocated_bytes: step.peak_allocated_bytes as f64,
+            communication_share: step.communication_share,
+        }
+    }
 }
 
 impl From<TrainingStep> for NativeTrainingStep {
@@ -215,6 +237,7 @@ impl From<TrainingStep> for NativeTrainingStep {
             eta_seconds: step.eta_seconds,
             skipped: step.skipped,
             skipped_steps: step.skipped_steps as f64,
+            devices: step.devices.into_iter().map(Into::into).collect(),
         }
     }
 }

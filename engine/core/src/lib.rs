@@ -17,6 +17,7 @@ mod philox;
 pub mod quant;
 pub mod quantize;
 pub mod random;
+pub mod ranks;
 mod system;
 pub mod tensor;
 pub mod train;

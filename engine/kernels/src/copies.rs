@@ -25,9 +25,40 @@ impl Event {
     /// An event that was never recorded: waiting for it is over at once.
     pub fn new(stream: &Arc<Stream>) -> Result<Self> {
         stream.enter()?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-            .map_err(|error| CudaError::new("making an event", &error))?;
+        Self::with(stream, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// As [`Self::new`]; recorded, it also says when.
+    pub fn timed(stream: &Arc<Stream>) -> Result<Self> {
+        stream.enter()?;
+        Self::with(stream, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(stream: &Arc<Stream>, flags: sys::CUevent_flags) -> Result<Self> {
+        let event = result::event::create(flags).map_err(|error| CudaError::new("making an event", &error))?;
         Ok(Self { event, stream: stream.clone() })
+    }
+
+    /// Whether the work before it is done.
+    ///
+    /// Errors: also those of that work.
+    pub fn is_done(&self) -> Result<bool> {
+        self.stream.enter()?;
+        // SAFETY: the event lives as long as `self`.
+        match unsafe { result::event::query(self.event) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(error) => Err(CudaError::new("asking for an event", &error)),
+        }
+    }
+
+    /// Seconds from `earlier` to this one, both timed and done.
+    pub fn seconds_since(&self, earlier: &Self) -> Result<f64> {
+        self.stream.enter()?;
+        // SAFETY: both events live as long as they are borrowed.
+        unsafe { result::event::elapsed(earlier.event, self.event) }
+            .map(|milliseconds| f64::from(milliseconds) / 1000.0)
+            .map_err(|error| CudaError::new("asking for a time", &error))
     }
 
     /// Waits on the host.
@@ -75,8 +106,8 @@ impl Stream {
     }
 }
 
-/// A second stream of a GPU: copies between its memory and locked memory of the host, in the order of the calls. Only events order it with the
-/// first stream.
+/// A second stream of a GPU: copies between its memory and locked memory of the host, or between GPUs, in the order of the calls. Only events
+/// order it with the first stream.
 pub struct CopyStream {
     copies: sys::CUstream,
     stream: Arc<Stream>,
@@ -94,6 +125,11 @@ impl CopyStream {
         let copies = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| CudaError::new("making a stream for copies", &error))?;
         Ok(Self { copies, stream })
+    }
+
+    /// The stream's handle, for libraries.
+    pub(crate) fn raw(&self) -> sys::CUstream {
+        self.copies
     }
 
     /// As [`Stream::record`].

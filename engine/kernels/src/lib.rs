@@ -13,6 +13,7 @@ mod linear;
 mod low_rank;
 mod low_rank_sizes;
 mod matmul;
+mod nccl;
 mod noise;
 mod optimizer;
 mod pinned;
@@ -29,6 +30,7 @@ pub use linear::{LinearFinish, LinearGate, LinearProduct, LinearRope, LinearSegm
 pub use low_rank::{LowRankExpansion, LowRankGradients, LowRankLayer};
 pub use low_rank_sizes::LowRankSizes;
 pub use matmul::{Multiplier, Operand, Product};
+pub use nccl::{Communicator, NcclError, nccl_problem, new_nccl_id};
 pub use noise::UniformNoise;
 pub use optimizer::{AdamW8bitFactors, AdamW8bitMoments, AdamWFactors, NORM_SCRATCH_BYTES};
 pub use pinned::PinnedMemory;

@@ -61,7 +61,7 @@ export function doctorCommand(io: Io, setExitCode: SetExitCode): Command {
     .description('what a server would find on this machine, and what to do where it cannot start')
     .option('--config <file>', 'configuration file of the server')
     .option('--data-dir <folder>', 'data folder of the server')
-    .option('--device <device>', 'device of the server: auto, cpu, cuda or cuda:N')
+    .option('--device <device>', 'device of the server: auto, cpu, cuda, cuda:N, or several: cuda:N,M or cpu×N')
     .option('--json', 'print one JSON object')
     .action(async (options: DoctorFlags) => setExitCode(await doctor(options, io)));
 }

@@ -20,6 +20,7 @@ async function info(session: Session): Promise<void> {
     formatRecord([
       ['version', found.version],
       ['device', `${found.device}, ${found.deviceName}`],
+      ...(found.devices.length > 1 ? [['trains on', found.devices.join(', ')] as const] : []),
       ['chosen because', found.deviceReason],
       ['attention', found.attention],
       ['threads', `${found.threads} with ${found.instructionSet}`],

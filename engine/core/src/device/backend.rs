@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use super::others::Others;
 use super::training::TrainingInputs;
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -18,8 +19,9 @@ use crate::ops::cpu::decode::CpuDecoder;
 use crate::ops::cpu::decode_model::{DecodeAdapter, DecodeModel};
 use crate::ops::{EmbeddingPlace, Ops};
 use crate::quant::WeightStorage;
+use crate::ranks::shared_memory;
 use crate::train::checkpoint::{ResumedFrom, Snapshot};
-use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate, estimate};
+use crate::train::{EstimateRequest, Progress, Trainer, TrainingEstimate};
 #[cfg(any(feature = "cuda", test))]
 use crate::train::{LossScaling, TrainConfig};
 
@@ -74,6 +76,8 @@ pub(super) trait Training: Send {
     fn advance(&mut self) -> Result<Progress>;
     /// As [`Trainer::adapter`].
     fn adapter(&self) -> Result<PeftAdapter>;
+    /// As [`Trainer::can_checkpoint`].
+    fn can_checkpoint(&self) -> bool;
     /// As [`Trainer::checkpoint`].
     fn checkpoint(&mut self, spare: Option<Snapshot>) -> Result<Snapshot>;
     /// As [`Trainer::request_checkpoint`].
@@ -93,6 +97,10 @@ impl<O: Ops> Training for Trainer<O> {
         self.adapter()
     }
 
+    fn can_checkpoint(&self) -> bool {
+        self.can_checkpoint()
+    }
+
     fn checkpoint(&mut self, spare: Option<Snapshot>) -> Result<Snapshot> {
         self.checkpoint(spare)
     }
@@ -110,12 +118,20 @@ impl<O: Ops> Training for Trainer<O> {
     }
 }
 
-fn train<O: Ops>(ops: &Arc<O>, base: &Arc<BaseModel<O>>, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
+fn train<O: Ops>(
+    ops: &Arc<O>,
+    base: &Arc<BaseModel<O>>,
+    (others, bases): (&Others<O>, &[Arc<BaseModel<O>>]),
+    inputs: TrainingInputs,
+) -> Result<Box<dyn Training>> {
+    if !bases.is_empty() {
+        return others.train(ops, base, bases, inputs);
+    }
     let TrainingInputs { identity, config, train, evaluation, initial, resume_from } = inputs;
     let trainer = Trainer::new(ops.clone(), base.clone(), config, train, evaluation, initial)?;
     let mut trainer = trainer.of_model(identity);
     if let Some(checkpoint) = resume_from {
-        trainer.resume(checkpoint)?;
+        trainer.resume(&checkpoint)?;
     }
     Ok(Box::new(trainer))
 }
@@ -129,12 +145,21 @@ fn of_this_device<T: Any + Send + Sync>(adapter: Option<&AdapterMatrices>) -> Re
 pub(super) struct Processor {
     pub ops: Arc<CpuOps<f32>>,
     decoder: Arc<Mutex<CpuDecoder>>,
+    others: Arc<Others<CpuOps<f32>>>,
 }
 
 impl Processor {
-    /// With `threads` threads.
-    pub fn new(threads: usize) -> Self {
-        Self { ops: Arc::new(CpuOps::new(threads)), decoder: Arc::new(Mutex::new(CpuDecoder::new(threads))) }
+    /// With `threads` threads. Ranks of these names, one or more, have an equal part of them each, at least one; all have one memory.
+    ///
+    /// Errors: those of [`Others::new`].
+    pub fn new(threads: usize, names: &[String]) -> Result<Self> {
+        let (ranks, each) = (names.len(), (threads / names.len().max(1)).max(1));
+        let others = (1..ranks).map(|_| CpuOps::new(each)).collect();
+        Ok(Self {
+            ops: Arc::new(CpuOps::new(each)),
+            decoder: Arc::new(Mutex::new(CpuDecoder::new(threads))),
+            others: Others::new(names, others, move || shared_memory(ranks, None))?,
+        })
     }
 }
 
@@ -147,11 +172,12 @@ impl Backend for Processor {
     ) -> Result<Box<dyn Weights>> {
         let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
         let decode = Arc::new(DecodeModel::new(&base));
-        Ok(Box::new(ProcessorWeights { ops: self.ops.clone(), decoder: self.decoder.clone(), base, decode }))
+        let (ops, decoder, others) = (self.ops.clone(), self.decoder.clone(), self.others.clone());
+        Ok(Box::new(ProcessorWeights { ops, decoder, others, base, decode }))
     }
 
     fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
-        estimate(&*self.ops, request)
+        self.others.estimate(&self.ops, request)
     }
 
     fn price(&self, weights: &WeightForms) -> u64 {
@@ -163,6 +189,7 @@ impl Backend for Processor {
 struct ProcessorWeights {
     ops: Arc<CpuOps<f32>>,
     decoder: Arc<Mutex<CpuDecoder>>,
+    others: Arc<Others<CpuOps<f32>>>,
     base: Arc<BaseModel<CpuOps<f32>>>,
     decode: Arc<DecodeModel>,
 }
@@ -186,7 +213,7 @@ impl Weights for ProcessorWeights {
     }
 
     fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
-        train(&self.ops, &self.base, inputs)
+        train(&self.ops, &self.base, (&self.others, &self.others.share(&self.base)), inputs)
     }
 }
 
@@ -196,6 +223,7 @@ pub(super) struct Accelerator<O: Ops> {
     pub ops: Arc<O>,
     /// Where activations are f16.
     pub loss_scaling: Option<LossScaling>,
+    pub others: Arc<Others<O>>,
 }
 
 #[cfg(any(feature = "cuda", test))]
@@ -207,12 +235,14 @@ impl<O: Ops> Backend for Accelerator<O> {
         embedding: EmbeddingPlace,
     ) -> Result<Box<dyn Weights>> {
         let base = Arc::new(BaseModel::load_placed(&*self.ops, files, storage, embedding)?);
+        let bases = self.others.load(files, storage, embedding)?;
         let model = Arc::new(OpsModel::new(self.ops.clone(), base)?);
-        Ok(Box::new(AcceleratorWeights { model, loss_scaling: self.loss_scaling }))
+        let (loss_scaling, others) = (self.loss_scaling, self.others.clone());
+        Ok(Box::new(AcceleratorWeights { model, loss_scaling, others, bases }))
     }
 
     fn estimate(&self, request: &EstimateRequest<'_>) -> Result<TrainingEstimate> {
-        estimate(&*self.ops, request)
+        self.others.estimate(&self.ops, request)
     }
 
     fn price(&self, weights: &WeightForms) -> u64 {
@@ -224,6 +254,9 @@ impl<O: Ops> Backend for Accelerator<O> {
 struct AcceleratorWeights<O: Ops> {
     model: Arc<OpsModel<O>>,
     loss_scaling: Option<LossScaling>,
+    others: Arc<Others<O>>,
+    /// Of the other devices.
+    bases: Vec<Arc<BaseModel<O>>>,
 }
 
 #[cfg(any(feature = "cuda", test))]
@@ -246,6 +279,7 @@ impl<O: Ops> Weights for AcceleratorWeights<O> {
 
     fn train(&self, inputs: TrainingInputs) -> Result<Box<dyn Training>> {
         let config = TrainConfig { loss_scaling: self.loss_scaling, ..inputs.config };
-        train(self.model.ops(), self.model.base(), TrainingInputs { config, ..inputs })
+        let inputs = TrainingInputs { config, ..inputs };
+        train(self.model.ops(), self.model.base(), (&self.others, &self.bases), inputs)
     }
 }

@@ -9,6 +9,8 @@ pub struct DeviceInfo {
     pub version: String,
     /// `cpu` or `cuda:n`.
     pub device: String,
+    /// All that train together, by rank: `device` alone, or it and others; the processor's ranks are `cpu:0`, `cpu:1`, ….
+    pub devices: Vec<String>,
     /// Its name, as the system or the driver gives it.
     pub device_name: String,
     /// Threads of the processor; where a GPU computes, they only load models.
@@ -28,6 +30,7 @@ impl DeviceInfo {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: "cpu".to_owned(),
+            devices: vec!["cpu".to_owned()],
             device_name: processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             threads,
             instruction_set: f32::kernels().name.to_owned(),

@@ -7,6 +7,9 @@
 //! each. What comes during a micro-batch is served right after it; a request that then waits through a second one goes on until it has its
 //! first result. Cancelling, dropping a run and closing take effect at the next turn.
 //!
+//! Several devices may train together: each other one has a thread and a copy of the model, and takes turns when the first does; generation and
+//! scoring stay on the first.
+//!
 //! A panic ends the run that caused it, with an `INTERNAL` error; the thread goes on.
 
 mod backend;
@@ -14,7 +17,9 @@ mod channel;
 mod estimate;
 mod generation;
 mod info;
+mod list;
 mod model;
+mod others;
 mod scheduler;
 mod scoring;
 mod task;
@@ -25,6 +30,7 @@ pub use channel::{Batch, Events};
 pub use estimate::EstimateQuery;
 pub use generation::{GenerationEnd, GenerationRun};
 pub use info::DeviceInfo;
+pub use list::DeviceList;
 pub use model::{LoadedAdapter, LoadedModel};
 pub use thread::Device;
 pub use training::{RunEvent, TrainingRequest, TrainingRun};

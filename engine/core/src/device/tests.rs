@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::backend::Accelerator;
+use super::others::Others;
 use super::task::{Task, Turn};
 use super::*;
 use crate::error::{EngineError, ErrorCode, Result};
@@ -15,7 +16,10 @@ use crate::model::TokenExamples;
 use crate::ops::EmbeddingPlace;
 use crate::ops::cpu::CpuOps;
 use crate::quant::WeightStorage;
+use crate::ranks::shared_memory;
 use crate::train::{LrSchedulerType, Recompute, TrainConfig, TrainingEvent};
+
+mod ranks;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -340,7 +344,8 @@ fn a_request_that_cannot_start_says_why() {
 /// A device that computes as a GPU does: everything by [`crate::ops::Ops`].
 fn accelerator() -> Device {
     let ops = Arc::new(CpuOps::<f32>::new(2));
-    Device::start(Arc::new(Accelerator { ops, loss_scaling: None }), DeviceInfo::of_processor(2)).unwrap()
+    let others = Others::new(&["gpu:0".to_owned()], Vec::new(), || shared_memory(1, None)).unwrap();
+    Device::start(Arc::new(Accelerator { ops, loss_scaling: None, others }), DeviceInfo::of_processor(2)).unwrap()
 }
 
 /// Twenty tokens after three, the most likely ones.

@@ -11,7 +11,10 @@ use super::backend::{Backend, Processor};
 use super::estimate::EstimateQuery;
 use super::generation::{GenerationRun, GenerationTask};
 use super::info::DeviceInfo;
+use super::list::DeviceList;
 use super::model::{LoadedAdapter, LoadedModel};
+#[cfg(feature = "cuda")]
+use super::others::Others;
 use super::scheduler::Scheduler;
 use super::scoring::ScoringTask;
 use super::task::Task;
@@ -22,7 +25,7 @@ use crate::load;
 use crate::model::WeightForms;
 use crate::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::{CudaOps, NumberType};
+use crate::ops::cuda::{BUCKET_LEN, CudaOps, NumberType, check_nccl, nccl};
 use crate::quant::WeightStorage;
 #[cfg(feature = "cuda")]
 use crate::train::LossScaling;
@@ -46,20 +49,39 @@ impl Device {
     ///
     /// Errors: `INTERNAL` where the system refuses the thread.
     pub fn open(threads: usize) -> Result<Self> {
-        let processor = Processor::new(threads);
-        let info = DeviceInfo::of_processor(processor.ops.threads());
+        Self::open_ranks(threads, 1)
+    }
+
+    /// The processor as several ranks, each with an equal part of the threads: training as on several devices.
+    ///
+    /// Errors: as [`Self::open`].
+    pub fn open_ranks(threads: usize, ranks: usize) -> Result<Self> {
+        let devices = DeviceList::Processor { ranks: ranks.max(1) }.names();
+        let processor = Processor::new(threads, &devices)?;
+        let threads = processor.ops.threads() * devices.len();
+        let info = DeviceInfo { devices, ..DeviceInfo::of_processor(threads) };
         Self::start(Arc::new(processor), info)
     }
 
-    /// GPU `ordinal`, with activations in `compute`; weights, adapters and everything computed from them are there. `threads` is only told in
-    /// [`Self::info`].
+    /// GPUs by their numbers, each once and at least one, with activations in `compute`; weights, adapters and everything computed from them are
+    /// there. Models are loaded on all, which train together; the first generates. `threads` is only told in [`Self::info`].
     ///
-    /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread.
+    /// Errors: `INTERNAL` with the driver's words where there is no such GPU, or where the system refuses the thread; `INVALID_ARGUMENT` where
+    /// several GPUs cannot train together.
     #[cfg(feature = "cuda")]
-    pub fn open_gpu(ordinal: usize, threads: usize, compute: NumberType) -> Result<Self> {
-        let gpu = CudaOps::open(ordinal, compute)?;
+    pub fn open_gpus(ordinals: &[usize], threads: usize, compute: NumberType) -> Result<Self> {
+        if ordinals.len() > 1 {
+            check_nccl()?;
+        }
+        let mut gpus = ordinals.iter().map(|ordinal| CudaOps::open(*ordinal, compute)).collect::<Result<Vec<_>>>()?;
+        if gpus.is_empty() {
+            return Err(EngineError::invalid("no GPU is named; expected at least one"));
+        }
+        let gpu = gpus.remove(0);
         let (device_name, total_memory_bytes) = gpu.describe()?;
-        let device = format!("cuda:{ordinal}");
+        let devices = DeviceList::Gpus(ordinals.to_vec()).names();
+        let others = Others::new(&devices, gpus, || nccl(Some(BUCKET_LEN)))?;
+        let device = devices[0].clone();
         let compute_dtype = match compute {
             NumberType::F32 => "float32",
             NumberType::F16 => "float16",
@@ -68,9 +90,10 @@ impl Device {
         let compute_dtype = compute_dtype.to_owned();
         let attention = gpu.attention_library();
         let processor = DeviceInfo::of_processor(threads);
-        let info = DeviceInfo { device, device_name, compute_dtype, attention, total_memory_bytes, ..processor };
+        let info =
+            DeviceInfo { device, devices, device_name, compute_dtype, attention, total_memory_bytes, ..processor };
         let loss_scaling = (compute == NumberType::F16).then(LossScaling::default);
-        Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling }), info)
+        Self::start(Arc::new(Accelerator { ops: Arc::new(gpu), loss_scaling, others }), info)
     }
 
     pub(super) fn start(backend: Arc<dyn Backend>, info: DeviceInfo) -> Result<Self> {

@@ -93,7 +93,7 @@ impl TrainingRun {
         self.requests.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// As [`Self::cancel`], but with a checkpoint of the very micro-batch. Idempotent.
+    /// As [`Self::cancel`], but with a checkpoint: of the very micro-batch; on several devices, of the end of the step under way. Idempotent.
     pub fn pause(&self) {
         self.requests.pause.store(true, Ordering::Relaxed);
     }
@@ -174,7 +174,7 @@ impl Running {
         if self.requests.cancel.load(Ordering::Relaxed) {
             return self.finish(RunEvent::Cancelled);
         }
-        if self.requests.pause.load(Ordering::Relaxed) {
+        if self.requests.pause.load(Ordering::Relaxed) && self.trainer.can_checkpoint() {
             return match self.capture() {
                 Ok(global_step) => self.finish(RunEvent::Paused(global_step)),
                 Err(error) => self.end(error),

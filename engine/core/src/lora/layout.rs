@@ -230,6 +230,11 @@ impl LoraLayout {
         &self.layers[layer][group as usize]
     }
 
+    /// Where a block's matrices begin; a block further on than there are: where the last block's end.
+    pub fn layer_start(&self, layer: usize) -> usize {
+        self.layers.get(layer).map_or(self.len, |groups| groups[0].a_offset)
+    }
+
     /// Every block's groups, empty ones among them.
     pub fn groups(&self) -> impl Iterator<Item = &LoraGroup> {
         self.layers.iter().flatten()

@@ -85,6 +85,18 @@ impl<O: Ops> Decoder<'_, O> {
         scratch: &mut Scratch<O>,
         gradients: &mut O::Buffer,
     ) -> Result<()> {
+        self.backward_by_block(batch, activations, scratch, gradients, |_, _| Ok(()))
+    }
+
+    /// As [`Self::backward`]; `block_done` is called with each block once its gradients are added, from the last down to the lowest that learns.
+    pub fn backward_by_block(
+        &self,
+        batch: &PackedBatch<O>,
+        activations: &mut Activations<O>,
+        scratch: &mut Scratch<O>,
+        gradients: &mut O::Buffer,
+        mut block_done: impl FnMut(usize, &mut O::Buffer) -> Result<()>,
+    ) -> Result<()> {
         let layout = &self.adapter.layout;
         // Below it nothing is learned.
         let Some(lowest) = layout.lowest_layer() else { return Ok(()) };
@@ -109,6 +121,7 @@ impl<O: Ops> Decoder<'_, O> {
                 self.block(layer).forward_again(batch, input, saved, low_rank, there, scratch)?;
             }
             self.block(layer).backward(batch, input, saved, low_rank, scratch, gradients, layer > lowest)?;
+            block_done(layer, gradients)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Examples as token ids and labels, wherever they are kept.
 
+use std::sync::Arc;
+
 use crate::config::ModelConfig;
 use crate::error::{EngineError, ErrorCode, Result};
 
@@ -133,6 +135,24 @@ impl Examples for TokenExamples {
 }
 
 impl<E: Examples + ?Sized> Examples for Box<E> {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn example(&self, index: usize) -> (&[u32], &[i32]) {
+        (**self).example(index)
+    }
+
+    fn example_len(&self, index: usize) -> usize {
+        (**self).example_len(index)
+    }
+
+    fn check_layout(&self, what: &str) -> Result<()> {
+        (**self).check_layout(what)
+    }
+}
+
+impl<E: Examples + ?Sized> Examples for Arc<E> {
     fn len(&self) -> usize {
         (**self).len()
     }

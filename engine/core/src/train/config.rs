@@ -62,6 +62,10 @@ pub struct TrainConfig {
     /// Noise on the embeddings in training (NEFTune); 0: off.
     pub neftune_noise_alpha: f64,
     pub loss_normalization: LossNormalization,
+    /// Devices that share every step, each with a micro-batch of its own; set by what starts the run.
+    pub world_size: usize,
+    /// Of `loss_normalization: tokens`: the label tokens of all devices, not the mean over the devices of what each has by its own.
+    pub average_tokens_across_devices: bool,
     pub per_device_train_batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub num_train_epochs: f64,
@@ -116,6 +120,8 @@ impl Default for TrainConfig {
             label_smoothing_factor: 0.0,
             neftune_noise_alpha: 0.0,
             loss_normalization: LossNormalization::default(),
+            world_size: 1,
+            average_tokens_across_devices: true,
             per_device_train_batch_size: 8,
             gradient_accumulation_steps: 1,
             num_train_epochs: 3.0,
@@ -176,6 +182,7 @@ impl TrainConfig {
             }
         }
         let counts = [
+            ("world_size", Some(self.world_size as u64)),
             ("per_device_train_batch_size", Some(self.per_device_train_batch_size as u64)),
             ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps as u64)),
             ("per_device_eval_batch_size", Some(self.per_device_eval_batch_size as u64)),

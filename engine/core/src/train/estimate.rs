@@ -79,6 +79,14 @@ pub fn estimate<O: Ops>(ops: &O, request: &EstimateRequest<'_>) -> Result<Traini
     }
     let tokens: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
     let plan = TrainingPlan::new(config, lengths);
+    if plan.sequences() < config.world_size {
+        return Err(EngineError::invalid(format!(
+            "{} devices share {} training {}; expected at least one for each; use fewer devices",
+            config.world_size,
+            plan.sequences(),
+            if config.packing_length.is_some() { "packed sequences" } else { "examples" }
+        )));
+    }
     let packing = config.packing_length.map(|length| PackingEstimate {
         sequences: plan.sequences() as u64,
         utilization: tokens as f64 / (plan.sequences() as f64 * length as f64),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::exact;
 use super::events::EvaluationResult;
+use crate::error::Result;
 
 /// Sums over the batches of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,20 +17,30 @@ pub(super) struct EvaluationSums {
     #[serde(with = "exact")]
     weighted_means: f64,
     examples: u64,
+    /// Rounds done.
+    rounds: usize,
 }
 
 impl EvaluationSums {
-    /// Examples seen so far; the next batch begins with this one.
-    pub fn examples(&self) -> usize {
-        self.examples as usize
+    /// Rounds done; the next one has this number.
+    pub fn rounds(&self) -> usize {
+        self.rounds
     }
 
-    /// Adds a batch with at least one label token.
-    pub fn add(&mut self, loss_sum: f64, label_tokens: usize, examples: usize) {
+    /// Ends a round in which there was a batch of so many examples, or none that count. `mean`: what Trainer takes for the batch's mean.
+    pub fn add(&mut self, loss_sum: f64, label_tokens: usize, examples: usize, mean: f64) {
         self.loss += loss_sum;
         self.label_tokens += label_tokens as u64;
-        self.weighted_means += loss_sum / label_tokens as f64 * examples as f64;
+        self.weighted_means += mean * examples as f64;
         self.examples += examples as u64;
+        self.rounds += 1;
+    }
+
+    /// Of several ranks together, as `sum` adds their numbers.
+    pub fn over_ranks(&self, sum: impl Fn([f64; 4]) -> Result<[f64; 4]>) -> Result<Self> {
+        let own = [self.loss, self.label_tokens as f64, self.weighted_means, self.examples as f64];
+        let [loss, label_tokens, weighted_means, examples] = sum(own)?;
+        Ok(Self { loss, label_tokens: label_tokens as u64, weighted_means, examples: examples as u64, ..self.clone() })
     }
 
     /// The result after at least one batch.
@@ -54,9 +65,9 @@ mod tests {
     #[test]
     fn both_means() {
         let mut sums = EvaluationSums::default();
-        sums.add(20.0, 10, 2);
-        assert_eq!(sums.examples(), 2);
-        sums.add(10.0, 2, 1);
+        sums.add(20.0, 10, 2, 2.0);
+        assert_eq!(sums.rounds(), 1);
+        sums.add(10.0, 2, 1, 5.0);
         let expected = EvaluationResult {
             global_step: 7,
             epoch: 0.5,
@@ -67,5 +78,7 @@ mod tests {
             ..EvaluationResult::default()
         };
         assert_eq!(sums.result(7, 0.5), expected);
+        let twice = sums.over_ranks(|own| Ok(own.map(|number| 2.0 * number))).unwrap().result(7, 0.5);
+        assert_eq!(twice, EvaluationResult { label_tokens: 24, examples: 6, ..expected });
     }
 }

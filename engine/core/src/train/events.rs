@@ -30,12 +30,12 @@ pub struct TrainingStep {
     pub grad_norm: f64,
     /// The rate this step used; one that was skipped leaves it to the next.
     pub learning_rate: f64,
-    /// Tokens and labelled positions of this step.
+    /// Tokens and labelled positions of this step, on all devices.
     pub tokens: u64,
     pub label_tokens: u64,
-    /// Of this step, from the start of its first micro-batch.
+    /// Of this step, from the start of its first micro-batch; of all devices together.
     pub tokens_per_second: f64,
-    /// Bytes the device has allocated now and at most.
+    /// Bytes the device has allocated now and at most; of several, the first.
     pub allocated_bytes: u64,
     pub peak_allocated_bytes: u64,
     /// Seconds to the end at the mean pace so far, evaluations included.
@@ -44,6 +44,20 @@ pub struct TrainingStep {
     pub skipped: bool,
     /// Steps skipped so far, this one included.
     pub skipped_steps: u64,
+    /// What each device did, by rank.
+    pub devices: Vec<DeviceStep>,
+}
+
+/// One device's part of an optimizer step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DeviceStep {
+    /// Of its own tokens.
+    pub tokens_per_second: f64,
+    /// Bytes it has allocated now and at most.
+    pub allocated_bytes: u64,
+    pub peak_allocated_bytes: u64,
+    /// Share of the step in which it did not compute because gradients were reduced, with waiting for slower devices; 0 of one device alone.
+    pub communication_share: f64,
 }
 
 /// One pass over the evaluation examples. Field for field the `EvaluationResult` of `src/engine/engine.ts`.

@@ -26,12 +26,17 @@ impl Meter {
         self.step_began = now;
     }
 
+    /// How long the step under way has taken.
+    pub fn seconds_of_step(&self, now: f64) -> f64 {
+        (now - self.step_began).max(SHORTEST)
+    }
+
     /// A step of `tokens` tokens is done and `remaining` are left.
     pub fn end_step(&mut self, now: f64, tokens: u64, remaining: u64) -> Pace {
         self.steps += 1;
         let elapsed = (now - self.run_began.unwrap_or(self.step_began)).max(0.0);
         Pace {
-            tokens_per_second: tokens as f64 / (now - self.step_began).max(SHORTEST),
+            tokens_per_second: tokens as f64 / self.seconds_of_step(now),
             eta_seconds: elapsed / self.steps as f64 * remaining as f64,
         }
     }

@@ -21,6 +21,10 @@ struct Packing {
 }
 
 /// Steps and order of a run, as transformers' Trainer makes them. A micro-batch is a number of sequences: examples, or packed from them.
+///
+/// Of several ranks, as accelerate's BatchSamplerShard deals micro-batches to them: one after another in turn, a round at a time. Of an epoch
+/// that does not fill its last round with whole micro-batches, the order is continued from its beginning. So the micro-batches of a step are
+/// those of one rank that accumulates as many times more.
 #[derive(Clone, Debug)]
 pub struct TrainingPlan {
     /// Tokens of each example.
@@ -28,7 +32,9 @@ pub struct TrainingPlan {
     /// Sequences of an epoch.
     sequences: usize,
     batch_size: usize,
+    /// Of one rank.
     accumulation: usize,
+    ranks: usize,
     /// None: sequences are examples.
     packing: Option<Packing>,
     group_by_length: bool,
@@ -45,6 +51,7 @@ impl TrainingPlan {
             lengths,
             batch_size: config.per_device_train_batch_size,
             accumulation: config.gradient_accumulation_steps,
+            ranks: config.world_size,
             packing: None,
             group_by_length: config.group_by_length,
             data_seed: config.shuffle.then_some(config.data_seed),
@@ -54,8 +61,8 @@ impl TrainingPlan {
             let length = u32::try_from(length).unwrap_or(u32::MAX);
             let packed = pack(&plan.in_file_order(), &plan.lengths, length);
             plan.sequences = packed.len();
-            let tokens = packed.iter().map(|sequence| plan.tokens(sequence));
-            plan.packing = Some(Packing { length, largest_batch: most_together(tokens, plan.batch_size) });
+            let tokens = plan.whole_rounds(packed.iter().map(|sequence| plan.tokens(sequence)).collect());
+            plan.packing = Some(Packing { length, largest_batch: most_together(tokens.into_iter(), plan.batch_size) });
         }
         let from_epochs = (config.num_train_epochs * plan.steps_per_epoch() as f64).ceil() as u64;
         plan.max_steps = config.max_steps.unwrap_or(from_epochs.max(1));
@@ -72,14 +79,28 @@ impl TrainingPlan {
         self.sequences
     }
 
-    /// Micro-batches of an epoch; the last one may be smaller.
+    /// Micro-batches of an epoch, of all ranks; of one rank, the last one may be smaller.
     pub fn batches_per_epoch(&self) -> usize {
-        self.sequences.div_ceil(self.batch_size)
+        self.sequences.div_ceil(self.batch_size).next_multiple_of(self.ranks)
+    }
+
+    /// An epoch's sequences, or something of each: of several ranks, continued from the beginning until every rank's last micro-batch is whole.
+    fn whole_rounds<T: Clone>(&self, sequences: Vec<T>) -> Vec<T> {
+        if self.ranks == 1 {
+            return sequences;
+        }
+        let count = self.batches_per_epoch() * self.batch_size;
+        sequences.iter().cycle().take(count).cloned().collect()
     }
 
     /// Optimizer steps of an epoch. A last group of fewer micro-batches is a step too.
     pub fn steps_per_epoch(&self) -> usize {
-        self.batches_per_epoch().div_ceil(self.accumulation)
+        self.batches_per_epoch().div_ceil(self.batches_per_step())
+    }
+
+    /// Micro-batches of a step, of all ranks.
+    fn batches_per_step(&self) -> usize {
+        self.accumulation * self.ranks
     }
 
     /// Epoch of a step, counted from 0.
@@ -87,10 +108,10 @@ impl TrainingPlan {
         step / self.steps_per_epoch() as u64
     }
 
-    /// Micro-batches of a step within its epoch.
+    /// Micro-batches of a step within its epoch: whole rounds, in each of which a rank takes the one of its number.
     pub fn batches(&self, step: u64) -> Range<usize> {
-        let first = (step % self.steps_per_epoch() as u64) as usize * self.accumulation;
-        first..(first + self.accumulation).min(self.batches_per_epoch())
+        let first = (step % self.steps_per_epoch() as u64) as usize * self.batches_per_step();
+        first..(first + self.batches_per_step()).min(self.batches_per_epoch())
     }
 
     /// Number in the whole run of a micro-batch of a step, given by its number in the epoch.
@@ -130,28 +151,29 @@ impl TrainingPlan {
                 Some(step) => length_grouped(order, &self.lengths, step),
                 None => order,
             };
-            return EpochOrder::of_examples(order, self.batch_size);
+            return EpochOrder::of_examples(self.whole_rounds(order), self.batch_size);
         };
         let mut packed = pack(&order, &self.lengths, length);
         if let Some(places) = permutation(packed.len()) {
             packed = places.into_iter().map(|place| std::mem::take(&mut packed[place as usize])).collect();
         }
-        EpochOrder::of_sequences(&packed, self.batch_size)
+        EpochOrder::of_sequences(&self.whole_rounds(packed), self.batch_size)
     }
 
     /// The run's largest micro-batches; an upper bound in very long runs and of packed sequences, whose examples change from epoch to epoch.
     pub fn largest_batch(&self) -> BatchSizes {
         let longest = self.lengths.iter().max().map_or(0, |length| *length as usize);
         if let Some(Packing { largest_batch: rows, .. }) = self.packing {
-            return BatchSizes { sequences: most_within(&self.lengths, rows), longest, rows };
+            return BatchSizes { sequences: most_within(&self.repeated_lengths(), rows), longest, rows };
         }
-        let sequences = self.batch_size.min(self.lengths.len());
+        let lengths = self.repeated_lengths();
+        let sequences = self.batch_size.min(lengths.len());
         let epochs = match self.data_seed {
             Some(_) => self.max_steps.div_ceil(self.steps_per_epoch() as u64),
             None => 1,
         };
         let rows = if epochs.saturating_mul(self.lengths.len() as u64) > PLANNED {
-            most_together(self.lengths.iter().map(|length| *length as usize), self.batch_size)
+            most_together(lengths.iter().map(|length| *length as usize), self.batch_size)
         } else {
             (0..epochs)
                 .filter_map(|epoch| self.order(epoch).batches().map(|batch| self.tokens(batch)).max())
@@ -159,6 +181,14 @@ impl TrainingPlan {
                 .unwrap_or(0)
         };
         BatchSizes { sequences, longest, rows }
+    }
+}
+
+impl TrainingPlan {
+    /// The lengths of the examples that one micro-batch may have, each as often as it may.
+    fn repeated_lengths(&self) -> Vec<u32> {
+        let times = if self.ranks == 1 { 1 } else { self.batch_size.div_ceil(self.sequences) };
+        self.lengths.repeat(times)
     }
 }
 

@@ -21,7 +21,10 @@ impl Sizes {
     pub fn new(config: &TrainConfig, train: &dyn Examples, evaluation: Option<&dyn Examples>) -> Self {
         let mut sizes = Self::bound(config, train, evaluation, usize::MAX);
         sizes.train = TrainingPlan::new(config, train.lengths()).largest_batch();
-        sizes.evaluation.rows = evaluation.map_or(0, |all| largest_in_order(all, config.per_device_eval_batch_size));
+        // Of several ranks, a batch may go on from the beginning.
+        if let (Some(all), 1) = (evaluation, config.world_size) {
+            sizes.evaluation.rows = largest_in_order(all, config.per_device_eval_batch_size);
+        }
         sizes
     }
 
@@ -37,10 +40,10 @@ impl Sizes {
 
     /// No less than those of a run whose examples are cut to `limit` tokens, whichever of them are left and however they are ordered then.
     pub fn bound(config: &TrainConfig, train: &dyn Examples, evaluation: Option<&dyn Examples>, limit: usize) -> Self {
-        let count = config.per_device_train_batch_size;
+        let (count, ranks) = (config.per_device_train_batch_size, config.world_size);
         let packed = config.packing_length.map(|length| count * length.min(limit));
-        let training = Part::new(train, count, packed, limit);
-        let evaluation = evaluation.map(|all| Part::new(all, config.per_device_eval_batch_size, None, limit));
+        let training = Part::new(train, count, packed, limit, ranks);
+        let evaluation = evaluation.map(|all| Part::new(all, config.per_device_eval_batch_size, None, limit, ranks));
         Self {
             train: training.batch,
             evaluation: evaluation.as_ref().map_or_else(BatchSizes::default, |part| part.batch),
@@ -56,12 +59,16 @@ struct Part {
 }
 
 impl Part {
-    /// Of batches of `count` examples or, packed, of at most `packed` tokens; examples are cut to `limit` tokens.
-    fn new(all: &dyn Examples, count: usize, packed: Option<usize>, limit: usize) -> Self {
+    /// Of batches of `count` examples or, packed, of at most `packed` tokens; examples are cut to `limit` tokens. Batches of several ranks are
+    /// whole: where examples are few, the same are in one several times.
+    fn new(all: &dyn Examples, count: usize, packed: Option<usize>, limit: usize, ranks: usize) -> Self {
+        let times = if ranks == 1 { 1 } else { count.div_ceil(all.len().max(1)) };
         let lengths: Vec<u32> = (0..all.len()).map(|index| all.example_len(index).min(limit) as u32).collect();
+        let lengths = lengths.repeat(times);
         let learned = |index| all.example(index).1.iter().take(limit).skip(1).filter(|label| **label != IGNORED_LABEL);
-        let labels = (0..all.len()).map(|index| learned(index).count());
-        let sequences = packed.map_or(count.min(all.len()), |tokens| most_within(&lengths, tokens));
+        let labels: Vec<usize> = (0..all.len()).map(|index| learned(index).count()).collect();
+        let labels = labels.repeat(times).into_iter();
+        let sequences = packed.map_or(count.min(lengths.len()), |tokens| most_within(&lengths, tokens));
         let most = most_together(lengths.iter().map(|length| *length as usize), sequences);
         let rows = packed.map_or(most, |tokens| most.min(tokens));
         let longest = all.longest().min(limit);

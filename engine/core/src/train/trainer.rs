@@ -5,21 +5,24 @@ use std::time::Instant;
 
 use super::best_model::BestModel;
 use super::checkpoint::{Activity, Group, Identity, ModelIdentity, ResumedFrom};
-use super::config::TrainConfig;
+use super::config::{Recompute, TrainConfig};
 use super::estimate::{EstimateRequest, TrainingEstimate, estimate};
 use super::evaluation::EvaluationSums;
-use super::events::{Progress, TrainingEvent, TrainingStep};
+use super::evaluation_share::EvaluationShares;
+use super::events::{DeviceStep, Progress, TrainingEvent, TrainingStep};
 use super::loss_scale::LossScaler;
 use super::meter::Meter;
 use super::order::EpochOrder;
 use super::plan::TrainingPlan;
 use super::schedule::LrSchedule;
+use super::share::{Share, StepReport, largest};
 use super::workspace::Workspace;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::{LoraAdapter, LoraConfig};
 use crate::model::{BaseModel, Dropout, EmbeddingNoise, Examples, Keep};
 use crate::ops::{AdamW, Ops};
+use crate::ranks::Collective;
 
 /// An adapter in training over a shared base model. Steps, losses and rates are those of transformers' Trainer with torch's AdamW.
 ///
@@ -27,11 +30,13 @@ use crate::ops::{AdamW, Ops};
 /// between two micro-batches by dropping it. All device memory is taken by [`Trainer::new`].
 pub struct Trainer<O: Ops> {
     pub(super) ops: Arc<O>,
-    config: TrainConfig,
+    pub(super) config: TrainConfig,
     pub(super) plan: TrainingPlan,
     schedule: LrSchedule,
     train: Arc<dyn Examples>,
     pub(super) evaluation: Option<Arc<dyn Examples>>,
+    /// Before the workspace, so that it is dropped first: a device that waits for other ranks cannot give its memory back.
+    pub(super) share: Share<O>,
     pub(super) workspace: Workspace<O>,
     estimate: TrainingEstimate,
     pub(super) identity: Arc<Identity>,
@@ -70,6 +75,19 @@ pub(super) enum Phase {
     Over,
 }
 
+/// Norms of equal gradients differ by no more than this share, on devices that sum in different orders.
+const SAME_NORM: f64 = 1e-4;
+
+/// What all ranks know at the end of a step.
+struct Agreed {
+    /// Of all micro-batches.
+    loss: f64,
+    grad_norm: f64,
+    /// Why the gradients of some rank are of no use.
+    failure: Option<String>,
+    devices: Vec<DeviceStep>,
+}
+
 impl<O: Ops> Trainer<O> {
     /// Checks everything and allocates everything; computes nothing. With `initial`, training starts from that adapter; of `config.lora`,
     /// dropout and seed hold all the same.
@@ -84,20 +102,45 @@ impl<O: Ops> Trainer<O> {
         evaluation: Option<Box<dyn Examples>>,
         initial: Option<PeftAdapter>,
     ) -> Result<Self> {
-        let estimate = estimate(
-            &*ops,
-            &EstimateRequest {
+        Self::new_rank(ops, base, config, train, evaluation, initial, None)
+    }
+
+    /// As [`Self::new`], one rank of several where there is a collective: all are made with the same arguments but for their devices, and
+    /// [`Self::advance`], [`Self::resume`], [`Self::request_checkpoint`] and [`Self::stop_after_step`] are called on each as on the others, in the
+    /// same order. As many blocks are recomputed as the device with the least room needs.
+    ///
+    /// Errors: also those of the rendezvous.
+    pub fn new_rank(
+        ops: Arc<O>,
+        base: Arc<BaseModel<O>>,
+        config: TrainConfig,
+        train: impl Examples + 'static,
+        evaluation: Option<Box<dyn Examples>>,
+        initial: Option<PeftAdapter>,
+        collective: Option<Arc<dyn Collective<O>>>,
+    ) -> Result<Self> {
+        let world_size = collective.as_ref().map_or(1, |found| found.rendezvous().ranks());
+        let mut config = TrainConfig { world_size, ..config };
+        let estimate_of = |config: &TrainConfig| {
+            let request = EstimateRequest {
                 model: &base.config,
                 weights: &base.forms,
                 loaded: true,
-                config: &config,
+                config,
                 train: &train,
                 evaluation: evaluation.as_deref(),
                 initial: initial.as_ref(),
-            },
-        )?;
-        if let Some(refusal) = estimate.memory.refusal() {
-            return Err(refusal);
+            };
+            let estimate = estimate(&*ops, &request)?;
+            estimate.memory.refusal().map_or(Ok(estimate), Err)
+        };
+        let mut estimate = estimate_of(&config)?;
+        if let Some(collective) = &collective {
+            let layers = largest(&**collective, estimate.memory.plan.recompute_layers)?;
+            if layers != estimate.memory.plan.recompute_layers {
+                config.recompute_layers = Recompute::Layers(layers);
+                estimate = estimate_of(&config)?;
+            }
         }
         let adapter = match &initial {
             Some(peft) => {
@@ -109,6 +152,7 @@ impl<O: Ops> Trainer<O> {
         let plan = TrainingPlan::new(&config, train.lengths());
         let keep =
             Keep::AllBut { recomputed: estimate.memory.plan.recompute_layers, offload: config.offload_activations };
+        let share = Share::new(collective, &adapter.layout, base.layers.len());
         let workspace = Workspace::new(ops.clone(), base, adapter, estimate.memory.sizes, keep, &config)?;
         let train: Arc<dyn Examples> = Arc::new(train);
         let evaluation: Option<Arc<dyn Examples>> = evaluation.map(Arc::from);
@@ -135,6 +179,7 @@ impl<O: Ops> Trainer<O> {
             plan,
             train,
             evaluation,
+            share,
             workspace,
             estimate,
             meter: Meter::default(),
@@ -222,28 +267,46 @@ impl<O: Ops> Trainer<O> {
             Some(group) => group,
             None => self.begin_group()?,
         };
-        let Some(batch) = group.batches.next() else {
+        let ranks = self.share.ranks();
+        let round: Vec<usize> = group.batches.by_ref().take(ranks).collect();
+        let Some(batch) = round.get(self.share.rank()).copied() else {
             return Err(EngineError::internal("a step without micro-batches"));
         };
-        let indices = self.order.1.batch(batch);
-        let labels = indices.iter().map(|index| self.train.label_count(*index as usize) as u64).sum();
-        let divisor = self.config.loss_normalization.divisor(labels, group.label_tokens, group.micro_batches);
-        let (grad_scale, random) = (self.loss_scale() / divisor, (self.dropout(batch), self.noise(batch)));
-        group.tokens += indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>();
-        match self.workspace.accumulate(&*self.train, indices, grad_scale, random) {
-            Ok(loss_sum) => group.loss += loss_sum / divisor,
-            Err(error) if error.code == ErrorCode::NonFiniteLoss => {
-                self.skip_non_finite(error)?;
-                group.loss = f64::NAN;
-                return self.finish_step(&group, f64::NAN);
+        let tokens_of = |batch: usize| {
+            let indices = self.order.1.batch(batch);
+            indices.iter().map(|index| self.train.example_len(*index as usize) as u64).sum::<u64>()
+        };
+        group.tokens += round.iter().map(|batch| tokens_of(*batch)).sum::<u64>();
+        group.own_tokens += tokens_of(batch);
+        if group.failure.is_none() {
+            let labels = self.label_tokens([batch]);
+            let divisor = self.config.loss_normalization.divisor(labels, group.divisor_tokens, group.micro_batches);
+            let (grad_scale, random) = (self.loss_scale() / divisor, (self.dropout(batch), self.noise(batch)));
+            let share = group.batches.is_empty().then_some(&mut self.share);
+            match self.workspace.accumulate(&*self.train, self.order.1.batch(batch), grad_scale, random, share) {
+                Ok(loss_sum) => group.loss += loss_sum / divisor,
+                Err(error) if error.code == ErrorCode::NonFiniteLoss => {
+                    group.loss = f64::NAN;
+                    group.failure = Some(error.message);
+                    if ranks == 1 {
+                        return self.end_group(&group);
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        // A rank that has failed comes along to the step's end, where it tells the others.
         if !group.batches.is_empty() {
             self.phase = Phase::Active(Activity::Train(Some(group)));
             return Ok(Progress::Pending);
         }
         self.end_group(&group)
+    }
+
+    /// Of some micro-batches of the current epoch.
+    fn label_tokens(&self, batches: impl IntoIterator<Item = usize>) -> u64 {
+        let examples = batches.into_iter().flat_map(|batch| self.order.1.batch(batch));
+        examples.map(|index| self.train.label_count(*index as usize) as u64).sum()
     }
 
     /// Of the step under way.
@@ -272,14 +335,33 @@ impl<O: Ops> Trainer<O> {
             self.order = (plan.epoch(step), plan.order(plan.epoch(step)));
         }
         let batches = plan.batches(step);
-        let examples = batches.clone().flat_map(|batch| self.order.1.batch(batch));
-        let label_tokens = examples.map(|index| self.train.label_count(*index as usize) as u64).sum();
+        let (rank, ranks) = (self.share.rank(), self.share.ranks());
+        let label_tokens = self.label_tokens(batches.clone());
+        let divisor_tokens = if self.config.average_tokens_across_devices {
+            label_tokens
+        } else {
+            // The mean over the ranks of what each has by its own.
+            self.label_tokens(batches.clone().skip(rank).step_by(ranks)) * ranks as u64
+        };
         self.workspace.clear_gradients()?;
-        Ok(Group { micro_batches: batches.len(), batches, loss: 0.0, tokens: 0, label_tokens })
+        Ok(Group {
+            micro_batches: batches.len(),
+            batches,
+            loss: 0.0,
+            tokens: 0,
+            own_tokens: 0,
+            label_tokens,
+            divisor_tokens,
+            failure: None,
+        })
     }
 
     fn end_group(&mut self, group: &Group) -> Result<Progress> {
-        let grad_norm = self.workspace.clip(self.loss_scale(), self.config.max_grad_norm)?;
+        let Agreed { loss, grad_norm, failure, devices } = self.agree(group)?;
+        if let Some(message) = failure {
+            self.skip_non_finite(EngineError::new(ErrorCode::NonFiniteLoss, message))?;
+            return self.finish_step(group, [f64::NAN; 2], devices);
+        }
         match &mut self.scaler {
             Some(scaler) if grad_norm.is_finite() => scaler.succeeded(),
             Some(scaler) => scaler.overflowed()?,
@@ -289,7 +371,47 @@ impl<O: Ops> Trainer<O> {
                 self.skip_non_finite(EngineError::new(ErrorCode::NonFiniteLoss, message))?;
             }
         }
-        self.finish_step(group, grad_norm)
+        self.finish_step(group, [loss, grad_norm], devices)
+    }
+
+    /// Makes the gradients those of all ranks, clipped, and tells what all ranks decide by.
+    fn agree(&mut self, group: &Group) -> Result<Agreed> {
+        let ranks = self.share.ranks();
+        if ranks > 1 || group.failure.is_none() {
+            self.workspace.reduce(&mut self.share)?;
+        }
+        let grad_norm = match group.failure {
+            Some(_) => f64::NAN,
+            None => self.workspace.clip(self.loss_scale(), self.config.max_grad_norm)?,
+        };
+        let seconds = self.meter.seconds_of_step(self.clock.elapsed().as_secs_f64());
+        let memory = self.ops.memory();
+        let device = DeviceStep {
+            tokens_per_second: group.own_tokens as f64 / seconds,
+            allocated_bytes: memory.allocated_bytes,
+            peak_allocated_bytes: memory.peak_allocated_bytes,
+            communication_share: self.share.take_communication_seconds() / seconds,
+        };
+        let failure = group.failure.clone();
+        let reports = self.share.exchange(StepReport { loss: group.loss, grad_norm, device, failure })?;
+        let failure = reports.iter().find_map(|report| report.failure.clone());
+        let grad_norm = reports[0].grad_norm;
+        let same = |norm: f64| match grad_norm.is_finite() {
+            true => (norm - grad_norm).abs() <= SAME_NORM * grad_norm,
+            false => !norm.is_finite(),
+        };
+        if failure.is_none() && !reports.iter().all(|report| same(report.grad_norm)) {
+            let norms: Vec<f64> = reports.iter().map(|report| report.grad_norm).collect();
+            return Err(EngineError::internal(format!(
+                "the devices have gradients of norms {norms:?}; expected the same sum on each; please report this"
+            )));
+        }
+        Ok(Agreed {
+            loss: reports.iter().map(|report| report.loss).sum(),
+            grad_norm,
+            failure,
+            devices: reports.iter().map(|report| report.device).collect(),
+        })
     }
 
     /// Counts a step that has to be skipped; the given error where no more may be.
@@ -302,7 +424,12 @@ impl<O: Ops> Trainer<O> {
     }
 
     /// Updates the adapter, where the norm of its clipped gradients is finite, and reports the step.
-    fn finish_step(&mut self, group: &Group, grad_norm: f64) -> Result<Progress> {
+    fn finish_step(
+        &mut self,
+        group: &Group,
+        [loss, grad_norm]: [f64; 2],
+        devices: Vec<DeviceStep>,
+    ) -> Result<Progress> {
         let step = self.global_step;
         let learning_rate = self.schedule.at(self.updates);
         let skipped = !grad_norm.is_finite();
@@ -332,7 +459,7 @@ impl<O: Ops> Trainer<O> {
             global_step: self.global_step,
             max_steps: self.plan.max_steps(),
             epoch: self.plan.epochs_done(step),
-            loss: group.loss,
+            loss,
             grad_norm,
             learning_rate,
             tokens: group.tokens,
@@ -343,6 +470,7 @@ impl<O: Ops> Trainer<O> {
             eta_seconds: pace.eta_seconds,
             skipped,
             skipped_steps: self.skipped_steps,
+            devices,
         })))
     }
 
@@ -350,19 +478,31 @@ impl<O: Ops> Trainer<O> {
         let Some(examples) = &self.evaluation else {
             return Err(EngineError::internal("an evaluation without examples"));
         };
-        let first = sums.examples();
-        let end = (first + self.config.per_device_eval_batch_size).min(examples.len());
-        let indices: Vec<u32> = (first as u32..end as u32).collect();
+        let (shares, rank) = (EvaluationShares::new(&self.config, examples.len()), self.share.rank());
+        let [indices, repeated] = shares.batch(sums.rounds(), rank);
         let step = self.global_step;
-        let (loss_sum, label_tokens) = self
-            .workspace
-            .evaluate(&**examples, &indices)
-            .map_err(|error| non_finite_in(error, &format!("evaluation after step {step}")))?;
-        sums.add(loss_sum, label_tokens, indices.len());
-        if end < examples.len() {
+        let mut evaluate = |indices: &[u32]| {
+            if indices.is_empty() {
+                return Ok((0.0, 0));
+            }
+            let found = self.workspace.evaluate(&**examples, indices);
+            found.map_err(|error| non_finite_in(error, &format!("evaluation after step {step}")))
+        };
+        let (loss_sum, label_tokens) = evaluate(&indices)?;
+        if indices.is_empty() {
+            sums.add(0.0, 0, 0, 0.0);
+        } else {
+            // Trainer's mean of a batch counts what completes it.
+            let (more, _) = evaluate(&repeated)?;
+            let labels = |index: u32| examples.label_count(index as usize);
+            let mean = (loss_sum + more) / shares.divisor(&self.config, sums.rounds(), rank, labels);
+            sums.add(loss_sum, label_tokens, indices.len(), mean);
+        }
+        if sums.rounds() < shares.rounds() {
             self.phase = Phase::Active(Activity::Evaluate(sums));
             return Ok(Progress::Pending);
         }
+        let sums = sums.over_ranks(|own| self.share.sum(own))?;
         let epoch = step.checked_sub(1).map_or(0.0, |last| self.plan.epochs_done(last));
         self.evaluated_step = Some(step);
         let mut result = sums.result(step, epoch);

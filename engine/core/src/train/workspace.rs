@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::checkpoint::HostTensors;
 use super::config::TrainConfig;
 use super::optimizer::{Optimizer, OptimizerPlan};
+use super::share::Share;
 use super::sizes::Sizes;
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::LoraAdapter;
@@ -73,7 +74,8 @@ impl<O: Ops> Workspace<O> {
         self.ops.zero(ViewMut::from(&mut self.gradients), self.adapter.layout.len())
     }
 
-    /// Adds the gradients of `cross-entropy sum · grad_scale` over the given examples; returns that sum, unscaled.
+    /// Adds the gradients of `cross-entropy sum · grad_scale` over the given examples; returns that sum, unscaled. Of a step's last micro-batch,
+    /// with its `share`, begins to reduce them.
     ///
     /// Errors: `NON_FINITE_LOSS`, with the place where the forward pass broke; the gradients are then unchanged.
     pub fn accumulate(
@@ -82,6 +84,7 @@ impl<O: Ops> Workspace<O> {
         indices: &[u32],
         grad_scale: f64,
         (dropout, noise): (Option<Dropout>, Option<EmbeddingNoise>),
+        share: Option<&mut Share<O>>,
     ) -> Result<f64> {
         let Self { ops, base, adapter, angles, batch, activations, scratch, head, gradients, .. } = self;
         let decoder = Decoder { ops: &**ops, base, adapter, angles, dropout, noise };
@@ -91,8 +94,18 @@ impl<O: Ops> Workspace<O> {
         if !loss.is_finite() {
             return Err(non_finite(loss, &decoder.first_non_finite(batch, activations)?));
         }
-        decoder.backward(batch, activations, scratch, gradients)?;
+        match share {
+            Some(share) => decoder.backward_by_block(batch, activations, scratch, gradients, |layer, gradients| {
+                share.block_done(ops, layer, gradients)
+            })?,
+            None => decoder.backward(batch, activations, scratch, gradients)?,
+        }
         Ok(loss)
+    }
+
+    /// Makes the gathered gradients those of all ranks.
+    pub fn reduce(&mut self, share: &mut Share<O>) -> Result<()> {
+        share.reduce(&self.ops, &mut self.gradients)
     }
 
     /// Divides the gathered gradients by the scale of the loss they are of and clips them to a 2-norm of `max_grad_norm` (0: not at all);

@@ -24,7 +24,7 @@ fn a_setting_that_changes_numbers_is_named_with_both_values() {
     let folder = Folder::new();
     case(|_| {}).saved_after(9, &folder.0);
     type Change = fn(&mut TrainConfig);
-    let changes: [(&str, &str, &str, Change); 22] = [
+    let changes: [(&str, &str, &str, Change); 23] = [
         ("lora_dropout", "0", "0.1", |config| config.lora.lora_dropout = 0.1),
         ("seed", "0", "7", |config| config.lora.seed = 7),
         ("optim", "AdamW", "AdamW8bit", |config| config.optim = Optim::AdamW8bit),
@@ -40,6 +40,7 @@ fn a_setting_that_changes_numbers_is_named_with_both_values() {
         ("loss_normalization", "Tokens", "MicrobatchMean", |config| {
             config.loss_normalization = LossNormalization::MicrobatchMean;
         }),
+        ("average_tokens_across_devices", "true", "false", |config| config.average_tokens_across_devices = false),
         ("per_device_train_batch_size", "2", "4", |config| config.per_device_train_batch_size = 4),
         ("gradient_accumulation_steps", "4", "2", |config| config.gradient_accumulation_steps = 2),
         ("num_train_epochs", "3", "4", |config| config.num_train_epochs = 4.0),
@@ -88,7 +89,7 @@ fn another_adapter_or_model_is_another_run() {
         |hash: &str, weights: &str| ModelIdentity { content_hash: hash.to_owned(), weights: weights.to_owned() };
     let (one, folder) = (case(|_| {}), Folder::new());
     one.trainer().of_model(model("aa", "stored")).checkpoint(None).unwrap().write(&folder.0).unwrap();
-    let resume = |trainer: &mut Trainer<_>| trainer.resume(Checkpoint::read(&folder.0).unwrap());
+    let resume = |trainer: &mut Trainer<_>| trainer.resume(&Checkpoint::read(&folder.0).unwrap());
     resume(&mut one.trainer().of_model(model("aa", "stored"))).unwrap();
     for (other, told) in [(model("bb", "stored"), "bb held as stored"), (model("aa", "nf4"), "aa held as nf4")] {
         let error = resume(&mut one.trainer().of_model(other)).unwrap_err();
@@ -136,5 +137,5 @@ fn a_run_that_has_begun_cannot_go_on_from_elsewhere() {
     one.saved_after(9, &folder.0);
     let mut trainer = one.trainer();
     trainer.advance().unwrap();
-    assert_eq!(trainer.resume(Checkpoint::read(&folder.0).unwrap()).unwrap_err().code, ErrorCode::Internal);
+    assert_eq!(trainer.resume(&Checkpoint::read(&folder.0).unwrap()).unwrap_err().code, ErrorCode::Internal);
 }

@@ -143,7 +143,7 @@ fn scores(device: &Device, model: &LoadedModel, adapter: Option<&LoadedAdapter>)
 /// A device with a GPU has one copy of the weights, there, and answers as the processor does.
 #[test]
 fn a_gpu_device_generates_and_scores() {
-    let (processor, gpu) = (Device::open(4).unwrap(), Device::open_gpu(ordinal(), 4, NumberType::BF16).unwrap());
+    let (processor, gpu) = (Device::open(4).unwrap(), Device::open_gpus(&[ordinal()], 4, NumberType::BF16).unwrap());
     let ((model, adapter), (gpu_model, gpu_adapter)) = (load(&processor), load(&gpu));
     assert_eq!(gpu_model.weight_bytes(), model.weight_bytes());
     assert_eq!(gpu_model.storage_type(), "f32");

@@ -5,6 +5,7 @@ mod blocks;
 mod cached_attention;
 mod checkpoint;
 mod compare;
+mod data_parallel;
 mod dropout;
 mod elementwise;
 mod generation;

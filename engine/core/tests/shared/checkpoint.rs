@@ -52,7 +52,7 @@ fn bits(number: f64) -> u64 {
     if number.is_nan() { f64::NAN.to_bits() } else { number.to_bits() }
 }
 
-fn told(event: &TrainingEvent) -> Option<Vec<u64>> {
+pub fn told(event: &TrainingEvent) -> Option<Vec<u64>> {
     match event {
         TrainingEvent::Started(_) => None,
         TrainingEvent::Step(step) => Some(vec![
@@ -97,7 +97,7 @@ impl<O: Ops> Case<O> {
     /// A run that goes on from a folder.
     pub fn resumed(&self, folder: &Path) -> Result<Trainer<O>> {
         let mut trainer = self.trainer();
-        trainer.resume(Checkpoint::read(folder)?)?;
+        trainer.resume(&Checkpoint::read(folder)?)?;
         Ok(trainer)
     }
 

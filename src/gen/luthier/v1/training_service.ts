@@ -613,6 +613,17 @@ export interface TrainingSuggestion {
   offloadActivations: boolean;
 }
 
+/** One device's part of an optimizer step. */
+export interface DeviceStep {
+  /** Of its own tokens. */
+  tokensPerSecond: number;
+  /** Bytes it has allocated now and at most. Below 2^53. */
+  allocatedBytes: number;
+  peakAllocatedBytes: number;
+  /** Share of the step in which it waited for gradients to be summed over the devices; 0 of one alone. */
+  communicationShare: number;
+}
+
 /** One optimizer step. */
 export interface TrainingStep {
   globalStep: number;
@@ -636,6 +647,8 @@ export interface TrainingStep {
   skipped: boolean;
   /** Steps skipped so far, this one included. */
   skippedSteps: number;
+  /** What each device did, in the order of GetServerInfoResponse.devices. */
+  devices: DeviceStep[];
 }
 
 /** Loss on held-out examples. */
@@ -4728,6 +4741,139 @@ export const TrainingSuggestion: MessageFns<TrainingSuggestion> = {
   },
 };
 
+function createBaseDeviceStep(): DeviceStep {
+  return { tokensPerSecond: 0, allocatedBytes: 0, peakAllocatedBytes: 0, communicationShare: 0 };
+}
+
+export const DeviceStep: MessageFns<DeviceStep> = {
+  encode(message: DeviceStep, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tokensPerSecond !== 0) {
+      writer.uint32(9).double(message.tokensPerSecond);
+    }
+    if (message.allocatedBytes !== 0) {
+      writer.uint32(16).uint64(message.allocatedBytes);
+    }
+    if (message.peakAllocatedBytes !== 0) {
+      writer.uint32(24).uint64(message.peakAllocatedBytes);
+    }
+    if (message.communicationShare !== 0) {
+      writer.uint32(33).double(message.communicationShare);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeviceStep {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeviceStep();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.tokensPerSecond = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.allocatedBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.peakAllocatedBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.communicationShare = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeviceStep {
+    return {
+      tokensPerSecond: isSet(object.tokensPerSecond)
+        ? globalThis.Number(object.tokensPerSecond)
+        : isSet(object.tokens_per_second)
+        ? globalThis.Number(object.tokens_per_second)
+        : 0,
+      allocatedBytes: isSet(object.allocatedBytes)
+        ? globalThis.Number(object.allocatedBytes)
+        : isSet(object.allocated_bytes)
+        ? globalThis.Number(object.allocated_bytes)
+        : 0,
+      peakAllocatedBytes: isSet(object.peakAllocatedBytes)
+        ? globalThis.Number(object.peakAllocatedBytes)
+        : isSet(object.peak_allocated_bytes)
+        ? globalThis.Number(object.peak_allocated_bytes)
+        : 0,
+      communicationShare: isSet(object.communicationShare)
+        ? globalThis.Number(object.communicationShare)
+        : isSet(object.communication_share)
+        ? globalThis.Number(object.communication_share)
+        : 0,
+    };
+  },
+
+  toJSON(message: DeviceStep): unknown {
+    const obj: any = {};
+    if (message.tokensPerSecond !== undefined) {
+      obj.tokensPerSecond = floatToJson(message.tokensPerSecond);
+    }
+    if (message.allocatedBytes !== undefined) {
+      obj.allocatedBytes = Math.round(message.allocatedBytes);
+    }
+    if (message.peakAllocatedBytes !== undefined) {
+      obj.peakAllocatedBytes = Math.round(message.peakAllocatedBytes);
+    }
+    if (message.communicationShare !== undefined) {
+      obj.communicationShare = floatToJson(message.communicationShare);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeviceStep>): DeviceStep {
+    return DeviceStep.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeviceStep>): DeviceStep {
+    const message = createBaseDeviceStep();
+    message.tokensPerSecond = object.tokensPerSecond ?? 0;
+    message.allocatedBytes = object.allocatedBytes ?? 0;
+    message.peakAllocatedBytes = object.peakAllocatedBytes ?? 0;
+    message.communicationShare = object.communicationShare ?? 0;
+    return message;
+  },
+};
+
 function createBaseTrainingStep(): TrainingStep {
   return {
     globalStep: 0,
@@ -4744,6 +4890,7 @@ function createBaseTrainingStep(): TrainingStep {
     etaSeconds: 0,
     skipped: false,
     skippedSteps: 0,
+    devices: [],
   };
 }
 
@@ -4790,6 +4937,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     }
     if (message.skippedSteps !== 0) {
       writer.uint32(112).uint32(message.skippedSteps);
+    }
+    for (const v of message.devices) {
+      DeviceStep.encode(v!, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -4919,6 +5069,14 @@ export const TrainingStep: MessageFns<TrainingStep> = {
             message.skippedSteps = reader.uint32();
             continue;
           }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.devices.push(DeviceStep.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4987,6 +5145,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
         : isSet(object.skipped_steps)
         ? globalThis.Number(object.skipped_steps)
         : 0,
+      devices: globalThis.Array.isArray(object?.devices)
+        ? object.devices.map((e: any) => DeviceStep.fromJSON(e))
+        : [],
     };
   },
 
@@ -5034,6 +5195,9 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     if (message.skippedSteps !== undefined) {
       obj.skippedSteps = Math.round(message.skippedSteps);
     }
+    if (message.devices?.length) {
+      obj.devices = message.devices.map((e) => DeviceStep.toJSON(e));
+    }
     return obj;
   },
 
@@ -5056,6 +5220,7 @@ export const TrainingStep: MessageFns<TrainingStep> = {
     message.etaSeconds = object.etaSeconds ?? 0;
     message.skipped = object.skipped ?? false;
     message.skippedSteps = object.skippedSteps ?? 0;
+    message.devices = object.devices?.map((e) => DeviceStep.fromPartial(e)) || [];
     return message;
   },
 };

@@ -1,6 +1,7 @@
 //! One NVIDIA GPU.
 
 mod attention;
+mod collective;
 mod device;
 mod error;
 mod linear;
@@ -13,6 +14,7 @@ mod staging;
 mod transfer;
 mod weight;
 
+pub use collective::{BUCKET_LEN, check_nccl, nccl};
 pub use device::CudaOps;
 pub use luthier_kernels::NumberType;
 pub use memory::{CudaBuffer, CudaCodes, CudaIndices};

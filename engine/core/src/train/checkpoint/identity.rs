@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::DataIdentity;
 use super::exact;
-use super::settings::settings;
+use super::settings::{DEVICES, settings};
 use crate::error::{EngineError, ErrorCode, Result};
 use crate::lora::{LoraLayout, LoraModule};
 use crate::model::Examples;
@@ -122,7 +122,10 @@ impl RunIdentity {
             return Err(mismatch("base model", &text(&self.model), &text(&found.model)));
         }
         if let Some((name, expected, found)) = first_difference(&self.settings, &found.settings) {
-            return Err(mismatch(name, expected, found));
+            return Err(match name {
+                DEVICES => other_devices(expected, found),
+                _ => mismatch(name, expected, found),
+            });
         }
         let modules = |of: &Self| -> BTreeMap<String, String> {
             of.modules.iter().map(|module| (module.name.clone(), described(module))).collect()
@@ -169,6 +172,14 @@ fn first_difference<'a>(
     let value = |of: &'a BTreeMap<String, String>, name: &str| of.get(name).map_or("not there", String::as_str);
     let names = expected.keys().chain(found.keys());
     names.map(|name| (name.as_str(), value(expected, name), value(found, name))).find(|(_, a, b)| a != b)
+}
+
+/// The examples of a step follow from how many devices share it.
+fn other_devices(expected: &str, found: &str) -> EngineError {
+    let message = format!(
+        "devices: the checkpoint was taken with {expected} training together; found {found}; go on with {expected} (the server's `--devices`), or start a new run"
+    );
+    EngineError::new(ErrorCode::CheckpointMismatch, message)
 }
 
 fn mismatch(what: &str, expected: &str, found: &str) -> EngineError {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::lora::LoraConfig;
 use crate::train::TrainConfig;
 
+/// How many devices train together, each with a share of every step.
+pub const DEVICES: &str = "devices";
+
 /// Every setting that two runs with the same numbers must share, but for what the adapter's layout says. A new setting has to be put on one
 /// side or the other here.
 pub fn settings(config: &TrainConfig) -> BTreeMap<String, String> {
@@ -44,6 +47,8 @@ pub fn settings(config: &TrainConfig) -> BTreeMap<String, String> {
         recompute_layers: _,
         offload_activations: _,
         loss_scaling,
+        average_tokens_across_devices,
+        world_size,
     } = config;
     let optional = |value: &Option<u64>| value.map_or_else(|| "none".to_owned(), |value| value.to_string());
     [
@@ -77,6 +82,8 @@ pub fn settings(config: &TrainConfig) -> BTreeMap<String, String> {
         ("data_seed", data_seed.to_string()),
         ("group_by_length", group_by_length.to_string()),
         ("packing_length", optional(&packing_length.map(|length| length as u64))),
+        ("average_tokens_across_devices", average_tokens_across_devices.to_string()),
+        (DEVICES, world_size.to_string()),
         ("loss_scaling", loss_scaling.map_or_else(|| "none".to_owned(), |scaling| format!("{scaling:?}"))),
     ]
     .map(|(name, value)| (name.to_owned(), value))

@@ -22,15 +22,23 @@ pub enum Activity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// Micro-batches of the epoch that are still to do.
+    /// Micro-batches of the epoch that are still to do, of all ranks.
     pub batches: Range<usize>,
     /// Of all of them.
     pub micro_batches: usize,
+    /// Of this rank's.
     #[serde(with = "exact")]
     pub loss: f64,
+    /// Of all ranks.
     pub tokens: u64,
+    pub own_tokens: u64,
     /// Of all its micro-batches.
     pub label_tokens: u64,
+    /// What `loss_normalization: tokens` divides by.
+    pub divisor_tokens: u64,
+    /// Why this rank's gradients are of no use. One rank alone ends the step at once, and of several none is written within a step.
+    #[serde(skip)]
+    pub failure: Option<String>,
 }
 
 /// A run between two pieces of its work.

@@ -272,6 +272,8 @@ export interface GetServerInfoResponse {
   gpus: Gpu[];
   /** What computes attention in training, for people: `own kernels`, or a library with its version. */
   attention: string;
+  /** The devices that train together, in the order of their ranks: `device` alone, or several GPUs, or ranks of the processor (`cpu:0`, `cpu:1`). */
+  devices: string[];
 }
 
 /** A GPU of the server's machine. */
@@ -2412,6 +2414,7 @@ function createBaseGetServerInfoResponse(): GetServerInfoResponse {
     deviceReason: "",
     gpus: [],
     attention: "",
+    devices: [],
   };
 }
 
@@ -2464,6 +2467,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     }
     if (message.attention !== "") {
       writer.uint32(130).string(message.attention);
+    }
+    for (const v of message.devices) {
+      writer.uint32(138).string(v!);
     }
     return writer;
   },
@@ -2609,6 +2615,14 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
             message.attention = reader.string();
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.devices.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2683,6 +2697,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
         ? object.gpus.map((e: any) => Gpu.fromJSON(e))
         : [],
       attention: isSet(object.attention) ? globalThis.String(object.attention) : "",
+      devices: globalThis.Array.isArray(object?.devices) ? object.devices.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -2736,6 +2751,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     if (message.attention !== undefined) {
       obj.attention = message.attention;
     }
+    if (message.devices?.length) {
+      obj.devices = message.devices;
+    }
     return obj;
   },
 
@@ -2760,6 +2778,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     message.deviceReason = object.deviceReason ?? "";
     message.gpus = object.gpus?.map((e) => Gpu.fromPartial(e)) || [];
     message.attention = object.attention ?? "";
+    message.devices = object.devices?.map((e) => e) || [];
     return message;
   },
 };
