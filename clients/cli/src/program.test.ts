@@ -328,7 +328,7 @@ test('a job is paused and resumed', async () => {
 });
 
 test.each([
-  [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cuda or cuda:N'],
+  [['doctor', '--device', 'tpu'], 2, '--device: expected auto, cpu, cpu×N (N ranks), cuda'],
   [['estimate', '--model', 'models/m'], 2, '--data is missing'],
   [
     ['train', '--model', 'models/m', '--data', 'datasets/d', '--recompute-layers', 'some'],

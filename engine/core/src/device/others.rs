@@ -6,8 +6,13 @@ use super::backend::Training;
 use super::training::TrainingInputs;
 use crate::error::Result;
 use crate::lora::peft::PeftAdapter;
-use crate::model::{BaseModel, Examples, TensorSource};
-use crate::ops::{EmbeddingPlace, Ops};
+#[cfg(any(feature = "cuda", test))]
+use crate::model::TensorSource;
+use crate::model::{BaseModel, Examples};
+#[cfg(any(feature = "cuda", test))]
+use crate::ops::EmbeddingPlace;
+use crate::ops::Ops;
+#[cfg(any(feature = "cuda", test))]
 use crate::quant::WeightStorage;
 use crate::ranks::{Connect, DEADLINE, RankThread};
 use crate::train::checkpoint::{ResumedFrom, Snapshot};
@@ -56,7 +61,11 @@ impl<O: Ops> Others<O> {
     /// A copy of a model on each of the other devices, read and converted there as on the first.
     ///
     /// Errors: those of [`BaseModel::load_placed`].
+<<<<<<< HEAD
     #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "the processor's ranks have one memory"))]
+=======
+    #[cfg(any(feature = "cuda", test))]
+>>>>>>> wt-ranks
     pub fn load(
         &self,
         files: &dyn TensorSource,
