@@ -61,11 +61,7 @@ impl<O: Ops> Others<O> {
     /// A copy of a model on each of the other devices, read and converted there as on the first.
     ///
     /// Errors: those of [`BaseModel::load_placed`].
-<<<<<<< HEAD
-    #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "the processor's ranks have one memory"))]
-=======
     #[cfg(any(feature = "cuda", test))]
->>>>>>> wt-ranks
     pub fn load(
         &self,
         files: &dyn TensorSource,
