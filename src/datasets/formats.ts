@@ -1,6 +1,6 @@
 /** The formats of examples: how they are told apart, and how each becomes what a renderer takes. */
 import type { FieldViolation } from '../errors/luthier-error.ts';
-import type { Message } from '../prompt/renderer.ts';
+import type { Conversation, Message } from '../prompt/renderer.ts';
 import { readConversations } from './layouts/conversations.ts';
 import type { Fields } from './layouts/fields.ts';
 import { Issues } from './layouts/issues.ts';
@@ -19,7 +19,7 @@ export type FormatName =
 
 /** Messages to render, or exact ids with their labels (not shifted; -100 is ignored), one label per id. */
 export type ExampleContent =
-  | { readonly kind: 'messages'; readonly messages: readonly Message[] }
+  | (Conversation & { readonly kind: 'messages' })
   | { readonly kind: 'tokens'; readonly inputIds: Uint32Array; readonly labels: Int32Array };
 
 /** The fields that tell a format; the first match counts. */
@@ -41,6 +41,7 @@ export const SIGN_FIELDS: ReadonlySet<string> = new Set(SIGNS.map(([, field]) =>
 export const FORMAT_FIELDS: ReadonlySet<string> = new Set([
   ...SIGN_FIELDS,
   'labels',
+  'tools',
   'input',
   'output',
   'response',
@@ -58,23 +59,30 @@ export function detectFormat(example: Fields): FormatName | null {
   return SIGNS.find(([, field]) => Object.hasOwn(example, field))?.[0] ?? null;
 }
 
-const MESSAGE_READERS: Readonly<Record<Exclude<FormatName, 'tokens'>, (example: Fields, issues: Issues) => Message[]>> =
-  {
-    messages: readMessages,
-    conversations: readConversations,
-    instruction: readInstruction,
-    prompt_completion: readPromptCompletion,
-    rounds: readRounds,
-    text: readText,
-  };
+const MESSAGE_READERS: Readonly<
+  Record<Exclude<FormatName, 'tokens' | 'messages'>, (example: Fields, issues: Issues) => Message[]>
+> = {
+  conversations: readConversations,
+  instruction: readInstruction,
+  prompt_completion: readPromptCompletion,
+  rounds: readRounds,
+  text: readText,
+};
+
+function readContent(format: FormatName, example: Fields, issues: Issues): ExampleContent {
+  if (format === 'tokens') return { kind: 'tokens', ...readTokens(example, issues) };
+  if (format === 'messages') return { kind: 'messages', ...readMessages(example, issues) };
+  return { kind: 'messages', messages: MESSAGE_READERS[format](example, issues) };
+}
+
+/** What an example is known by where it has messages: the same text for the same messages and tools. */
+export const conversationText = ({ messages, tools }: Conversation): string =>
+  JSON.stringify(tools === undefined ? messages : { messages, tools });
 
 /** An example, or what is wrong with it, with places within it such as `messages[1].content`. */
 export function readExample(format: FormatName, example: Fields): ExampleContent | readonly FieldViolation[] {
   const issues = new Issues();
-  const content: ExampleContent =
-    format === 'tokens'
-      ? { kind: 'tokens', ...readTokens(example, issues) }
-      : { kind: 'messages', messages: MESSAGE_READERS[format](example, issues) };
+  const content = readContent(format, example, issues);
   return issues.found.length > 0 ? issues.found : content;
 }
 

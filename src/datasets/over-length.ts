@@ -1,5 +1,5 @@
 /** What happens to examples that are longer than the limit. */
-import type { Message } from '../prompt/renderer.ts';
+import type { Conversation, Message } from '../prompt/renderer.ts';
 
 /**
  * `error`: the data set is refused. `truncate`: the end is cut off. `drop_rounds`: the oldest whole rounds go, system messages at the start stay.
@@ -36,9 +36,9 @@ export function roundsOf(messages: readonly Message[]): Rounds {
 }
 
 /** The conversation without its `count` oldest rounds. */
-export function withoutOldestRounds(messages: readonly Message[], count: number): readonly Message[] {
-  const { head, rounds } = roundsOf(messages);
-  return [...head, ...rounds.slice(count).flat()];
+export function withoutOldestRounds(conversation: Conversation, count: number): Conversation {
+  const { head, rounds } = roundsOf(conversation.messages);
+  return { ...conversation, messages: [...head, ...rounds.slice(count).flat()] };
 }
 
 /** The counts in words, for people; empty where nothing happened. */

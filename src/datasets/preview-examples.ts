@@ -79,7 +79,10 @@ function render({ content, line }: Example, renderer: Renderer | null, trainOn: 
   if (content.kind === 'tokens') return { ...content, segments: Array.from(content.inputIds, () => 'tokens') };
   if (renderer === null) throw new TypeError('messages need a renderer');
   try {
-    const { inputIds, labels, segments } = renderer.renderTraining(content.messages, { trainOn });
+    const { inputIds, labels, segments } = renderer.renderTraining(
+      content.messages,
+      content.tools === undefined ? { trainOn } : { trainOn, tools: content.tools },
+    );
     return { inputIds, labels, segments: segments.flatMap(({ kind, ids }) => Array.from(ids, () => kind)) };
   } catch (error) {
     const known = toLuthierError(error);

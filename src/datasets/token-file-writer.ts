@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
 import { encodeHeader, HEADER_BYTES, type TokenFileHeader } from '../engine/token-file.ts';
 import { concatenate } from '../tokenizer/token-batch.ts';
-import type { ExampleContent } from './formats.ts';
+import { conversationText, type ExampleContent } from './formats.ts';
 import type { TokenizedExample } from './tokenize-examples.ts';
 
 /** Numbers of the last parts that are written at once. */
@@ -21,7 +21,7 @@ function exampleHash(content: ExampleContent): Buffer {
   const bytes =
     content.kind === 'tokens'
       ? Buffer.concat([Buffer.from('tokens'), bytesOf(content.inputIds), bytesOf(content.labels)])
-      : JSON.stringify(content.messages);
+      : conversationText(content);
   return hash('sha256', bytes, 'buffer').subarray(0, 8);
 }
 

@@ -1,13 +1,13 @@
 /** Examples to token ids and labels: rendered, checked, and brought under the length limit. */
 import type { FieldViolation } from '../errors/luthier-error.ts';
 import type { RenderedBatch } from '../prompt/render-batch.ts';
-import { IGNORED_LABEL, type Message, type TrainingOptions } from '../prompt/renderer.ts';
+import { type Conversation, IGNORED_LABEL, type TrainingOptions } from '../prompt/renderer.ts';
 import type { Example } from './example-parser.ts';
 import { type OverLength, type OverLengthCounts, roundsOf, withoutOldestRounds } from './over-length.ts';
 
 /** What renders conversations: `RenderPool`, or anything alike. */
 export interface BatchRenderer {
-  renderTraining(conversations: readonly (readonly Message[])[], options: TrainingOptions): Promise<RenderedBatch>;
+  renderTraining(conversations: readonly Conversation[], options: TrainingOptions): Promise<RenderedBatch>;
 }
 
 export interface TokenizeOptions extends TrainingOptions {
@@ -42,7 +42,8 @@ export function learnedLabels(labels: Int32Array): number {
 
 const isProblem = (outcome: Outcome): outcome is FieldViolation => 'field' in outcome;
 
-const messagesOf = ({ content }: Example): readonly Message[] => (content.kind === 'messages' ? content.messages : []);
+const conversationOf = ({ content }: Example): Conversation =>
+  content.kind === 'messages' ? content : { messages: [] };
 
 function outsideVocabulary(example: Example, vocabSize: number): FieldViolation | null {
   const { content } = example;
@@ -92,7 +93,7 @@ export class ExampleTokenizer {
   /** Ids and labels as they are, whatever their length. */
   async #sequences(examples: readonly Example[]): Promise<Outcome[]> {
     const rendered = examples.filter(({ content }) => content.kind === 'messages');
-    const outcomes = (await this.#render(rendered, rendered.map(messagesOf))).values();
+    const outcomes = (await this.#render(rendered, rendered.map(conversationOf))).values();
     return examples.map((example) => {
       if (example.content.kind === 'tokens') {
         return outsideVocabulary(example, this.#options.vocabSize) ?? example.content;
@@ -101,7 +102,7 @@ export class ExampleTokenizer {
     });
   }
 
-  async #render(examples: readonly Example[], conversations: readonly (readonly Message[])[]): Promise<Outcome[]> {
+  async #render(examples: readonly Example[], conversations: readonly Conversation[]): Promise<Outcome[]> {
     if (examples.length === 0) return [];
     if (this.#renderer === null) throw new TypeError('messages need a renderer');
     const batch = await this.#renderer.renderTraining(conversations, { trainOn: this.#options.trainOn });
@@ -121,7 +122,7 @@ export class ExampleTokenizer {
     let open = examples.flatMap((example, index) => {
       const outcome = outcomes[index];
       if (outcome === undefined || isProblem(outcome) || this.#fits(outcome)) return [];
-      return [{ index, example, low: 1, high: roundsOf(messagesOf(example)).rounds.length - 1 }];
+      return [{ index, example, low: 1, high: roundsOf(conversationOf(example).messages).rounds.length - 1 }];
     });
     for (;;) {
       open = open.filter(({ low, high }) => low <= high);
@@ -129,7 +130,7 @@ export class ExampleTokenizer {
       const tries = open.map((one) => ({ ...one, count: Math.floor((one.low + one.high) / 2) }));
       const rendered = await this.#render(
         tries.map(({ example }) => example),
-        tries.map(({ example, count }) => withoutOldestRounds(messagesOf(example), count)),
+        tries.map(({ example, count }) => withoutOldestRounds(conversationOf(example), count)),
       );
       open = tries.map(({ count, ...one }, position) => {
         const outcome = rendered[position];

@@ -86,6 +86,21 @@ test('more events than one transaction deletes all go; what a crash left behind 
   expect(database.prepare('SELECT job FROM job_deletions').all()).toEqual([]);
 });
 
+test('a job that a client resumes or deletes meanwhile is left to it, and the others go', async () => {
+  const { store, retention, logger, create, left } = setUp({ maxEndedJobDays: 1 });
+  await create(JOB_STATE_CANCELLED, 2);
+  const [deleted, resumed] = [await create(JOB_STATE_CANCELLED, 2), await create(JOB_STATE_FAILED, 2)];
+  const remove = store.delete.bind(store);
+  vi.spyOn(store, 'delete').mockImplementation(async (name, actor) => {
+    if (name === resumed) await store.move(name, JobState.JOB_STATE_QUEUED);
+    if (name === deleted) await remove(name);
+    return remove(name, actor);
+  });
+  await retention.pass();
+  expect(await left()).toEqual([resumed]);
+  expect(logger.warn).not.toHaveBeenCalled();
+});
+
 test('a deletion that fails is logged, and the next pass tries again', async () => {
   const { store, retention, logger, create, left } = setUp({ maxEndedJobDays: 1 });
   const name = await create(JOB_STATE_CANCELLED, 2);

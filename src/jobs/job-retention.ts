@@ -1,6 +1,7 @@
 /** Deletes ended jobs that are too old or too many, beside what else happens. */
 import { setImmediate } from 'node:timers/promises';
 import { LuthierError } from '../errors/luthier-error.ts';
+import type { Reason } from '../errors/reasons.ts';
 import type { Logger } from '../logging/logger.ts';
 import { type DeleteJobDependencies, deleteJob } from './delete-job.ts';
 import { ENDED } from './job-state.ts';
@@ -17,6 +18,7 @@ export interface JobRetentionOptions extends DeleteJobDependencies {
 
 const INTERVAL_MILLISECONDS = 10 * 60_000;
 const DAY_MILLISECONDS = 24 * 3600 * 1000;
+const FASTER: readonly Reason[] = ['JOB_NOT_FOUND', 'INVALID_STATE'];
 /** Jobs looked at at once. */
 const PAGE = 100;
 
@@ -87,8 +89,8 @@ export class JobRetention {
     try {
       await deleteJob(this.#options, name, { reason: 'RETENTION' });
     } catch (error) {
-      // A client was faster.
-      if (!(error instanceof LuthierError && error.reason === 'JOB_NOT_FOUND')) throw error;
+      // A client was faster, and deleted or resumed it.
+      if (!(error instanceof LuthierError && FASTER.includes(error.reason))) throw error;
     }
   }
 }

@@ -73,6 +73,11 @@ const DELETED_AT_ONCE = 1000;
 
 const fullName = (name: string): string => (name.startsWith(PREFIX) ? name : `${PREFIX}${name}`);
 
+const notFound = (name: string): LuthierError =>
+  new LuthierError('JOB_NOT_FOUND', `there is no job ${JSON.stringify(name)}`, {
+    resource: { type: 'training job', name },
+  });
+
 const decode = (payload: unknown): TrainingJob => TrainingJob.decode(payload as Uint8Array);
 
 const decodeEvent = ({ payload }: Record<string, unknown>): TrainingEvent =>
@@ -100,6 +105,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   readonly #leases: SqliteJobLeases;
   readonly #audit: SqliteJobAudit;
   readonly #get;
+  readonly #state;
   readonly #byRequest;
   readonly #list;
   readonly #queue;
@@ -123,6 +129,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     this.#leases = new SqliteJobLeases(database, clock);
     this.#audit = new SqliteJobAudit(database);
     this.#get = database.prepare('SELECT payload FROM jobs WHERE name = ?');
+    this.#state = database.prepare('SELECT state FROM jobs WHERE name = ?');
     this.#byRequest = database.prepare('SELECT request_hash, payload FROM jobs WHERE request_id = ?');
     this.#list = database.prepare(
       `SELECT number, payload FROM jobs WHERE number < ? AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))
@@ -289,7 +296,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     let last = after;
     for (;;) {
       // Looked at before the events: what comes in between is found in the next round.
-      const ended = hasEnded(this.#read(job).state);
+      const ended = hasEnded(this.#stateOf(job));
       const changed = Promise.withResolvers<void>();
       const wakeUp = (): void => changed.resolve();
       this.#changes.once(job, wakeUp);
@@ -324,9 +331,14 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   #read(name: string): TrainingJob {
     const row = this.#get.get(fullName(name));
     if (row) return decode(row.payload);
-    throw new LuthierError('JOB_NOT_FOUND', `there is no job ${JSON.stringify(name)}`, {
-      resource: { type: 'training job', name },
-    });
+    throw notFound(name);
+  }
+
+  /** Without the job itself, which every watcher would decode for every event. */
+  #stateOf(fullName: string): JobState {
+    const row = this.#state.get(fullName);
+    if (row) return Number(row.state) as JobState;
+    throw notFound(fullName);
   }
 
   /** One event, made of the job as it is stored at that moment. */

@@ -38,8 +38,8 @@ export async function finishSaved(
 }
 
 /**
- * Puts jobs that were worked on back into the queue, where they keep their places, unless servers die of them, and deletes checkpoints that
- * nothing needs.
+ * Puts jobs that were worked on back into the queue, where they keep their places, unless servers die of them, and deletes
+ * checkpoints that nothing needs.
  * @param runner Whose hands they go through.
  */
 export async function recoverJobs(dependencies: RecoverJobsDependencies, runner: string): Promise<void> {
@@ -50,7 +50,7 @@ export async function recoverJobs(dependencies: RecoverJobsDependencies, runner:
     if (lease === null) continue;
     const log = heldLog(store, lease);
     if (await finishSaved(log, adapters, job)) continue;
-    if (await isInterruptedTooOften(store, job)) {
+    if (await isInterruptedTooOften(log, job)) {
       await log.move(job.name, JobState.JOB_STATE_FAILED, INTERRUPTED_TOO_OFTEN);
       logger.warn({ job: job.name }, 'job was interrupted too often');
       continue;

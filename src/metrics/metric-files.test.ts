@@ -1,4 +1,13 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
@@ -196,4 +205,18 @@ test('files of a job that failed are made again where it went on with another se
   setup.open().files.catchUp();
   await vi.waitFor(() => expect(lines(run).at(-1)).toMatchObject({ state: 'succeeded' }));
   expect(lines(run).map((line) => line.step)).toEqual([1, 2, undefined]);
+});
+
+test('files of jobs that are gone are swept, also where a server died while it deleted them; other folders stay', async () => {
+  const setup = await setUp();
+  await runToEnd(setup);
+  const gone = join(setup.folder, '0b0e7c52-3b7a-4a52-9d0e-7c3f5a0f7a11');
+  const other = join(setup.folder, 'notes');
+  for (const folder of [gone, other]) mkdirSync(folder);
+  writeFileSync(join(gone, 'metrics.jsonl'), 'x');
+  const { files, logger } = setup.open();
+  files.catchUp();
+  await files.close();
+  expect([gone, other, setup.run].map((folder) => existsSync(folder))).toEqual([false, true, true]);
+  expect(logger.warn).not.toHaveBeenCalled();
 });

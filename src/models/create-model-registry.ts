@@ -6,6 +6,7 @@ import { LuthierError } from '../errors/luthier-error.ts';
 import { toLuthierError } from '../errors/to-luthier-error.ts';
 import { LoadIn } from '../gen/luthier/v1/common.ts';
 import type { Logger } from '../logging/logger.ts';
+import { alone } from '../store/commit.ts';
 import { openDatabase } from '../store/database.ts';
 import type { EncodeOptions } from '../tokenizer/tokenizer.ts';
 import { checkPath } from './allowed-path.ts';
@@ -118,7 +119,7 @@ class Registry implements ModelRegistry {
     await this.#remember(path, id, reading);
   }
 
-  async delete(model: string): Promise<string> {
+  async delete(model: string, commit: (change: () => void, name: string) => void = alone): Promise<string> {
     await this.#ready;
     const imported = this.#imports.find(idOf(model)) ?? this.#imports.findByPath(model);
     const id = imported?.id ?? this.#registeredAt(model)?.id ?? idOf(model);
@@ -132,7 +133,7 @@ class Registry implements ModelRegistry {
     // From here on nobody can come in between.
     const entry = this.#entries.get(id);
     entry?.unload();
-    this.#imports.delete(id);
+    commit(() => this.#imports.delete(id), `${PREFIX}${id}`);
     this.#entries.delete(id);
     await entry?.close();
     this.#options.logger.info({ model: `${PREFIX}${id}`, path }, 'model deleted; its files stay');

@@ -65,10 +65,11 @@ export interface ModelRegistry {
   keep(model: string): Promise<void>;
   /**
    * Forgets an import, or a path that was named, and frees its memory. Its files stay.
+   * @param commit Runs the change of the database, perhaps with others in one transaction; is told the model's name.
    * @returns Its name.
    * @throws LuthierError MODEL_NOT_FOUND, MODEL_IN_USE, INVALID_STATE for one of the server's own settings
    */
-  delete(model: string): Promise<string>;
+  delete(model: string, commit?: (change: () => void, name: string) => void): Promise<string>;
   /**
    * Refuses an import whose files changed since; of any other model, takes the files as they are now. Loading does so, too.
    * @throws LuthierError MODEL_CHANGED; those of `get`

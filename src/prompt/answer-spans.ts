@@ -58,7 +58,10 @@ function answerEnd(
   const span = { messageIndex, promptEnd: start, start };
   const closing = controls.find((match) => match.start >= start && match.end <= limit && isClosing(match));
   if (closing) return { ...span, end: closing.start, closingEnd: closing.end };
-  const content = messages[messageIndex]?.content ?? '';
+  const message = messages[messageIndex];
+  // Calls and reasoning stand around the content: its end is not theirs.
+  if (message?.toolCalls || message?.reasoningContent !== undefined) return null;
+  const content = message?.content ?? '';
   const blanks = text.length - start - text.slice(start).trimStart().length;
   const candidates = [
     { from: start, body: content },

@@ -7,6 +7,7 @@ import { Template } from '@huggingface/jinja';
 import type { ControlTokenMatch, Tokenizer } from '../tokenizer/tokenizer.ts';
 import { differenceSpans, type RenderedText } from './answer-spans.ts';
 import { assembleExample, assemblePrompt, type Block, type Layout, type Learned } from './assemble.ts';
+import { changeTexts, textsOf } from './conversation-texts.ts';
 import type { ChatTemplateDefinition } from './definition.ts';
 import { PromptError } from './errors.ts';
 import {
@@ -17,16 +18,18 @@ import {
 } from './generation-blocks.ts';
 import { checkAnswers, type HistoryProof, promptEnds } from './history-proof.ts';
 import { LiteralGuard } from './literal-guard.ts';
+import { checkFields, fieldsOf, type TemplateFields, templateMessage } from './message-fields.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
 import { probeTemplate } from './probe.ts';
 import type {
+  Conversation,
+  ExampleOptions,
   Message,
   PromptOptions,
   RenderedExample,
   RenderedPrompt,
   Renderer,
   TemplateIdentity,
-  TrainingOptions,
 } from './renderer.ts';
 
 interface Marks {
@@ -46,6 +49,7 @@ export class ChatTemplateRenderer implements Renderer {
   readonly #jinja: Template;
   readonly #guard: LiteralGuard;
   readonly #hasGenerationBlocks: boolean;
+  readonly #fields: TemplateFields;
   /** Tokens that the template writes behind an answer. */
   readonly #closingIds: ReadonlySet<number>;
 
@@ -55,6 +59,7 @@ export class ChatTemplateRenderer implements Renderer {
     this.#tokenizer = tokenizer;
     this.#guard = new LiteralGuard(tokenizer);
     this.#hasGenerationBlocks = hasGenerationBlocks(definition.source);
+    this.#fields = fieldsOf(definition.source);
     try {
       this.#jinja = new Template(markGenerationBlocks(definition.source));
     } catch (error) {
@@ -65,7 +70,7 @@ export class ChatTemplateRenderer implements Renderer {
     const [literal = '', open = '', close = ''] = this.#guard.marks(3, []);
     const probe = probeTemplate(
       (messages, generation) =>
-        takeGenerationMarks(this.#render(messages, generation, { literal, open, close }), open, close).text,
+        takeGenerationMarks(this.#render({ messages }, generation, { literal, open, close }), open, close).text,
       (text) => tokenizer.findControlTokens(text),
     );
     this.#closingIds = probe.closingIds;
@@ -74,24 +79,25 @@ export class ChatTemplateRenderer implements Renderer {
     this.stopTokenIds = [...new Set([...eos, ...tokenizer.endOfGenerationTokenIds, ...this.#closingIds])];
   }
 
-  renderTraining(messages: readonly Message[], options: TrainingOptions): RenderedExample {
-    checkMessages(messages);
-    const learned = learnedMessages(messages, options.trainOn);
-    return assembleExample(this.#tokenizer, this.#layout(messages, false, learned), learned);
+  renderTraining(messages: readonly Message[], { trainOn, tools }: ExampleOptions): RenderedExample {
+    const learned = learnedMessages(messages, trainOn);
+    return assembleExample(this.#tokenizer, this.#layout(conversationOf(messages, tools), false, learned), learned);
   }
 
   renderPrompt(messages: readonly Message[], options: PromptOptions = {}): RenderedPrompt {
-    checkMessages(messages);
-    const layout = this.#layout(messages, options.addGenerationPrompt ?? true, new Set());
+    const { addGenerationPrompt = true, tools } = options;
+    const layout = this.#layout(conversationOf(messages, tools), addGenerationPrompt, new Set());
     const prompt = assemblePrompt(this.#tokenizer, layout);
     return { ...prompt, text: prompt.segments.map((segment) => segment.text).join('') };
   }
 
-  #render(messages: readonly Message[], addGenerationPrompt: boolean, marks: Marks): string {
+  #render({ messages, tools }: Conversation, addGenerationPrompt: boolean, marks: Marks): string {
     const { specialTokens } = this.#tokenizer;
     try {
       return this.#jinja.render({
-        messages: messages.map(({ role, content }) => ({ role, content })),
+        messages: messages.map(templateMessage),
+        // As in transformers: none where there are none, so that templates may ask for either.
+        tools: tools ?? null,
         add_generation_prompt: addGenerationPrompt,
         // Templates add these to strings: absent tokens are empty, as in transformers' undefined.
         bos_token: specialTokens.bos_token ?? '',
@@ -109,34 +115,29 @@ export class ChatTemplateRenderer implements Renderer {
   }
 
   /** Marks the messages so that their text stays text, whatever the template does with it. */
-  #protect(messages: readonly Message[], generation: boolean, marks: Marks): Message[] {
-    const guarded = messages.map((message) => ({
-      ...message,
-      content: this.#guard.guard(message.content, marks.literal),
-    }));
-    if (!messages.some((message) => this.#guard.isSuspicious(message.content))) return guarded;
+  #protect(conversation: Conversation, texts: readonly string[], generation: boolean, marks: Marks): Conversation {
+    const guarded = changeTexts(conversation, (text) => this.#guard.guard(text, marks.literal));
+    if (!texts.some((text) => this.#guard.isSuspicious(text))) return guarded;
     // A template that cuts or replaces message text could join a control token out of its parts. Marking more than
     // occurrences is proof against that but may hide text that the template tests for; so it is used only on need.
-    const strict = messages.map((message) => ({
-      ...message,
-      content: this.#guard.guardStrictly(message.content, marks.literal),
-    }));
-    const controls = (list: readonly Message[]): string =>
+    const strict = changeTexts(conversation, (text) => this.#guard.guardStrictly(text, marks.literal));
+    const controls = (one: Conversation): string =>
       this.#tokenizer
-        .findControlTokens(this.#render(list, generation, marks), marks.literal)
+        .findControlTokens(this.#render(one, generation, marks), marks.literal)
         .map((match) => match.id)
         .join();
     return controls(guarded) === controls(strict) ? guarded : strict;
   }
 
-  #layout(messages: readonly Message[], generation: boolean, learned: Learned): Layout {
-    const [literal = '', open = '', close = ''] = this.#guard.marks(
-      3,
-      messages.map((message) => message.content),
-    );
+  #layout(conversation: Conversation, generation: boolean, learned: Learned): Layout {
+    const { messages } = conversation;
+    checkMessages(messages);
+    checkFields(conversation, this.template.id, this.#fields);
+    const texts = textsOf(conversation);
+    const [literal = '', open = '', close = ''] = this.#guard.marks(3, texts);
     const marks: Marks = { literal, open, close };
     const tokenizer = this.#tokenizer;
-    const safe = this.#protect(messages, generation, marks);
+    const safe = this.#protect(conversation, texts, generation, marks);
     const marked = this.#render(safe, generation, marks);
     const { text, ranges } = takeGenerationMarks(marked, open, close);
     const found = (body: string): RenderedText => {
@@ -153,10 +154,10 @@ export class ChatTemplateRenderer implements Renderer {
     const rendered = found(text);
     const isClosing = (match: ControlTokenMatch): boolean => this.#closingIds.has(match.id);
     const renderFirst = (count: number, prompt: boolean): RenderedText | null => {
-      const body = this.#tryRender(safe.slice(0, count), prompt, marks);
+      const body = this.#tryRender({ ...safe, messages: safe.messages.slice(0, count) }, prompt, marks);
       return body === null ? null : found(body);
     };
-    const proof: HistoryProof = { messages: safe, rendered, learned, renderFirst };
+    const proof: HistoryProof = { messages: safe.messages, rendered, learned, renderFirst };
     const ends = promptEnds(proof);
     const spans = this.#hasGenerationBlocks
       ? generationSpans(messages, rendered, ranges, ends, isClosing)
@@ -180,14 +181,17 @@ export class ChatTemplateRenderer implements Renderer {
   }
 
   /** The text without generation marks; null where the template refuses such a conversation. */
-  #tryRender(messages: readonly Message[], generation: boolean, marks: Marks): string | null {
+  #tryRender(conversation: Conversation, generation: boolean, marks: Marks): string | null {
     try {
-      return takeGenerationMarks(this.#render(messages, generation, marks), marks.open, marks.close).text;
+      return takeGenerationMarks(this.#render(conversation, generation, marks), marks.open, marks.close).text;
     } catch (error) {
       if (error instanceof PromptError) return null;
       throw error;
     }
   }
 }
+
+const conversationOf = (messages: readonly Message[], tools: Conversation['tools']): Conversation =>
+  tools === undefined || tools.length === 0 ? { messages } : { messages, tools };
 
 const errorText = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -2,7 +2,7 @@
 import type { TokenExamples } from '../engine/engine.ts';
 import { concatenate, offsetsOf } from '../tokenizer/token-batch.ts';
 import { PromptError, type PromptErrorCode } from './errors.ts';
-import type { Message, Renderer, TrainingOptions } from './renderer.ts';
+import type { Conversation, Renderer, TrainingOptions } from './renderer.ts';
 
 /** A conversation that the template refused. */
 interface RenderFailure {
@@ -21,15 +21,15 @@ export interface RenderedBatch extends TokenExamples {
 /** Renders conversations in order. What the template refuses is reported, not thrown. */
 export function renderBatch(
   renderer: Renderer,
-  conversations: readonly (readonly Message[])[],
+  conversations: readonly Conversation[],
   options: TrainingOptions,
 ): RenderedBatch {
   const inputIds: Uint32Array[] = [];
   const labels: Int32Array[] = [];
   const failures: RenderFailure[] = [];
-  conversations.forEach((messages, index) => {
+  conversations.forEach(({ messages, tools }, index) => {
     try {
-      const example = renderer.renderTraining(messages, options);
+      const example = renderer.renderTraining(messages, tools === undefined ? options : { ...options, tools });
       inputIds.push(example.inputIds);
       labels.push(example.labels);
     } catch (error) {

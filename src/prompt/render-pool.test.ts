@@ -3,24 +3,28 @@ import { tinyMetadata, tinyTokenizer } from '../../test/fixtures/tokenizers.ts';
 import { createRenderer } from './create-renderer.ts';
 import { renderBatch } from './render-batch.ts';
 import { RenderPool } from './render-pool.ts';
-import type { Message } from './renderer.ts';
+import type { Conversation } from './renderer.ts';
 
 const renderer = createRenderer(tinyTokenizer(), 'tutorial');
 const setup = { source: { kind: 'gguf', metadata: tinyMetadata() }, template: 'tutorial', native: false } as const;
 const pool = new RenderPool(renderer, setup, { size: 2 });
 afterAll(() => pool.close());
 
-const conversations = Array.from({ length: 3000 }, (_, index): Message[] =>
-  index % 500 === 7
-    ? [{ role: 'assistant', content: 'no question' }]
-    : [
-        { role: 'user', content: `question ${index}` },
-        { role: 'assistant', content: `answer ${index}` },
-      ],
+const conversations = Array.from(
+  { length: 3000 },
+  (_, index): Conversation =>
+    index % 500 === 7
+      ? { messages: [{ role: 'assistant', content: 'no question' }] }
+      : {
+          messages: [
+            { role: 'user', content: `question ${index}` },
+            { role: 'assistant', content: `answer ${index}` },
+          ],
+        },
 );
 
 it('renders in order what the renderer renders, and says which conversations were refused', {
-  timeout: 20_000,
+  timeout: 60_000,
 }, async () => {
   const options = { trainOn: 'assistant' } as const;
   for (const list of [conversations, conversations.slice(0, 20)]) {

@@ -4,9 +4,10 @@ import { CHUNK_CHARACTERS, INLINE_CHARACTERS } from '../tokenizer/pool.ts';
 import { chunksBySize, concatenate, lengthsOf, offsetsOf } from '../tokenizer/token-batch.ts';
 import type { EncoderKind } from '../tokenizer/tokenizer.ts';
 import { WorkerPool, type WorkerPoolOptions } from '../tokenizer/worker-pool.ts';
+import { charactersOf } from './conversation-texts.ts';
 import type { TemplateDefinition } from './definition.ts';
 import { type RenderedBatch, renderBatch } from './render-batch.ts';
-import type { Message, Renderer, TrainingOptions } from './renderer.ts';
+import type { Conversation, Renderer, TrainingOptions } from './renderer.ts';
 
 export interface RenderPoolSetup {
   readonly source: TokenizerSource;
@@ -16,7 +17,7 @@ export interface RenderPoolSetup {
 }
 
 export interface RenderRequest {
-  readonly conversations: readonly (readonly Message[])[];
+  readonly conversations: readonly Conversation[];
   readonly options: TrainingOptions;
 }
 
@@ -24,9 +25,6 @@ export interface RenderResponse {
   readonly batch: RenderedBatch;
   readonly encoder: EncoderKind;
 }
-
-const charactersOf = (messages: readonly Message[]): number =>
-  messages.reduce((sum, message) => sum + message.content.length, 0);
 
 export class RenderPool {
   readonly renderer: Renderer;
@@ -45,17 +43,14 @@ export class RenderPool {
   }
 
   /** Renders conversations in order, on all workers. What the template refuses is reported in `failures`. */
-  async renderTraining(
-    conversations: readonly (readonly Message[])[],
-    options: TrainingOptions,
-  ): Promise<RenderedBatch> {
-    const characters = conversations.reduce((sum, messages) => sum + charactersOf(messages), 0);
+  async renderTraining(conversations: readonly Conversation[], options: TrainingOptions): Promise<RenderedBatch> {
+    const characters = conversations.reduce((sum, one) => sum + charactersOf(one), 0);
     if (characters <= INLINE_CHARACTERS && conversations.length <= 64)
       return renderBatch(this.renderer, conversations, options);
     // Short conversations cost time too: a template is rendered once for each turn.
     const chunks = chunksBySize(
       conversations,
-      (messages) => charactersOf(messages) + 256 * messages.length,
+      (one) => charactersOf(one) + 256 * one.messages.length,
       CHUNK_CHARACTERS,
     );
     const responses = await Promise.all(chunks.map((chunk) => this.#pool.run({ conversations: chunk, options })));

@@ -7,11 +7,40 @@
 
 export type Role = 'system' | 'user' | 'assistant' | 'tool';
 
+/** What JSON writes. */
+export type Json = null | boolean | number | string | readonly Json[] | JsonObject;
+export interface JsonObject {
+  readonly [key: string]: Json;
+}
+
+/** A function that an answer calls. */
+export interface ToolCall {
+  readonly id?: string;
+  readonly name: string;
+  /** Values by parameter. */
+  readonly arguments: JsonObject;
+}
+
 export interface Message {
   readonly role: Role;
   readonly content: string;
+  /** Behind the content of an assistant's message, and learned with it. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** What an assistant thought before the content, and learned with it. */
+  readonly reasoningContent?: string;
+  /** Of a tool's message: the call that it answers. */
+  readonly toolCallId?: string;
+  /** Of a tool's message: the function. */
+  readonly name?: string;
   /** 0: an answer that is context only. Assistant messages only; default 1. */
   readonly weight?: 0 | 1;
+}
+
+/** Messages, and the functions that answers may call: `{"type": "function", "function": {"name", "description", "parameters"}}`, JSON Schema. */
+export interface Conversation {
+  readonly messages: readonly Message[];
+  /** Not empty. */
+  readonly tools?: readonly JsonObject[];
 }
 
 /**
@@ -66,7 +95,10 @@ export interface TrainingOptions {
   readonly trainOn: TrainOn;
 }
 
-export interface PromptOptions {
+/** Of one conversation. */
+export interface ExampleOptions extends TrainingOptions, Pick<Conversation, 'tools'> {}
+
+export interface PromptOptions extends Pick<Conversation, 'tools'> {
   /** Ends with what introduces the next answer. Default true. */
   readonly addGenerationPrompt?: boolean;
 }
@@ -85,7 +117,7 @@ export interface Renderer {
    */
   readonly answerPrefix: string;
   /** @throws PromptError */
-  renderTraining(messages: readonly Message[], options: TrainingOptions): RenderedExample;
+  renderTraining(messages: readonly Message[], options: ExampleOptions): RenderedExample;
   /** @throws PromptError */
   renderPrompt(messages: readonly Message[], options?: PromptOptions): RenderedPrompt;
 }

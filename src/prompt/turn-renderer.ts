@@ -5,15 +5,17 @@ import { strip, stripEnd } from './blanks.ts';
 import { type TurnTemplateDefinition, templateFileText } from './definition.ts';
 import { PromptError } from './errors.ts';
 import { LiteralGuard } from './literal-guard.ts';
+import { checkFields, TEXT_ONLY } from './message-fields.ts';
 import { checkMessages, learnedMessages } from './messages.ts';
 import type {
+  Conversation,
+  ExampleOptions,
   Message,
   PromptOptions,
   RenderedExample,
   RenderedPrompt,
   Renderer,
   TemplateIdentity,
-  TrainingOptions,
 } from './renderer.ts';
 import { countOf, type PatternPart } from './text-pattern.ts';
 import { type TurnTexts, turnTexts } from './turn-texts.ts';
@@ -49,8 +51,8 @@ export class TurnRenderer implements Renderer {
     this.#prefixIds = { always: bos, tokenizer: tokenizer.prefixTokenIds, never: [] }[definition.bos];
   }
 
-  renderTraining(messages: readonly Message[], options: TrainingOptions): RenderedExample {
-    this.#checkTurns(messages);
+  renderTraining(messages: readonly Message[], options: ExampleOptions): RenderedExample {
+    this.#checkTurns(messages, options.tools);
     if (messages.at(-1)?.role !== 'assistant') {
       const last = messages.length - 1;
       throw new PromptError(
@@ -72,7 +74,7 @@ export class TurnRenderer implements Renderer {
   }
 
   renderPrompt(messages: readonly Message[], options: PromptOptions = {}): RenderedPrompt {
-    this.#checkTurns(messages);
+    this.#checkTurns(messages, options.tools);
     const generation = options.addGenerationPrompt ?? true;
     if (generation && messages.at(-1)?.role !== 'user') {
       const last = messages.length - 1;
@@ -87,8 +89,9 @@ export class TurnRenderer implements Renderer {
   }
 
   /** One optional system message, then user and assistant in turn. */
-  #checkTurns(messages: readonly Message[]): void {
+  #checkTurns(messages: readonly Message[], tools: Conversation['tools']): void {
     checkMessages(messages);
+    checkFields(tools && tools.length > 0 ? { messages, tools } : { messages }, this.template.id, TEXT_ONLY);
     const start = messages[0]?.role === 'system' ? 1 : 0;
     if (start === 1 && this.#definition.system === null) {
       throw new PromptError(

@@ -76,6 +76,11 @@ function quantizedStorage(type: QuantizationType): WeightStorage {
 export function createModelService(dependencies: ModelServiceDependencies): HandlersOf<typeof ModelServiceService> {
   const { registry, engine, requestLog } = dependencies;
   const message = (model: KnownModel) => modelMessage({ engine, registry }, model);
+  const deletedMessage = (deleted: string): DeleteModelResponse => {
+    const left = dependencies.adaptersOf(deleted);
+    const warning = `${left.join(', ')} ${left.length === 1 ? 'has' : 'have'} ${deleted} as base: import it again under this name, or name its path as model, to use ${left.length === 1 ? 'it' : 'them'}`;
+    return { warnings: left.length === 0 ? [] : [warning] };
+  };
   return {
     listModels: async (request) => {
       const page = parseRequest(listSchema, request);
@@ -103,11 +108,9 @@ export function createModelService(dependencies: ModelServiceDependencies): Hand
     deleteModel: async (request) => {
       const { name, requestId } = parseRequest(deleteSchema, request);
       const call = { requestId, method: 'DeleteModel', request: DeleteModelRequest.encode(request).finish() };
-      return answerOnce(requestLog, call, DeleteModelResponse, async () => {
-        const deleted = await registry.delete(name);
-        const left = dependencies.adaptersOf(deleted);
-        const warning = `${left.join(', ')} ${left.length === 1 ? 'has' : 'have'} ${deleted} as base: import it again under this name, or name its path as model, to use ${left.length === 1 ? 'it' : 'them'}`;
-        return { warnings: left.length === 0 ? [] : [warning] };
+      return answerOnce(requestLog, call, DeleteModelResponse, async (remember) => {
+        const deleted = await registry.delete(name, (change, model) => remember(change, () => deletedMessage(model)));
+        return deletedMessage(deleted);
       });
     },
 

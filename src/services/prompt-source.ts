@@ -90,7 +90,8 @@ async function encodePrompt(
   switch (input.$case) {
     case 'messages': {
       const { renderer, warnings } = await rendererFor(registry, model, prompt, adapter);
-      return { inputIds: renderer.renderPrompt(input.value.messages, options).inputIds, renderer, warnings };
+      const { messages, tools } = input.value;
+      return { inputIds: renderer.renderPrompt(messages, { ...options, tools }).inputIds, renderer, warnings };
     }
     case 'text': {
       const encoding = { parseSpecial: prompt.parseSpecial, addSpecialTokens: true };

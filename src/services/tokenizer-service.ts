@@ -6,7 +6,7 @@ import type { HandlersOf } from '../rpc/adapter.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { resourceName, templateField } from './validate/fields.ts';
 import { parseRequest } from './validate/parse-request.ts';
-import { messagesSchema } from './validate/prompt.ts';
+import { messagesSchema, toolsSchema } from './validate/prompt.ts';
 
 const model = resourceName('a model: `models/{id}` or a path');
 
@@ -22,6 +22,7 @@ const detokenizeSchema = z.object({ model, tokenIds: z.array(z.number()), skipSp
 const renderSchema = z.object({
   model,
   messages: messagesSchema,
+  tools: toolsSchema,
   template: templateField,
   addGenerationPrompt: z.boolean().default(true),
 });
@@ -62,9 +63,9 @@ export function createTokenizerService(dependencies: {
     },
 
     renderPrompt: async (request) => {
-      const { model, messages, template, addGenerationPrompt } = parseRequest(renderSchema, request);
+      const { model, messages, tools, template, addGenerationPrompt } = parseRequest(renderSchema, request);
       const renderer = await registry.renderer(model, template);
-      const { inputIds } = renderer.renderPrompt(messages, { addGenerationPrompt });
+      const { inputIds } = renderer.renderPrompt(messages, { addGenerationPrompt, tools });
       const tokenizer = await registry.tokenizer(model);
       return {
         tokenIds: Array.from(inputIds),

@@ -6,6 +6,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { expect, onTestFinished, test } from 'vitest';
 import { openDataFolder } from './data-folder.ts';
 import { openDatabase } from './database.ts';
+import { MIGRATIONS } from './migrations.ts';
 import { createRequestLog } from './sqlite-request-log.ts';
 
 function scratch(): string {
@@ -90,6 +91,37 @@ test('a repeated request is answered from the log, also after a restart; a faile
   expect(await createRequestLog(second).once('id', 'Create', bytes('a'), action)).toEqual(bytes('run 2'));
   expect(await createRequestLog(second).once('', 'Create', bytes('a'), action)).toEqual(bytes('run 3'));
   second.close();
+});
+
+test('a change and its answer are remembered together: an answer that is lost afterwards is repeated, not made again', async () => {
+  const database = openDatabase(':memory:', [...MIGRATIONS, 'CREATE TABLE things (name TEXT PRIMARY KEY)']);
+  const log = createRequestLog(database);
+  const insert = (name: string) => () => database.prepare('INSERT INTO things VALUES (?)').run(name);
+  const count = () => database.prepare('SELECT count(*) AS things FROM things').get()?.things;
+  const lost = log.once('id', 'Create', bytes('a'), async (remember) => {
+    remember(insert('a'), () => bytes('made'));
+    throw new Error('the server died here');
+  });
+  await expect(lost).rejects.toThrow('the server died here');
+  const again = () => log.once('id', 'Create', bytes('a'), () => Promise.reject(new Error('made again')));
+  expect(await again()).toEqual(bytes('made'));
+  expect(count()).toBe(1);
+
+  const refused = log.once('other', 'Create', bytes('b'), async (remember) => {
+    remember(insert('b'), () => {
+      throw new Error('no answer');
+    });
+    return bytes('never');
+  });
+  await expect(refused).rejects.toThrow('no answer');
+  expect(count()).toBe(1);
+  expect(await log.once('other', 'Create', bytes('b'), async () => bytes('second'))).toEqual(bytes('second'));
+  await log.once('', 'Create', bytes('c'), async (remember) => {
+    remember(insert('c'), () => bytes(''));
+    return bytes('');
+  });
+  expect(count()).toBe(2);
+  database.close();
 });
 
 test('two calls at once with one id run once; an id is for one request of one method', async () => {

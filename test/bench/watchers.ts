@@ -2,7 +2,7 @@
  * What a thousand watchers of one job cost its server, half of them reading slowly (Linux). The engine has no device, so that what is measured is the
  * service; one job runs all the time, first alone and then watched.
  *
- *     node test/bench/watchers.ts [--watchers 1000] [--processes 8] [--steps 40] [--step-milliseconds 500] [--backlog 3000] [--pause 2000]
+ *     node test/bench/watchers.ts [--watchers 1000] [--processes 8] [--steps 40] [--step-milliseconds 500] [--backlog 600] [--pause 2000]
  *
  * Prints a line of JSON for each phase, and one for what the watchers saw. Fast watchers must have seen every event without a gap.
  */
@@ -22,7 +22,7 @@ const { values } = parseArgs({
     processes: { type: 'string', default: '8' },
     steps: { type: 'string', default: '40' },
     'step-milliseconds': { type: 'string', default: '500' },
-    backlog: { type: 'string', default: '3000' },
+    backlog: { type: 'string', default: '600' },
     pause: { type: 'string', default: '2000' },
   },
 });
@@ -83,23 +83,25 @@ const readers = Array.from({ length: processes }, (_, index) => {
   return program<ReaderReport>('reader', address, job, count(watchers - slow), count(slow), values.pause);
 });
 const left: Extract<ReaderReport, { kind: 'left' }>[] = [];
-const caughtUp = Promise.withResolvers<void>();
+const attached = Promise.withResolvers<void>();
 let count = 0;
 const reading = readers.map(async ({ reports }) => {
   for await (const report of reports) {
     if (report.kind === 'left') left.push(report);
     else count += 1;
-    if (count === watchers) caughtUp.resolve();
+    if (count === watchers) attached.resolve();
   }
 });
-await Promise.race([caughtUp.promise, Promise.all(reading)]);
+await Promise.race([attached.promise, Promise.all(reading)]);
+// Slow watchers are sent what their windows hold.
+await measure('filling windows');
 const watched = await measure('watched');
 const last = (await client.getTrainingJob(job)).lastSequence;
 await sleep(1000);
 for (const { tell } of readers) tell();
 await Promise.all(reading);
 const fast = left.filter(({ slow }) => !slow);
-const whole = fast.filter((one) => one.events === one.last && one.last >= last);
+const whole = fast.filter((one) => one.last - one.first + 1 === one.events && one.last >= last);
 print({
   watchers,
   processes,

@@ -162,12 +162,16 @@ export function check(world: World, stored: Stored, reference: Reference): Findi
     'adapters',
     adapters.map(({ name }) => idOf(name)),
   );
-  inFolder(
-    'runs',
-    jobs.filter(({ startTime }) => startTime).map(({ name }) => idOf(name)),
-  );
+  // Those of a job that failed before its first step may be there or not.
+  const idsOf = (some: readonly TrainingJob[]): string[] => some.map(({ name }) => idOf(name));
+  const stepless = idsOf(jobs.filter(({ lastStep }) => lastStep === undefined));
+  const runs = namesIn(join(dataFolder, 'runs')).filter((id) => !stepless.includes(id));
+  compare('runs', runs, idsOf(jobs.filter(({ lastStep }) => lastStep !== undefined)));
   inFolder('jobs', []);
-  inFolder('checkpoints', []);
+  const failed = idsOf(jobs.filter(({ state }) => state === JobState.JOB_STATE_FAILED));
+  // A job that failed may be resumed.
+  const needless = namesIn(join(dataFolder, 'checkpoints')).filter((id) => !failed.includes(id));
+  compare('checkpoints', needless, []);
   compare('exports', namesIn(exports), ['first']);
   for (const { name, sha256: expected } of datasets) {
     const file = join(dataFolder, 'datasets', idOf(name), 'data.jsonl');

@@ -100,24 +100,25 @@ export function killed(index: number): Plan {
 /** Power cuts of one recording: at random operations, with a random part of what was not synced. */
 export function powerCuts(index: number, count: number): Plan {
   return async function* (ground) {
-    using recorded = new World();
+    using world = new World();
     const random = new Random(ground.seed, 'power', index);
-    const journal = recorded.beside('journal');
+    const journal = world.beside('journal');
     let disk: Disk;
     try {
       // Every second one records how a server recovers.
       if (index % 2 === 1) {
         const killAfter = random.next() * ground.duration;
-        await live(recorded, (session) => play(session, recorded), { killAfter });
+        await live(world, (session) => play(session, world), { killAfter });
       }
-      disk = Disk.of(recorded.disk);
+      disk = Disk.of(world.disk);
       const again = { disturbance: { journal } };
-      await live(recorded, (session) => play(session, recorded, { mayFail: AFTER_A_KILL }), again);
+      await live(world, (session) => play(session, world, { mayFail: AFTER_A_KILL }), again);
     } catch (error) {
       yield { id: `power/${index}`, cuts: 0, findings: failed(error) };
       return;
     }
     const operations = readJournal(journal);
+    const { ledger } = world;
     const moments = Array.from({ length: count }, () => random.below(operations.length)).sort((a, b) => a - b);
     let done = 0;
     for (const [cut, moment] of moments.entries()) {
@@ -125,7 +126,7 @@ export function powerCuts(index: number, count: number): Plan {
       done = moment;
       const id = `power/${index}/${cut}`;
       if (!ground.wants(id)) continue;
-      using world = new World(recorded.ledger.before(operations[moment]?.begin ?? 0n));
+      world.renew(ledger.before(operations[moment]?.begin ?? 0n));
       yield await outcome(ground, id, world, async () => {
         disk.cut(world.disk, random.pick(CUTS), new Random(ground.seed, id));
         return 1;

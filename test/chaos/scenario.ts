@@ -18,7 +18,7 @@ import type { World } from './world.ts';
 const EXAMPLES = 40;
 
 /** Small, but with everything that a resumed run must repeat: order, dropout, packing, accumulation, evaluations. */
-export const JOB = {
+const JOB = {
   perDeviceTrainBatchSize: 1,
   gradientAccumulationSteps: 2,
   lora: { r: 4, loraAlpha: 8, loraDropout: 0.1 },
@@ -62,22 +62,32 @@ export async function play({ client, call }: Session, world: World, { mayFail = 
       return (await client.uploadDataset(slowly(conversations(count), pieces), options)).name;
     });
 
-  /** Creates a job, again where it failed for an accepted reason, and watches it until it has succeeded. */
+  /** Creates a job and watches it until it has succeeded; where it failed for an accepted reason, it is resumed or created again. */
   const train = async (what: string, settings: Record<string, unknown>, dataset: string): Promise<TrainingJob> => {
     for (let attempt = 1; ; attempt++) {
       const id = `${what} ${attempt}`;
       const { name } = await ledger.once(`create ${id}`, () =>
         client.createTrainingJob({ spec: spec(dataset, settings), requestId: requestId(id) }),
       );
-      for await (const event of client.watchTrainingJob(name, { afterSequence: ledger.lastSequence(name) })) {
-        ledger.event(event);
-      }
-      const job = await client.getTrainingJob(name);
+      const job = await follow(name);
       if (job.state === JobState.JOB_STATE_SUCCEEDED) return job;
       const reason = job.failure?.reason ?? '';
       if (!isTerminal(job.state) || !mayFail.includes(reason)) {
         throw new Error(`${name} ended in state ${job.state} ${reason}: ${job.failure?.message ?? ''}`);
       }
+    }
+  };
+
+  /** Watches a job to its end, also one that failed for an accepted reason and can go on. */
+  const follow = async (name: string): Promise<TrainingJob> => {
+    for (;;) {
+      for await (const event of client.watchTrainingJob(name, { afterSequence: ledger.lastSequence(name) })) {
+        ledger.event(event);
+      }
+      const job = await client.getTrainingJob(name);
+      const canGoOn = job.state === JobState.JOB_STATE_FAILED && job.lastCheckpoint !== undefined;
+      if (!canGoOn || !mayFail.includes(job.failure?.reason ?? '')) return job;
+      await client.resumeTrainingJob(name);
     }
   };
 
@@ -99,7 +109,9 @@ export async function play({ client, call }: Session, world: World, { mayFail = 
 
   const dataset = await upload('train', EXAMPLES, 5, 'train');
   const evalDataset = await upload('held out', 5, 2);
-  await Promise.all([train('first', { ...JOB, evalDataset, output: 'first' }, dataset), comeAndGo()]);
+  // Both to their ends: whoever plays on must be alone.
+  const both = [train('first', { ...JOB, evalDataset, output: 'first' }, dataset), comeAndGo()];
+  for (const part of await Promise.allSettled(both)) if (part.status === 'rejected') throw part.reason;
   if (!ledger.has('delete second')) {
     const second = await ledger.once('train second', () => train('second', { maxSteps: 2, output: 'second' }, dataset));
     await remove('second adapter', AdapterServiceService.deleteAdapter, 'adapters/second');

@@ -8,7 +8,7 @@ const sources = fileURLToPath(new URL('./shim/', import.meta.url));
 const builds = fileURLToPath(new URL('../../target/chaos/', import.meta.url));
 
 /** Compiles the library where its sources are newer. @returns Its path. @throws Error where there is no compiler */
-export function buildShim(): string {
+function buildShim(): string {
   if (process.platform !== 'linux') {
     throw new Error(`the crash tests need Linux with glibc: they preload a library; this is ${process.platform}`);
   }

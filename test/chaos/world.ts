@@ -10,10 +10,17 @@ export class World implements Disposable {
   readonly #scratch: string;
   ledger: Ledger;
 
-  constructor(ledger = new Ledger()) {
+  constructor() {
     this.#scratch = realpathSync(mkdtempSync(join(tmpdir(), 'luthier-chaos-')));
-    this.ledger = ledger;
+    this.ledger = new Ledger();
     mkdirSync(this.disk);
+  }
+
+  /** Empties the disk, to be filled with another state of it: at the same place, for what is stored names places. */
+  renew(ledger: Ledger): void {
+    rmSync(this.disk, { recursive: true, force: true });
+    mkdirSync(this.disk);
+    this.ledger = ledger;
   }
 
   /** What the library watches. */

@@ -1,7 +1,7 @@
 /**
  * Random calls of several clients at once against one server, with an engine without a device. The audit is the history of all jobs in one order: it is
  * replayed on a model of the queue and of a job's states that is written down here once more, and what the calls answered must fit to it. A failure
- * prints the seed and the shortest calls that fail.
+ * prints the seed and the calls.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

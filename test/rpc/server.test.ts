@@ -138,15 +138,24 @@ test('tokenize, detokenize, render', async () => {
   expect(decodeError(wrong).badRequest?.fieldViolations[0]?.field).toBe('token_ids[1]');
   const render = {
     model: 'tiny',
-    messages: [{ role: 'user', content: 'hi' }],
+    messages: [{ role: 'user', content: 'hi', toolCalls: [] }],
     template: '',
     addGenerationPrompt: false,
+    tools: [] as string[],
   };
   const rendered = await unary<typeof render, { pieces: string[] }>(tokenizer, tokenizer.renderPrompt, render);
   expect(rendered.pieces.join('')).toMatch(/<\|im_start\|>user\nhi<\|im_end\|>\n$/);
-  const weighted = { ...render, messages: [{ role: 'user', content: 'hi', weight: 1 }] };
+  const weighted = { ...render, messages: [{ role: 'user', content: 'hi', weight: 1, toolCalls: [] }] };
   const refused = await refusal(unary(tokenizer, tokenizer.renderPrompt, weighted));
   expect(decodeError(refused).badRequest?.fieldViolations[0]?.field).toBe('messages[0]');
+  const call = { id: '', name: 'f', arguments: '[1]' };
+  const called = { ...render, messages: [{ role: 'assistant', content: '', toolCalls: [call] }], tools: ['{}'] };
+  const unread = await refusal(unary(tokenizer, tokenizer.renderPrompt, called));
+  const fields = decodeError(unread).badRequest?.fieldViolations.map(({ field }) => field);
+  expect(fields).toEqual(['messages[0].tool_calls[0].arguments', 'tools[0]']);
+  const tool = '{"type": "function", "function": {"name": "f"}}';
+  const placeless = await refusal(unary(tokenizer, tokenizer.renderPrompt, { ...render, tools: [tool] }));
+  expect(placeless.details).toContain('has no place for tools');
 });
 
 test('cancelling Generate stops the engine; every call leaves one line in the log', async () => {

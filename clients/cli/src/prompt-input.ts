@@ -1,7 +1,7 @@
 /** `--prompt`, `--messages` and `--token-ids`: what a model reads, from flags. */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import type { DeepPartial, Message, Prompt } from '../../typescript/src/index.ts';
+import type { Conversation, DeepPartial, Message, Prompt, ToolCall } from '../../typescript/src/index.ts';
 import { CliError } from './failure.ts';
 import { TEMPLATE_VALUE, templateOf } from './template-argument.ts';
 
@@ -38,24 +38,60 @@ export function parseTokenIds(text: string): number[] {
   return ids;
 }
 
-/** Messages of a JSON file: an array, or an object that has one as `messages`. */
-export function readMessages(path: string): Message[] {
+type Fields = Record<string, unknown>;
+
+const fieldsOf = (value: unknown): Fields => (typeof value === 'object' && value !== null ? value : {}) as Fields;
+
+/** JSON as text; text as it is. */
+const jsonText = (value: unknown): string => (typeof value === 'string' ? value : (JSON.stringify(value) ?? ''));
+
+function toolCallOf(value: unknown): ToolCall {
+  const { id, function: called } = fieldsOf(value);
+  const { name, arguments: given } = fieldsOf(called);
+  return { id: typeof id === 'string' ? id : '', name: String(name ?? ''), arguments: jsonText(given) };
+}
+
+/** A message as data sets have it; null: it is none. */
+function messageOf(value: unknown): Message | null {
+  const { role, content, ...fields } = fieldsOf(value);
+  const toolCalls = Array.isArray(fields.tool_calls) ? fields.tool_calls.map(toolCallOf) : [];
+  const text = content === null || content === undefined ? '' : content;
+  if (typeof role !== 'string' || typeof text !== 'string' || (typeof content !== 'string' && toolCalls.length === 0)) {
+    return null;
+  }
+  const optional = (key: string): string | undefined => {
+    const given = fields[key];
+    return typeof given === 'string' ? given : undefined;
+  };
+  return {
+    role,
+    content: text,
+    weight: undefined,
+    toolCalls,
+    reasoningContent: optional('reasoning_content'),
+    toolCallId: optional('tool_call_id'),
+    name: optional('name'),
+  };
+}
+
+/** A conversation of a JSON file: an array of messages, or an object that has one as `messages`, and maybe `tools`. */
+export function readConversation(path: string): Conversation {
   let parsed: unknown;
   try {
     parsed = JSON.parse(readFileSync(path === '-' ? 0 : path, 'utf8'));
   } catch (error) {
     throw new CliError(`--messages ${path}: ${error instanceof Error ? error.message : String(error)}`);
   }
-  const list: unknown =
-    typeof parsed === 'object' && parsed !== null && 'messages' in parsed ? parsed.messages : parsed;
+  const { messages: list = parsed, tools } = fieldsOf(parsed);
   if (!Array.isArray(list) || list.length === 0) {
     throw new CliError(`--messages ${path}: expected a JSON array of messages, or an object with one as "messages"`);
   }
-  return list.map((item: unknown, index): Message => {
-    const { role, content } = (typeof item === 'object' && item !== null ? item : {}) as Record<string, unknown>;
-    if (typeof role === 'string' && typeof content === 'string') return { role, content, weight: undefined };
+  const messages = list.map((item: unknown, index): Message => {
+    const message = messageOf(item);
+    if (message !== null) return message;
     throw new CliError(`--messages ${path}: messages[${index}] needs "role" and "content", both text`);
   });
+  return { messages, tools: Array.isArray(tools) ? tools.map(jsonText) : [] };
 }
 
 /** The prompt that exactly one of the options gives. */
@@ -71,6 +107,5 @@ export function promptOf(options: PromptOptions): DeepPartial<Prompt> {
   if (options.tokenIds !== undefined) {
     return { input: { $case: 'tokenIds', value: { ids: parseTokenIds(options.tokenIds) } }, ...rendering };
   }
-  const messages = readMessages(options.messages ?? '');
-  return { input: { $case: 'messages', value: { messages } }, ...rendering };
+  return { input: { $case: 'messages', value: readConversation(options.messages ?? '') }, ...rendering };
 }

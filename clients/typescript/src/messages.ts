@@ -41,6 +41,7 @@ export {
   Problem,
   Template,
   TokenIds,
+  ToolCall,
   TrainOn,
 } from './gen/luthier/v1/common.ts';
 export {

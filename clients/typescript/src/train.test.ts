@@ -2,6 +2,7 @@ import type { ServerWritableStream } from '@grpc/grpc-js';
 import { expect, test } from 'vitest';
 import { LuthierClient } from './client.ts';
 import { LuthierError } from './error.ts';
+import { ErrorInfo } from './gen/google/rpc/error_details.ts';
 import {
   TrainingServiceService,
   type TrainRequest,
@@ -84,6 +85,36 @@ test('events that a server repeats are dropped; a gap is an error', async () => 
   expect(seen).toEqual([1, 2, 3, 4, 5, 6]);
   const gap = collect(client.watchTrainingJob('trainingJobs/gap'));
   await expect(gap).rejects.toMatchObject({ status: 'DATA_LOSS', reason: 'EVENT_GAP' });
+});
+
+test('a stream that was read too slowly is opened again after its last event; merged steps are no gap', async () => {
+  const events = eventsOf(JOB, 6);
+  const requests: WatchTrainingJobRequest[] = [];
+  await using server = await scriptedServer(TrainingServiceService, {
+    watchTrainingJob: (call: WatchCall) => {
+      requests.push(call.request);
+      if (requests.length > 1) {
+        for (const sequence of [5, 6]) call.write({ event: events[sequence - 1] });
+        return void call.end();
+      }
+      for (const sequence of [1, 3]) call.write({ event: events[sequence - 1] });
+      // A heartbeat.
+      call.write({ event: undefined });
+      const metadata = { after_sequence: '3' };
+      const info = ErrorInfo.encode({ reason: 'SLOW_CONSUMER', domain: 'luthier.v1', metadata }).finish();
+      const detail = { typeUrl: 'type.googleapis.com/google.rpc.ErrorInfo', value: Buffer.from(info) };
+      const status = { code: Status.ABORTED, message: 'nothing was read', details: [detail] };
+      call.emit('error', serviceError(Status.ABORTED, 'nothing was read', status));
+    },
+  });
+  await using client = new LuthierClient({ address: server.address, retry: fast });
+  const seen = await collect(client.watchTrainingJob(JOB, { coalesceSteps: true, heartbeatSeconds: 30 }));
+  expect(seen.map(({ sequence }) => sequence)).toEqual([1, 3, 5, 6]);
+  const asked = { name: JOB, coalesceSteps: true, heartbeatSeconds: 30 };
+  expect(requests).toEqual([
+    { ...asked, afterSequence: 0 },
+    { ...asked, afterSequence: 3 },
+  ]);
 });
 
 test('a server that is started again on its port is found again', async () => {

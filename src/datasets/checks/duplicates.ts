@@ -1,6 +1,6 @@
 /** Examples that a data set has more than once, found by hash within a fixed amount of memory. */
 import { hash } from 'node:crypto';
-import type { ExampleContent } from '../formats.ts';
+import { conversationText, type ExampleContent } from '../formats.ts';
 
 const FIRST_SLOTS = 2 ** 12;
 /** 48 MiB: 8 bytes of hash and 4 of line number each. */
@@ -11,7 +11,7 @@ const MAX_LOAD = 0.875;
 function hashOf(content: ExampleContent): Buffer {
   const bytes =
     content.kind === 'messages'
-      ? JSON.stringify(content.messages)
+      ? conversationText(content)
       : Buffer.concat([
           new Uint8Array(content.inputIds.buffer, content.inputIds.byteOffset, content.inputIds.byteLength),
           new Uint8Array(content.labels.buffer, content.labels.byteOffset, content.labels.byteLength),

@@ -55,7 +55,8 @@ export class ExampleInspector {
       const add = (description: string, reason: string): void => {
         notices.push({ field: place(), description, reason });
       };
-      if (message.content.trim() === '') add('expected text, found an empty turn; fill or remove it', 'EMPTY_TURN');
+      if (message.content.trim() === '' && !message.toolCalls)
+        add('expected text, found an empty turn; fill or remove it', 'EMPTY_TURN');
       const order = format === 'text' ? null : orderFlaw(messages, index);
       if (order !== null) add(`${order}; put the turns in order`, 'ROLE_ORDER');
       const sign = templateText(message.content);

@@ -1,5 +1,5 @@
 import type { RenderedBatch } from '../../prompt/render-batch.ts';
-import type { Message, TrainingOptions } from '../../prompt/renderer.ts';
+import type { Conversation, Message, TrainingOptions } from '../../prompt/renderer.ts';
 import { concatenate, offsetsOf } from '../../tokenizer/token-batch.ts';
 import type { BatchRenderer, TokenizedExample } from '../tokenize-examples.ts';
 
@@ -24,20 +24,17 @@ export class RememberedRenderings implements BatchRenderer {
     }
   }
 
-  async renderTraining(
-    conversations: readonly (readonly Message[])[],
-    options: TrainingOptions,
-  ): Promise<RenderedBatch> {
-    const fresh = conversations.flatMap((messages, index) => (this.#known.has(messages) ? [] : [{ messages, index }]));
+  async renderTraining(conversations: readonly Conversation[], options: TrainingOptions): Promise<RenderedBatch> {
+    const fresh = conversations.flatMap((one, index) => (this.#known.has(one.messages) ? [] : [{ one, index }]));
     const rendered =
       fresh.length === 0
         ? null
         : await this.#renderer.renderTraining(
-            fresh.map(({ messages }) => messages),
+            fresh.map(({ one }) => one),
             options,
           );
     const positions = new Map(fresh.map(({ index }, position) => [index, position]));
-    const parts = conversations.map((messages, index): Rendering => {
+    const parts = conversations.map(({ messages }, index): Rendering => {
       const position = positions.get(index);
       if (position === undefined || rendered === null) return this.#known.get(messages) as Rendering;
       const [start, end] = [rendered.offsets[position], rendered.offsets[position + 1]];

@@ -9,7 +9,14 @@ import { type FileRecord, problemRecord } from './records.ts';
 import { decodeUtf8, NOT_UTF8 } from './text-decoder.ts';
 
 /** Columns whose cells hold JSON: a table has no lists. */
-const JSON_COLUMNS: ReadonlySet<string> = new Set(['messages', 'conversations', 'history', 'input_ids', 'labels']);
+const JSON_COLUMNS: ReadonlySet<string> = new Set([
+  'messages',
+  'tools',
+  'conversations',
+  'history',
+  'input_ids',
+  'labels',
+]);
 
 /** Cells that may be empty because the field may be left out. */
 const OPTIONAL_COLUMNS: ReadonlySet<string> = new Set(['history', 'input', 'id', 'system']);

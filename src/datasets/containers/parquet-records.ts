@@ -88,7 +88,7 @@ function boundedCompressors(): { readonly compressors: Compressors; readonly res
 }
 
 function rowGroupTooLarge(found: string): ContainerError {
-  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed (${MAX_NESTED_ROW_GROUP_BYTES / MEBIBYTE} MiB with lists or structs), ${MAX_ROW_GROUP_ROWS} rows and ${MAX_COLUMN_VALUES} values in a column, found ${found}; write the file with a smaller row_group_size, or leave columns out`;
+  const description = `expected row groups of at most ${MAX_ROW_GROUP_BYTES / MEBIBYTE} MiB uncompressed (${MAX_NESTED_ROW_GROUP_BYTES / MEBIBYTE} MiB with lists or structs), ${MAX_ROW_GROUP_ROWS} rows and ${MAX_COLUMN_VALUES} values in a column, found ${found}; leave columns out, or write the file with a smaller row_group_size (docs/datasets.md has a line of pyarrow for it)`;
   return new ContainerError('ROW_GROUP_TOO_LARGE', description);
 }
 

@@ -21,7 +21,12 @@ const HELP = [
   '/exit   leave (or Ctrl-D)',
 ];
 
-const message = (role: string, content: string): Message => ({ role, content, weight: undefined });
+const message = (role: string, content: string): Message => ({
+  role,
+  content,
+  weight: undefined,
+  toolCalls: [],
+});
 
 /** One conversation: what was said, and how the next answer is asked for. */
 class Conversation {

@@ -12,7 +12,7 @@ import {
 import { formatTable } from '../format.ts';
 import type { Io } from '../io.ts';
 import { modelName } from '../names.ts';
-import { parseTokenIds, readMessages } from '../prompt-input.ts';
+import { parseTokenIds, readConversation } from '../prompt-input.ts';
 import { TEMPLATE_VALUE, templateOf } from '../template-argument.ts';
 
 const tokenTable = (ids: readonly number[], pieces: readonly string[]): string[] =>
@@ -84,7 +84,7 @@ export function renderCommand(io: Io): Command {
     withSession(io, options, async (session) => {
       const response = await session.client.renderPrompt({
         model: modelName(options.model),
-        messages: readMessages(options.messages),
+        ...readConversation(options.messages),
         template: templateOf(options.template ?? ''),
         addGenerationPrompt: options.generationPrompt,
       });

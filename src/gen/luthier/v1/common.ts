@@ -435,12 +435,40 @@ export interface Message {
   role: string;
   content: string;
   /** Whether an assistant message is learned: 0 or 1. Absent: 1. Refused on other roles. */
-  weight?: number | undefined;
+  weight?:
+    | number
+    | undefined;
+  /** What an assistant calls, behind its content. Refused on other roles, and by templates that have no place for calls. */
+  toolCalls: ToolCall[];
+  /** What an assistant thought before its content. Refused on other roles, and by templates that have no place for it. */
+  reasoningContent?:
+    | string
+    | undefined;
+  /** On a tool's message: the call that it answers. */
+  toolCallId?:
+    | string
+    | undefined;
+  /** On a tool's message: the function. */
+  name?: string | undefined;
+}
+
+/** A function that an answer calls. */
+export interface ToolCall {
+  /** May be empty. */
+  id: string;
+  name: string;
+  /** A JSON object as text: values by parameter. */
+  arguments: string;
 }
 
 /** A conversation. */
 export interface Conversation {
   messages: Message[];
+  /**
+   * The functions that answers may call, each a JSON object as text: {"type": "function", "function": {"name", "description", "parameters"}}.
+   * Text, since templates write the keys in their order. Refused by templates that have no place for tools.
+   */
+  tools: string[];
 }
 
 /** Token ids as a model reads them. */
@@ -493,7 +521,15 @@ export interface Failure {
 }
 
 function createBaseMessage(): Message {
-  return { role: "", content: "", weight: undefined };
+  return {
+    role: "",
+    content: "",
+    weight: undefined,
+    toolCalls: [],
+    reasoningContent: undefined,
+    toolCallId: undefined,
+    name: undefined,
+  };
 }
 
 export const Message: MessageFns<Message> = {
@@ -506,6 +542,18 @@ export const Message: MessageFns<Message> = {
     }
     if (message.weight !== undefined) {
       writer.uint32(24).uint32(message.weight);
+    }
+    for (const v of message.toolCalls) {
+      ToolCall.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.reasoningContent !== undefined) {
+      writer.uint32(42).string(message.reasoningContent);
+    }
+    if (message.toolCallId !== undefined) {
+      writer.uint32(50).string(message.toolCallId);
+    }
+    if (message.name !== undefined) {
+      writer.uint32(58).string(message.name);
     }
     return writer;
   },
@@ -547,6 +595,38 @@ export const Message: MessageFns<Message> = {
             message.weight = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.toolCalls.push(ToolCall.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.reasoningContent = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.toolCallId = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -564,6 +644,22 @@ export const Message: MessageFns<Message> = {
       role: isSet(object.role) ? globalThis.String(object.role) : "",
       content: isSet(object.content) ? globalThis.String(object.content) : "",
       weight: isSet(object.weight) ? globalThis.Number(object.weight) : undefined,
+      toolCalls: globalThis.Array.isArray(object?.toolCalls)
+        ? object.toolCalls.map((e: any) => ToolCall.fromJSON(e))
+        : globalThis.Array.isArray(object?.tool_calls)
+        ? object.tool_calls.map((e: any) => ToolCall.fromJSON(e))
+        : [],
+      reasoningContent: isSet(object.reasoningContent)
+        ? globalThis.String(object.reasoningContent)
+        : isSet(object.reasoning_content)
+        ? globalThis.String(object.reasoning_content)
+        : undefined,
+      toolCallId: isSet(object.toolCallId)
+        ? globalThis.String(object.toolCallId)
+        : isSet(object.tool_call_id)
+        ? globalThis.String(object.tool_call_id)
+        : undefined,
+      name: isSet(object.name) ? globalThis.String(object.name) : undefined,
     };
   },
 
@@ -578,6 +674,18 @@ export const Message: MessageFns<Message> = {
     if (message.weight !== undefined) {
       obj.weight = Math.round(message.weight);
     }
+    if (message.toolCalls?.length) {
+      obj.toolCalls = message.toolCalls.map((e) => ToolCall.toJSON(e));
+    }
+    if (message.reasoningContent !== undefined) {
+      obj.reasoningContent = message.reasoningContent;
+    }
+    if (message.toolCallId !== undefined) {
+      obj.toolCallId = message.toolCallId;
+    }
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
     return obj;
   },
 
@@ -589,18 +697,126 @@ export const Message: MessageFns<Message> = {
     message.role = object.role ?? "";
     message.content = object.content ?? "";
     message.weight = object.weight ?? undefined;
+    message.toolCalls = object.toolCalls?.map((e) => ToolCall.fromPartial(e)) || [];
+    message.reasoningContent = object.reasoningContent ?? undefined;
+    message.toolCallId = object.toolCallId ?? undefined;
+    message.name = object.name ?? undefined;
+    return message;
+  },
+};
+
+function createBaseToolCall(): ToolCall {
+  return { id: "", name: "", arguments: "" };
+}
+
+export const ToolCall: MessageFns<ToolCall> = {
+  encode(message: ToolCall, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.arguments !== "") {
+      writer.uint32(26).string(message.arguments);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ToolCall {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseToolCall();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.arguments = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ToolCall {
+    return {
+      id: isSet(object.id) ? globalThis.String(object.id) : "",
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      arguments: isSet(object.arguments) ? globalThis.String(object.arguments) : "",
+    };
+  },
+
+  toJSON(message: ToolCall): unknown {
+    const obj: any = {};
+    if (message.id !== undefined) {
+      obj.id = message.id;
+    }
+    if (message.name !== undefined) {
+      obj.name = message.name;
+    }
+    if (message.arguments !== undefined) {
+      obj.arguments = message.arguments;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ToolCall>): ToolCall {
+    return ToolCall.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ToolCall>): ToolCall {
+    const message = createBaseToolCall();
+    message.id = object.id ?? "";
+    message.name = object.name ?? "";
+    message.arguments = object.arguments ?? "";
     return message;
   },
 };
 
 function createBaseConversation(): Conversation {
-  return { messages: [] };
+  return { messages: [], tools: [] };
 }
 
 export const Conversation: MessageFns<Conversation> = {
   encode(message: Conversation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.messages) {
       Message.encode(v!, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.tools) {
+      writer.uint32(18).string(v!);
     }
     return writer;
   },
@@ -626,6 +842,14 @@ export const Conversation: MessageFns<Conversation> = {
             message.messages.push(Message.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.tools.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -641,6 +865,7 @@ export const Conversation: MessageFns<Conversation> = {
   fromJSON(object: any): Conversation {
     return {
       messages: globalThis.Array.isArray(object?.messages) ? object.messages.map((e: any) => Message.fromJSON(e)) : [],
+      tools: globalThis.Array.isArray(object?.tools) ? object.tools.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -648,6 +873,9 @@ export const Conversation: MessageFns<Conversation> = {
     const obj: any = {};
     if (message.messages?.length) {
       obj.messages = message.messages.map((e) => Message.toJSON(e));
+    }
+    if (message.tools?.length) {
+      obj.tools = message.tools;
     }
     return obj;
   },
@@ -658,6 +886,7 @@ export const Conversation: MessageFns<Conversation> = {
   fromPartial(object: DeepPartial<Conversation>): Conversation {
     const message = createBaseConversation();
     message.messages = object.messages?.map((e) => Message.fromPartial(e)) || [];
+    message.tools = object.tools?.map((e) => e) || [];
     return message;
   },
 };

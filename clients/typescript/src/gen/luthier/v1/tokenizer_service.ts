@@ -53,7 +53,11 @@ export interface RenderPromptRequest {
   /** A template's id, or the text of a template file (docs/data.md), at most 16 Ki characters; empty: the model's own chat template. */
   template: string;
   /** Absent: true. Whether the ids end where an answer begins. */
-  addGenerationPrompt?: boolean | undefined;
+  addGenerationPrompt?:
+    | boolean
+    | undefined;
+  /** As in Conversation. */
+  tools: string[];
 }
 
 export interface RenderPromptResponse {
@@ -481,7 +485,7 @@ export const DetokenizeResponse: MessageFns<DetokenizeResponse> = {
 };
 
 function createBaseRenderPromptRequest(): RenderPromptRequest {
-  return { model: "", messages: [], template: "", addGenerationPrompt: undefined };
+  return { model: "", messages: [], template: "", addGenerationPrompt: undefined, tools: [] };
 }
 
 export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
@@ -497,6 +501,9 @@ export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
     }
     if (message.addGenerationPrompt !== undefined) {
       writer.uint32(32).bool(message.addGenerationPrompt);
+    }
+    for (const v of message.tools) {
+      writer.uint32(42).string(v!);
     }
     return writer;
   },
@@ -546,6 +553,14 @@ export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
             message.addGenerationPrompt = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.tools.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -568,6 +583,7 @@ export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
         : isSet(object.add_generation_prompt)
         ? globalThis.Boolean(object.add_generation_prompt)
         : undefined,
+      tools: globalThis.Array.isArray(object?.tools) ? object.tools.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -585,6 +601,9 @@ export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
     if (message.addGenerationPrompt !== undefined) {
       obj.addGenerationPrompt = message.addGenerationPrompt;
     }
+    if (message.tools?.length) {
+      obj.tools = message.tools;
+    }
     return obj;
   },
 
@@ -597,6 +616,7 @@ export const RenderPromptRequest: MessageFns<RenderPromptRequest> = {
     message.messages = object.messages?.map((e) => Message.fromPartial(e)) || [];
     message.template = object.template ?? "";
     message.addGenerationPrompt = object.addGenerationPrompt ?? undefined;
+    message.tools = object.tools?.map((e) => e) || [];
     return message;
   },
 };

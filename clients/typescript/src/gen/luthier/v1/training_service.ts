@@ -862,7 +862,7 @@ export interface AuditEntry {
   from: JobState;
   /** Unspecified where the job was deleted. */
   to: JobState;
-  /** Why a job failed, or RETENTION where the server's settings had it deleted; else empty. */
+  /** Why a job failed or went back into the queue, or RETENTION where the server's settings had it deleted; else empty. */
   reason: string;
   /** Whose call asked for it, as the transport gives the address, and that call's id in the server's log; empty where no call did. */
   peer: string;
