@@ -92,7 +92,10 @@ test.each([
   [['--port', 'x'], '--port: expected a number, found "x"'],
   [['--port', '65536'], '--port: expected at most 65535'],
   [['--port', '1.5'], '--port: expected a whole number'],
-  [['--device', 'tpu'], '--device: expected auto, cpu, cpu×N (N ranks), cuda, cuda:N (the GPU with number N) or cuda:N,M'],
+  [
+    ['--device', 'tpu'],
+    '--device: expected auto, cpu, cpu×N (N ranks), cuda, cuda:N (the GPU with number N) or cuda:N,M',
+  ],
   [['--device', 'cuda:'], '--device: expected'],
   [['--device', 'cuda:-1'], '--device: expected'],
   [['--device', 'cuda:01'], '--device: expected'],
