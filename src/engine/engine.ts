@@ -325,7 +325,7 @@ export interface TrainingStep {
 }
 
 /** One device's part of a step. */
-export interface DeviceStep {
+interface DeviceStep {
   readonly tokensPerSecond: number;
   readonly allocatedBytes: number;
   readonly peakAllocatedBytes: number;
