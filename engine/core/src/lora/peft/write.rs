@@ -1,12 +1,13 @@
 //! Writing an adapter folder so that a crash never leaves half a file under a final name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::config_json::config_json;
@@ -45,7 +46,7 @@ pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapte
         .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(|cause| EngineError::internal(format!("an adapter's matrices do not have their shapes: {cause}")))?;
-    let mut about = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     for (name, text) in adapter.metadata.iter().flat_map(AdapterMetadata::texts) {
         about.insert(format!("{METADATA_PREFIX}{name}"), text.to_owned());
     }
@@ -53,29 +54,28 @@ pub fn write_adapter(folder: &Path, adapter: &PeftAdapter) -> Result<SavedAdapte
         let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();
         about.insert(format!("{RANKS_PREFIX}{path}"), ranks.join(","));
     }
-    let weights = serialize(views, None)
-        .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))?;
-    let weights = with_metadata(&weights, &about)?;
+    let weights = serialize(views, Some(about))
+        .map_err(|cause| EngineError::internal(format!("an adapter cannot be written as safetensors: {cause}")))
+        .and_then(with_header_in_order)?;
     let config = config_json(adapter, &joined.modules).into_bytes();
     replace_file(folder, WEIGHTS_FILE, &weights)?;
     replace_file(folder, CONFIG_FILE, &config)?;
     Ok(SavedAdapter { bytes: (weights.len() + config.len()) as u64, sha256: hex(&Sha256::digest(&weights)) })
 }
 
-/// The same safetensors file with metadata, in the order of its keys: the crate writes a hash map's, so that equal adapters would be files
-/// with different hashes.
-fn with_metadata(file: &[u8], about: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let broken = || EngineError::internal("an adapter's safetensors header is not what was written".to_owned());
-    let (length, rest) = file.split_first_chunk().ok_or_else(broken)?;
-    let (tensors, data) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).ok_or_else(broken)?;
-    let tensors = tensors.trim_ascii_end().strip_prefix(b"{").ok_or_else(broken)?;
-    let about = serde_json::to_string(about).map_err(|_| broken())?;
-    let separator = if tensors == b"}" { "" } else { "," };
-    let mut header = format!("{{\"__metadata__\":{about}{separator}").into_bytes();
-    header.extend_from_slice(tensors);
-    // Tensors begin at a multiple of 8.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok([&(header.len() as u64).to_le_bytes(), header.as_slice(), data].concat())
+/// The same safetensors file with its header in the order of names: the library writes metadata in another order each time, and equal adapters
+/// are to be equal files.
+fn with_header_in_order(mut file: Vec<u8>) -> Result<Vec<u8>> {
+    let broken = || EngineError::internal("an adapter was written as safetensors whose header cannot be read");
+    let (length, rest) = file.split_first_chunk_mut().ok_or_else(broken)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
+    let header = rest.get_mut(..length).ok_or_else(broken)?;
+    let entries: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(header).map_err(|_| broken())?;
+    let ordered = serde_json::to_vec(&entries).map_err(|_| broken())?;
+    // As long as it was, but for the blanks that fill it up.
+    header.get_mut(..ordered.len()).ok_or_else(broken)?.copy_from_slice(&ordered);
+    header[ordered.len()..].fill(b' ');
+    Ok(file)
 }
 
 fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
