@@ -201,6 +201,8 @@ export class JobRunner {
         logger.info({ job: job.name, kind: stop.kind }, 'job stopped');
         return this.#endStopped(job.name, stop);
       }
+      // Only its last events were not stored, as where the disk was full: it is no failure.
+      if (this.#options.adapters.has(job.name)) return this.#endSaved(job.name);
       if (error.reason === 'INTERNAL') logger.error({ job: job.name, err: error.cause }, 'job failed');
       else logger.info({ job: job.name, reason: error.reason }, 'job ended');
       if (error.reason === 'CANCELLED') return this.#end(job.name, JOB_STATE_CANCELLED, null);
@@ -215,15 +217,29 @@ export class JobRunner {
     return kind === 'pause' ? this.#end(name, JOB_STATE_PAUSED, null) : this.#end(name, JOB_STATE_QUEUED, STOPPED);
   }
 
-  /** Stores how a job ended or stopped. A full disk is waited for: no other job could be stored either. */
+  /** Stores how a job ended or stopped. */
   async #end(name: string, to: JobState, cause: FailureCause | null): Promise<void> {
-    const { store, logger } = this.#options;
     const failure = cause && { reason: cause.reason, message: cause.message };
+    await this.#untilStored(name, async () => {
+      await this.#options.store.move(name, to, failure);
+      if (to === JOB_STATE_SUCCEEDED || to === JOB_STATE_CANCELLED) await this.#forgetCheckpoints(name);
+    });
+  }
+
+  /** Stores that a job whose adapter is stored has succeeded. */
+  async #endSaved(name: string): Promise<void> {
+    await this.#untilStored(name, async () => {
+      await finishSaved(this.#options, await this.#options.store.get(name));
+      await this.#forgetCheckpoints(name);
+    });
+  }
+
+  /** A full disk is waited for: no other job could be stored either. */
+  async #untilStored(name: string, action: () => Promise<void>): Promise<void> {
+    const { logger } = this.#options;
     for (let wait = FIRST_WAIT_MILLISECONDS; ; wait = Math.min(2 * wait, LONGEST_WAIT_MILLISECONDS)) {
       try {
-        await store.move(name, to, failure);
-        if (to === JOB_STATE_SUCCEEDED || to === JOB_STATE_CANCELLED) await this.#forgetCheckpoints(name);
-        return;
+        return await action();
       } catch (error) {
         logger.error({ job: name, err: error, waitMilliseconds: wait }, 'the end of a job could not be stored');
         // The next server finds the job unfinished and ends it.
