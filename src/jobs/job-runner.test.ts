@@ -12,26 +12,28 @@ import { JobState, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { ModelRegistry } from '../models/model-registry.ts';
 import { openDatabase } from '../store/database.ts';
 import { JobRunner } from './job-runner.ts';
+import { hasEnded } from './job-state.ts';
 import { SqliteJobStore } from './job-store-sqlite.ts';
 import { MeasuredRates } from './measured-rates.ts';
 
-/** Refuses the first transitions to FAILED, as a full disk does. */
+/** Refuses the first transitions to an end, as a full disk does. */
 class FullStore extends SqliteJobStore {
   refusals = 2;
 
   override async move(...parameters: Parameters<SqliteJobStore['move']>): Promise<void> {
-    if (parameters[1] === JobState.JOB_STATE_FAILED && this.refusals-- > 0) {
+    if (hasEnded(parameters[1]) && this.refusals-- > 0) {
       throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
     }
     return super.move(...parameters);
   }
 }
 
-function setUp(adapters: Partial<ManagedAdapterStore> = {}) {
+function setUp(adapters: Partial<ManagedAdapterStore> = {}, opened = (): void => {}) {
   const folder = mkdtempSync(`${tmpdir()}/luthier-runner-`);
   const store = new FullStore(openDatabase(':memory:'));
   const datasets: Partial<DatasetStore> = {
     open: () => {
+      opened();
       throw new LuthierError('DATASET_NOT_FOUND', 'gone');
     },
   };
@@ -69,6 +71,27 @@ test('a job whose end cannot be stored is tried again until it can, and then the
     interval: 20,
   });
   expect(await store.get(first.name)).toMatchObject({ failure: { reason: 'DATASET_NOT_FOUND', message: 'gone' } });
+  expect(logger.error).toHaveBeenCalledTimes(2);
+});
+
+test('a job whose adapter is stored when its last events cannot be has succeeded, once there is room', async () => {
+  const saved = { name: 'adapters/kept', sizeBytes: 7, info: { sha256: 'abc' } } as ReturnType<
+    ManagedAdapterStore['get']
+  >;
+  let isSaved = false;
+  const { store, runner, logger } = setUp({ has: () => isSaved, get: () => saved }, () => {
+    isSaved = true;
+  });
+  const { name } = await store.create(spec, '');
+  await runner.start();
+  await vi.waitFor(async () => expect((await store.get(name)).state).toBe(JobState.JOB_STATE_SUCCEEDED), {
+    timeout: 10_000,
+    interval: 20,
+  });
+  expect(await store.get(name)).toMatchObject({ adapter: 'adapters/kept', failure: undefined });
+  const events: unknown[] = [];
+  for await (const { event } of store.watch(name, 0, new AbortController().signal)) events.push(event?.$case);
+  expect(events.filter((kind) => kind === 'adapterSaved')).toHaveLength(1);
   expect(logger.error).toHaveBeenCalledTimes(2);
 });
 

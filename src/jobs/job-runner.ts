@@ -232,6 +232,8 @@ export class JobRunner {
         logger.info({ job: job.name, kind: stop.kind }, 'job stopped');
         return this.#endStopped(log, job.name, stop);
       }
+      // Only its last events were not stored, as where the disk was full: it is no failure.
+      if (this.#options.adapters.has(job.name)) return this.#endSaved(log, job.name);
       if (error.reason === 'INTERNAL') logger.error({ job: job.name, err: error.cause }, 'job failed');
       else logger.info({ job: job.name, reason: error.reason }, 'job ended');
       if (error.reason === 'CANCELLED') return this.#end(log, job.name, JOB_STATE_CANCELLED, null);
@@ -257,6 +259,15 @@ export class JobRunner {
       return true;
     });
     if (stored && (to === JOB_STATE_SUCCEEDED || to === JOB_STATE_CANCELLED)) await this.#forgetCheckpoints(name);
+  }
+
+  /** Stores that a job whose adapter is stored has succeeded. */
+  async #endSaved(log: EventLog, name: string): Promise<void> {
+    const { store, adapters } = this.#options;
+    const stored = await this.#untilStored('the end of a job could not be stored', { job: name }, async () =>
+      finishSaved(log, adapters, await store.get(name)),
+    );
+    if (stored) await this.#forgetCheckpoints(name);
   }
 
   /**

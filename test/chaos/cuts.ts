@@ -3,7 +3,7 @@ import type { Findings, Reference } from './check.ts';
 import { type FullDisk, makeRoom, readCounts, writeControl } from './control.ts';
 import { CUTS, Disk } from './disk.ts';
 import { readJournal } from './journal.ts';
-import { live, type Session } from './live.ts';
+import { type Connection, live } from './live.ts';
 import { POINTS } from './points.ts';
 import { Random } from './random.ts';
 import { AFTER_A_KILL, recover } from './recover.ts';
@@ -69,7 +69,9 @@ export function named(name: string): Plan {
   return async function* (ground) {
     using world = new World();
     yield await outcome(ground, `named/${name}`, world, async () => {
-      const { end } = await live(world, (session) => play(session, world), { disturbance: { kill: POINTS[name] } });
+      const { end } = await live(world, (connection) => play(connection, world), {
+        disturbance: { kill: POINTS[name] },
+      });
       if (end !== 'killed') throw new Error(`the moment \`${name}\` never came`);
       return 1;
     });
@@ -88,7 +90,9 @@ export function killed(index: number): Plan {
       let cuts = 0;
       for (let server = 0; server < KILLS_ON_A_DISK; server++) {
         const killAfter = random.next() * ground.duration;
-        const { end } = await live(world, (session) => play(session, world, { mayFail: AFTER_A_KILL }), { killAfter });
+        const { end } = await live(world, (connection) => play(connection, world, { mayFail: AFTER_A_KILL }), {
+          killAfter,
+        });
         if (end === 'refused') throw new Error('a server that was killed cannot be followed by another one');
         if (end === 'killed') cuts++;
       }
@@ -108,11 +112,11 @@ export function powerCuts(index: number, count: number): Plan {
       // Every second one records how a server recovers.
       if (index % 2 === 1) {
         const killAfter = random.next() * ground.duration;
-        await live(world, (session) => play(session, world), { killAfter });
+        await live(world, (connection) => play(connection, world), { killAfter });
       }
       disk = Disk.of(world.disk);
       const again = { disturbance: { journal } };
-      await live(world, (session) => play(session, world, { mayFail: AFTER_A_KILL }), again);
+      await live(world, (connection) => play(connection, world, { mayFail: AFTER_A_KILL }), again);
     } catch (error) {
       yield { id: `power/${index}`, cuts: 0, findings: failed(error) };
       return;
@@ -165,10 +169,10 @@ export function full(index: number): Plan {
     writeControl(control, disk);
     const id = `full/${index}`;
     const disturb = async (): Promise<number> => {
-      const use = async (session: Session): Promise<void> => {
+      const use = async (connection: Connection): Promise<void> => {
         for (let left = TRIES; ; left--) {
           try {
-            return await play(session, world, { mayFail: AFTER_A_FULL_DISK });
+            return await play(connection, world, { mayFail: AFTER_A_FULL_DISK });
           } catch (error) {
             if (left === 0 || readCounts(control).refused === 0) throw error;
           }

@@ -23,7 +23,7 @@ interface Life {
 }
 
 /** A connection to a server. */
-export interface Session {
+export interface Connection {
   readonly client: LuthierClient;
   /** A call whose request id its caller chooses where the client chooses one itself. */
   call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response>;
@@ -38,7 +38,7 @@ const LONGEST_MILLISECONDS = 300_000;
  */
 export async function live(
   world: World,
-  use: (session: Session) => Promise<void>,
+  use: (connection: Connection) => Promise<void>,
   { disturbance = {}, killAfter }: LifeOptions = {},
 ): Promise<Life> {
   const began = performance.now();

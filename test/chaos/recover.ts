@@ -12,9 +12,9 @@ async function finish(world: World, mayFail: readonly string[], options: LifeOpt
   let stored: Stored | null = null;
   const { end, output } = await live(
     world,
-    async (session) => {
-      await play(session, world, { mayFail });
-      stored = await readStored(session.client);
+    async (connection) => {
+      await play(connection, world, { mayFail });
+      stored = await readStored(connection.client);
     },
     options,
   );

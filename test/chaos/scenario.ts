@@ -12,7 +12,7 @@ import { TrainingServiceService } from '../../clients/typescript/src/gen/luthier
 import { isTerminal, JobState, LuthierError, type TrainingJob } from '../../clients/typescript/src/index.ts';
 import { conversations, spec } from '../e2e/support/examples.ts';
 import { TINY_ADAPTER } from '../e2e/support/server-process.ts';
-import type { Session } from './live.ts';
+import type { Connection } from './live.ts';
 import type { World } from './world.ts';
 
 const EXAMPLES = 40;
@@ -54,7 +54,7 @@ export interface Play {
 }
 
 /** Plays one story on one server. @throws LuthierError where a call fails */
-export async function play({ client, call }: Session, world: World, { mayFail = [] }: Play = {}): Promise<void> {
+export async function play({ client, call }: Connection, world: World, { mayFail = [] }: Play = {}): Promise<void> {
   const { ledger } = world;
   const upload = (what: string, count: number, pieces: number, datasetId?: string): Promise<string> =>
     ledger.once(`upload ${what}`, async () => {
