@@ -329,7 +329,8 @@ fn a_paused_run_keeps_its_adapter_and_goes_on_elsewhere() {
         assert_eq!(run.resumed.as_ref().map(|resumed| resumed.global_step), Some(done));
         run.stop_after_step();
         let (steps, _) = wait_for(&run, |event| matches!(event, RunEvent::Training(TrainingEvent::Finished)));
-        assert!(steps.is_empty() || steps == [done + 1], "{steps:?} after {done}");
+        // How many steps are done before the run hears of it is the machine's affair.
+        assert!(steps.iter().copied().eq(done + 1..=done + steps.len() as u64), "{steps:?} after {done}");
     }
 }
 
