@@ -25,7 +25,7 @@ use crate::load;
 use crate::model::WeightForms;
 use crate::ops::EmbeddingPlace;
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::{BUCKET_LEN, CudaOps, NumberType, check_nccl, nccl};
+use crate::ops::cuda::{CudaOps, NumberType, check_nccl, nccl};
 use crate::quant::WeightStorage;
 #[cfg(feature = "cuda")]
 use crate::train::LossScaling;
@@ -80,7 +80,8 @@ impl Device {
         let gpu = gpus.remove(0);
         let (device_name, total_memory_bytes) = gpu.describe()?;
         let devices = DeviceList::Gpus(ordinals.to_vec()).names();
-        let others = Others::new(&devices, gpus, || nccl(Some(BUCKET_LEN)))?;
+        // After the backward pass: sums beside it take multiprocessors from its products, which cost more than they save (decision 0015).
+        let others = Others::new(&devices, gpus, || nccl(None))?;
         let device = devices[0].clone();
         let compute_dtype = match compute {
             NumberType::F32 => "float32",
