@@ -2,6 +2,7 @@
 import { constants } from 'node:fs';
 import { copyFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { codeOf } from '../errors/error-code.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { checkNewFolder, checkPath } from '../models/allowed-path.ts';
 import { sync } from '../store/durable-folders.ts';
@@ -17,7 +18,6 @@ export const ADAPTER_FILES = [CONFIG_FILE, ...WEIGHTS_FILES] as const;
 /** For messages. */
 export const EXPECTED_FILES = `${CONFIG_FILE} and ${WEIGHTS_FILES.join(' or ')}`;
 
-const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error));
 
 /** Names of the two files of a folder; PEFT's own name where the weights are missing. */

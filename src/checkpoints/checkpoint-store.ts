@@ -13,6 +13,7 @@ import {
   removeLeftovers,
   sync,
 } from '../store/durable-folders.ts';
+import { idOf } from '../store/resource-id.ts';
 import { type Manifest, readManifest, writeManifest } from './manifest.ts';
 
 /** What a checkpoint belongs to. */
@@ -33,7 +34,6 @@ export interface StoredCheckpoint extends CheckpointFolder {
 }
 
 const NAME = /^(\d+)-(\d+)$/;
-const idOf = (job: string): string => job.slice(job.indexOf('/') + 1);
 const numberOf = (name: string): number => Number(NAME.exec(name)?.[2] ?? 0);
 const sizeOf = ({ files }: Manifest): number => files.reduce((sum, { bytes }) => sum + bytes, 0);
 

@@ -2,6 +2,7 @@
 import { open, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { codeOf } from '../errors/error-code.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 
 const FILE = 'manifest.json';
@@ -25,8 +26,7 @@ const manifestSchema = z.object({
 export type Manifest = Omit<z.output<typeof manifestSchema>, 'format'>;
 
 /** Anything else that reading fails with says nothing about the checkpoint. */
-const isMissing = (error: unknown): boolean =>
-  ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
+const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes(codeOf(error));
 
 const corrupt = (message: string, cause?: unknown): LuthierError =>
   new LuthierError('CHECKPOINT_CORRUPT', message, { cause });

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkTokenFile, type TokenFileHeader } from '../engine/token-file.ts';
+import { codeOf } from '../errors/error-code.ts';
 import type { Logger } from '../logging/logger.ts';
 import { sync } from '../store/durable-folders.ts';
 import type { EncoderKind } from '../tokenizer/tokenizer.ts';
@@ -39,8 +40,6 @@ export interface CachedTokens {
 
 const SUFFIX = '.tokens';
 const NAME = /^[0-9a-f]{64}\.tokens$/;
-
-const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
 
 interface KeptFile {
   readonly path: string;
@@ -90,7 +89,7 @@ export class TokenCache {
       return { header, summary: summary as TokenSummary, reused: true };
     } catch (error) {
       signal.throwIfAborted();
-      if (!isMissing(error)) {
+      if (codeOf(error) !== 'ENOENT') {
         this.#options.logger.warn({ path, problem: (error as Error).message }, 'a token file is made again');
       }
       return null;

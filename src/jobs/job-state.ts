@@ -27,6 +27,12 @@ export const ENDED: readonly JobState[] = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED
 /** True once nothing more happens to a job by itself. */
 export const hasEnded = (state: JobState): boolean => ENDED.includes(state);
 
+/** The states in which a runner works on a job. */
+const WORKED_ON: readonly JobState[] = [JOB_STATE_VALIDATING, JOB_STATE_LOADING, JOB_STATE_RUNNING];
+
+/** True while a runner works on a job. */
+export const isWorkedOn = (state: JobState): boolean => WORKED_ON.includes(state);
+
 const LABELS = new Map<JobState, string>(
   Object.entries(JobState).map(([name, state]) => [state, name.replace('JOB_STATE_', '')]),
 );

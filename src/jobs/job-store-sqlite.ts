@@ -16,7 +16,7 @@ import { transaction } from '../store/transaction.ts';
 import { applyEvent } from './apply-event.ts';
 import { SqliteJobAudit } from './job-audit-sqlite.ts';
 import { SqliteJobLeases } from './job-leases-sqlite.ts';
-import { checkEnded, checkState, checkTransition, ENDED, hasEnded } from './job-state.ts';
+import { checkEnded, checkState, checkTransition, ENDED, hasEnded, isWorkedOn } from './job-state.ts';
 import type {
   Actor,
   AuditLog,
@@ -63,9 +63,6 @@ CREATE INDEX jobs_by_state ON jobs (state, priority DESC, number)`;
 export const JOB_DELETION_TABLE = 'CREATE TABLE job_deletions (job TEXT PRIMARY KEY) STRICT, WITHOUT ROWID';
 
 const PREFIX = 'trainingJobs/';
-/** States in which nobody works on a job. */
-const RESTING: readonly JobState[] = [JobState.JOB_STATE_QUEUED, JobState.JOB_STATE_PAUSED, ...ENDED];
-
 /** Events read at once for a watcher. */
 const PAGE = 256;
 /** Events deleted by one transaction. */
@@ -273,7 +270,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
   async takeOver(name: string, runner: string, ttlMilliseconds: number): Promise<Lease | null> {
     return transaction(this.#database, () => {
       const job = this.#read(name);
-      if (RESTING.includes(job.state) || !this.#leases.isFree(job.name)) return null;
+      if (!isWorkedOn(job.state) || !this.#leases.isFree(job.name)) return null;
       return this.#leases.take(job.name, runner, ttlMilliseconds);
     });
   }
@@ -359,7 +356,7 @@ export class SqliteJobStore implements JobStore, EventLog, JobLeases, AuditLog {
     const next = applyEvent(job, event, sequence, time);
     this.#insertEvent.run(job.name, sequence, TrainingEvent.encode({ sequence, time, job: job.name, event }).finish());
     this.#update.run(next.state, TrainingJob.encode(next).finish(), job.name);
-    if (RESTING.includes(next.state)) this.#leases.end(job.name);
+    if (!isWorkedOn(next.state)) this.#leases.end(job.name);
     if (event.$case === 'stateChange')
       this.#note(job.name, time, job.state, next.state, actor, event.value.failure?.reason);
     return next;

@@ -5,6 +5,7 @@ import { JobState, type TrainingJob } from '../gen/luthier/v1/training_service.t
 import type { Logger } from '../logging/logger.ts';
 import { heldLog, LEASE_MILLISECONDS } from './held-log.ts';
 import { INTERRUPTED, INTERRUPTED_TOO_OFTEN, isInterruptedTooOften } from './interruptions.ts';
+import { isWorkedOn } from './job-state.ts';
 import type { EventLog, JobLeases, JobStore } from './job-store.ts';
 import { adapterSaved, keptStep } from './train-job.ts';
 
@@ -14,9 +15,6 @@ export interface RecoverJobsDependencies {
   readonly checkpoints: CheckpointStore;
   readonly logger: Pick<Logger, 'warn'>;
 }
-
-/** States that a job stays in while no server runs. */
-const RESTING: readonly JobState[] = [JobState.JOB_STATE_QUEUED, JobState.JOB_STATE_PAUSED];
 
 /** States after which a job never goes on. */
 const OVER: readonly JobState[] = [JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_CANCELLED];
@@ -45,7 +43,7 @@ export async function finishSaved(
 export async function recoverJobs(dependencies: RecoverJobsDependencies, runner: string): Promise<void> {
   const { store, adapters, checkpoints, logger } = dependencies;
   for (const job of await store.unfinished()) {
-    if (RESTING.includes(job.state)) continue;
+    if (!isWorkedOn(job.state)) continue;
     const lease = await store.takeOver(job.name, runner, LEASE_MILLISECONDS);
     if (lease === null) continue;
     const log = heldLog(store, lease);

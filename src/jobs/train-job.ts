@@ -8,6 +8,7 @@ import type { ModelMetadata, TrainingRun } from '../engine/engine.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { JobState, type TrainingJob, TrainingSpec } from '../gen/luthier/v1/training_service.ts';
 import type { Logger } from '../logging/logger.ts';
+import { idOf } from '../store/resource-id.ts';
 import { saveStepsOf } from './checkpoint-cadence.ts';
 import { followRun } from './follow-run.ts';
 import type { EventLog, LoggedEvent } from './job-store.ts';
@@ -117,7 +118,7 @@ async function keep(
   baseModel: string,
   metadata: ModelMetadata,
 ): Promise<void> {
-  const id = name.slice(name.indexOf('/') + 1);
+  const id = idOf(name);
   const folder = join(parent, id);
   await mkdir(folder, { recursive: true });
   const origin = {

@@ -11,6 +11,7 @@ import type { TrainingJob } from '../gen/luthier/v1/training_service.ts';
 import { ENDED, hasEnded, label } from '../jobs/job-state.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
 import type { Logger } from '../logging/logger.ts';
+import { idOf } from '../store/resource-id.ts';
 import { fileHeader, scalarRecord } from './event-file.ts';
 import { type JobScalars, scalarsOf } from './scalars.ts';
 
@@ -32,8 +33,6 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const PAGE = 100;
 /** Bytes that a file's last line is within. */
 const LAST_LINE_BYTES = 256;
-
-const idOf = (name: string): string => name.slice(name.indexOf('/') + 1);
 
 async function* jsonLines(scalars: AsyncIterable<JobScalars>): AsyncGenerator<string, void, undefined> {
   // JSON has no word for what is no finite number: `JSON.stringify` writes null.

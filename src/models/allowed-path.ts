@@ -1,11 +1,9 @@
 import { lstat, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { codeOf } from '../errors/error-code.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 
-const missing = (error: unknown): boolean => {
-  const code = (error as NodeJS.ErrnoException).code;
-  return code === 'ENOENT' || code === 'ENOTDIR';
-};
+const missing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes(codeOf(error));
 
 /** The path with every symbolic link resolved; what does not exist yet is kept as it is. Null: a link that leads nowhere. */
 async function resolveLinks(path: string): Promise<string | null> {

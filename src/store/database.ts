@@ -1,6 +1,7 @@
 import { DatabaseSync } from 'node:sqlite';
 import { ServerStartError } from '../errors/server-start-error.ts';
 import { MIGRATIONS } from './migrations.ts';
+import { transaction } from './transaction.ts';
 
 /** How long a transaction of another process is waited for. */
 const BUSY_MILLISECONDS = 5000;
@@ -23,15 +24,10 @@ function migrate(database: Database, file: string, migrations: readonly string[]
   }
   for (const [index, sql] of migrations.entries()) {
     if (index < found) continue;
-    database.exec('BEGIN IMMEDIATE');
-    try {
+    transaction(database, () => {
       database.exec(sql);
       database.exec(`PRAGMA user_version = ${index + 1}`);
-      database.exec('COMMIT');
-    } catch (error) {
-      database.exec('ROLLBACK');
-      throw error;
-    }
+    });
   }
 }
 

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { codeOf } from '../errors/error-code.ts';
 
 /**
  * Makes a folder, and those above it that are missing, that stay after a power cut.
@@ -64,7 +65,7 @@ export async function removeFolder(folder: string): Promise<void> {
   try {
     await rename(folder, grave);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    if (codeOf(error) === 'ENOENT') return;
     throw error;
   }
   await rm(grave, { recursive: true, force: true });
@@ -79,6 +80,5 @@ export async function removeLeftovers(parent: string, known: (name: string) => b
 
 /** True for the error of `moveIntoPlace` that says the target is taken. */
 export function isTaken(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === 'ENOTEMPTY' || code === 'EEXIST';
+  return ['ENOTEMPTY', 'EEXIST'].includes(codeOf(error));
 }

@@ -1,5 +1,6 @@
 import { mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { codeOf } from '../errors/error-code.ts';
 import { LuthierError } from '../errors/luthier-error.ts';
 import { makeFolder, moveIntoPlace, writingFolderIn } from './durable-folders.ts';
 import type { WritingFolders } from './writing-folders.ts';
@@ -13,7 +14,6 @@ const notEmpty = (path: string): LuthierError =>
 
 /** What the system says of a place where something else stands. */
 const TAKEN = new Set(['ENOTEMPTY', 'EEXIST', 'ENOTDIR']);
-const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 
 /** Runs an action on the place; nothing there is no failure. */
 async function atPlace<Result>(path: string, action: () => Promise<Result>): Promise<Result | null> {

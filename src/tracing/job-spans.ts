@@ -1,9 +1,10 @@
 /** One trace for each job, made of its stored events: a span from the queue to the end or to the next wait, and one in it for each state. */
 import { type Context, ROOT_CONTEXT, type Span, SpanStatusCode, type Tracer, trace } from '@opentelemetry/api';
 import { JobState, type TrainingEvent, type TrainingJob } from '../gen/luthier/v1/training_service.ts';
-import { hasEnded, label } from '../jobs/job-state.ts';
+import { isWorkedOn, label } from '../jobs/job-state.ts';
 import type { EventLog, JobStore } from '../jobs/job-store.ts';
 import type { Logger } from '../logging/logger.ts';
+import { idOf } from '../store/resource-id.ts';
 import type { ChosenIds } from './chosen-ids.ts';
 
 export interface JobSpansOptions {
@@ -13,10 +14,10 @@ export interface JobSpansOptions {
   readonly logger: Pick<Logger, 'warn'>;
 }
 
-const { JOB_STATE_QUEUED, JOB_STATE_PAUSED, JOB_STATE_FAILED } = JobState;
+const { JOB_STATE_QUEUED, JOB_STATE_FAILED } = JobState;
 
 /** The id of a job's trace: that of the job without its dashes. */
-const traceIdOf = (name: string): string => name.slice(name.indexOf('/') + 1).replaceAll('-', '');
+const traceIdOf = (name: string): string => idOf(name).replaceAll('-', '');
 
 /** What an event adds to the span of its state; steps are too many, metrics tell of them. */
 function noteOf(event: TrainingEvent['event']): [string, Record<string, string | number | boolean>] | null {
@@ -64,7 +65,7 @@ class Attempt {
     }
     const { to, failure } = event.value;
     this.#state.end(time);
-    if (!hasEnded(to) && to !== JOB_STATE_PAUSED && to !== JOB_STATE_QUEUED) {
+    if (isWorkedOn(to)) {
       this.#state = this.#begin(to, time);
       return true;
     }

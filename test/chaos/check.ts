@@ -10,6 +10,7 @@ import {
   type TrainingEvent,
   type TrainingJob,
 } from '../../clients/typescript/src/index.ts';
+import { idOf } from '../../src/store/resource-id.ts';
 import { collect } from '../e2e/support/examples.ts';
 import { sameEvent } from './ledger.ts';
 import { sha256, type World } from './world.ts';
@@ -90,7 +91,6 @@ function surplus(found: readonly string[], expected: readonly string[]): string[
 }
 
 const namesIn = (folder: string): string[] => (existsSync(folder) ? readdirSync(folder) : []);
-const idOf = (name: string): string => name.slice(name.indexOf('/') + 1);
 
 /**
  * Compares a stopped server's disk, and what it told before, with what clients were told and with the undisturbed run.
