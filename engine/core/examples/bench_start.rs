@@ -31,7 +31,7 @@ fn main() -> Outcome<()> {
         _ => return Err(USAGE.into()),
     };
     let begin = Instant::now();
-    let device = Device::open_gpu(0, 1, compute)?;
+    let device = Device::open_gpus(&[0], 1, compute)?;
     println!("{}", serde_json::json!({ "open_seconds": begin.elapsed().as_secs_f64() }));
     for storage in storages {
         let storage: WeightStorage = storage.parse()?;
@@ -64,6 +64,7 @@ fn train(device: &Device, model: LoadedModel) -> Outcome<[f64; 2]> {
         train: Box::new(examples),
         evaluation: None,
         initial: None,
+        resume_from: None,
     };
     let (started, run) = channel();
     device.train(request, move |run| {

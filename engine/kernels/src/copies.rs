@@ -160,12 +160,8 @@ impl CopyStream {
     /// # Safety
     /// `to` has room for so many bytes; until the copy is done, nothing else uses them, and `from` does not change.
     pub unsafe fn to_device(&self, from: &PinnedMemory, to: DevicePointer, bytes: usize) -> Result<()> {
-        let from = from.host_pointer(bytes)?;
-        self.stream.enter()?;
-        // SAFETY: the caller's promise; the size was checked.
-        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.copies) }
-            .result()
-            .map_err(|error| CudaError::new(format!("copying {bytes} bytes from locked host memory"), &error))
+        // SAFETY: the caller's promise.
+        unsafe { from.upload(to, bytes, self.copies) }
     }
 }
 

@@ -48,23 +48,6 @@ impl PinnedMemory {
         self.device
     }
 
-    /// Puts values `offset` bytes into it; panics where they do not fit.
-    ///
-    /// # Safety
-    /// Nothing that was started on the device before and is not done uses the memory.
-    pub unsafe fn write<T: Copy>(&mut self, offset: usize, values: &[T]) {
-        let len = size_of_val(values);
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= self.bytes),
-            "{len} bytes at {offset} of {}",
-            self.bytes
-        );
-        // SAFETY: the room was checked; no Rust reference to this memory exists.
-        unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), self.start.cast::<u8>().add(offset), len)
-        };
-    }
-
     /// All of it, to fill.
     ///
     /// # Safety
@@ -72,6 +55,19 @@ impl PinnedMemory {
     pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: memory of this value alone, which the host may write and read; borrowed with it.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes) }
+    }
+
+    /// Starts to copy the first `bytes` of it to the device, on one of the GPU's streams.
+    ///
+    /// # Safety
+    /// `to` has room for so many bytes; until the copy is done, nothing else uses them, and this memory does not change.
+    pub(crate) unsafe fn upload(&self, to: DevicePointer, bytes: usize, stream: sys::CUstream) -> Result<()> {
+        let from = self.host_pointer(bytes)?;
+        self.stream.enter()?;
+        // SAFETY: the caller's promise; the size was checked.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream) }
+            .result()
+            .map_err(|error| CudaError::new(format!("copying {bytes} bytes from locked host memory"), &error))
     }
 
     /// Where the host finds it, for copies of `bytes`.

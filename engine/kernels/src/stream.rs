@@ -231,12 +231,8 @@ impl Stream {
     /// # Safety
     /// `to` has room for so many bytes; `from` does not change until the copy is done.
     pub unsafe fn upload_locked(&self, from: &PinnedMemory, to: DevicePointer, bytes: usize) -> Result<()> {
-        let from = from.host_pointer(bytes)?;
-        self.enter()?;
-        // SAFETY: the caller's promise; the size was checked.
-        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.stream) }
-            .result()
-            .map_err(|error| CudaError::new(format!("copying {bytes} bytes from locked host memory"), &error))
+        // SAFETY: the caller's promise.
+        unsafe { from.upload(to, bytes, self.stream) }
     }
 
     /// Copies to the host and waits.

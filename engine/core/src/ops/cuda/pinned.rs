@@ -39,10 +39,11 @@ impl Pinned {
         self.pinned.device_pointer()
     }
 
-    /// Puts bytes in, before anything on the device reads them.
-    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+    /// Puts bytes in at the start, before anything on the device reads them; panics where they do not fit.
+    pub fn fill(&mut self, bytes: &[u8]) {
         // SAFETY: only called while a weight is taken, before any operation with it.
-        unsafe { self.pinned.write(offset, bytes) };
+        let room = unsafe { self.pinned.as_mut_slice() };
+        room[..bytes.len()].copy_from_slice(bytes);
     }
 }
 

@@ -152,7 +152,7 @@ impl CudaWeight {
         }
         let pinned = (place == EmbeddingPlace::Host).then(|| Pinned::new(memory, bytes.len()));
         let Some(Ok(mut pinned)) = pinned else { return Self::new(memory, tensor) };
-        pinned.write(0, bytes);
+        pinned.fill(bytes);
         let numbers = Place::Host(pinned);
         let numbers = match plain_type(tensor.stored) {
             Some(kind) => Numbers::Plain { kind, numbers },
